@@ -1,0 +1,76 @@
+"""The house keeps its shape: imports point downward, and `import healnet` stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import healnet
+
+ROOT = Path(healnet.__file__).parent
+
+# What each room may import from the others; a room not named here may not exist.
+ALLOWED = {
+    "tokens": set(),
+    "nn": set(),
+    "survival": set(),
+    "encoders": {"nn", "tokens"},
+    "fusion": {"encoders", "nn", "tokens"},
+    "data": {"tokens", "survival"},
+    "datasets": {"data", "survival", "tokens"},
+    "testing": {"encoders", "fusion", "nn", "tokens"},
+    "explain": {"data", "encoders", "fusion", "nn", "survival", "tokens"},
+    "__init__": {"encoders", "fusion", "tokens"},
+}
+HEAVY = ["h5py", "openslide", "pandas", "matplotlib", "sksurv", "sklearn", "scipy", "tqdm"]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[tuple[str, str]]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the room's name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {(name.split(".")[1], name) for name in names if name.startswith("healnet.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downward(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} is not a room of the house"
+    outside = {(other, name) for other, name in imported(path) if other not in ALLOWED[room] | {room}}
+    if room == "__init__":
+        outside = {(other, name) for other, name in outside if other in ALLOWED}
+    assert not outside, f"{room} may not import {sorted(name for _, name in outside)}"
+
+
+def test_a_survival_target_is_all_that_data_takes_from_survival():
+    for path in (ROOT / "data").rglob("*.py"):
+        taken = {name for room, name in imported(path) if room == "survival"}
+        assert taken <= {"healnet.survival.target.SurvivalTarget"}, path
+
+
+def test_import_is_light():
+    """With the readers' and plotters' packages absent, the package imports and a model runs."""
+    code = (
+        "import sys\n"
+        f"for name in {HEAVY!r}: sys.modules[name] = None\n"
+        "import healnet, torch\n"
+        "from healnet.encoders import OmicEncoder\n"
+        "from healnet.survival import cox_nll, discrete_nll\n"
+        "model = healnet.HEALNet({'rna': OmicEncoder(5)}, out_dim=2)\n"
+        "print(tuple(model({'rna': torch.zeros(3, 5)}).shape))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "(3, 2)"
