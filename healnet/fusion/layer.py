@@ -1,0 +1,54 @@
+"""The door for new fusion layers, and what they may record for a trace."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from healnet.fusion.trace import TraceRecorder
+from healnet.tokens import Tokens
+
+__all__ = ["FusionLayer"]
+
+
+class FusionLayer(nn.Module, ABC):
+    """Latents in, latents out, having read the tokens of every modality. Subclass it for a new way to fuse.
+
+    A layer keeps the laws that `healnet.testing.check_fusion_layer` checks: patients do not mix; an absent modality (left
+    out of `tokens`, or a row that is all masked) leaves a patient's latents as that patient alone would have them; padding
+    changes nothing; masked tokens get no gradient; recording a trace changes no number.
+
+    Example:
+        >>> class MeanFusion(FusionLayer):
+        ...     "Adds the mean of each modality's real tokens to every latent."
+        ...
+        ...     def __init__(self, latent_dim, token_dims):
+        ...         super().__init__()
+        ...         self.to_latent = nn.ModuleDict({k: nn.Linear(c, latent_dim, bias=False) for k, c in token_dims.items()})
+        ...
+        ...     def forward(self, latents, tokens, recorder=None):
+        ...         for name, x in tokens.items():
+        ...             mean = x.standardised().sum(1) / (x.values.shape[1] if x.mask is None else x.mask.sum(1, True).clamp(min=1))
+        ...             latents = latents + self.to_latent[name](mean).unsqueeze(1)
+        ...         return latents
+    """
+
+    @abstractmethod
+    def forward(
+        self, latents: Tensor, tokens: Mapping[str, Tokens], recorder: TraceRecorder | None = None
+    ) -> Tensor:
+        """Update the latents.
+
+        Shape:
+            latents: (b, m, d)
+            tokens: per modality, in the order of fusion, (b, n, c) with its mask; modalities that the whole batch lacks
+                are left out.
+            returns: (b, m, d)
+
+        Args:
+            latents: the state S of every patient.
+            tokens: what the encoders returned.
+            recorder: takes attention weights when the caller asked for a trace.
+        """
