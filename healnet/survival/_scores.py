@@ -1,0 +1,156 @@
+"""Each metric as one number, from scikit-survival, or `Undefined` with the reason."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from healnet.survival.target import SurvivalTarget
+
+__all__ = [
+    "Undefined",
+    "auc",
+    "brier",
+    "checked_risk",
+    "checked_survival",
+    "harrell",
+    "integrated_brier",
+    "uno",
+]
+
+Floats = NDArray[np.float64]
+
+
+class Undefined(ValueError):
+    """A metric has no value on these patients; the message says why."""
+
+
+def checked_risk(risk: ArrayLike, target: SurvivalTarget, name: str = "risk") -> Floats:
+    """(n,) float64, one finite risk per patient; (n, 1) is taken as (n,).
+
+    Raises:
+        ValueError: another shape, a value that is not finite.
+    """
+    scores = np.asarray(risk, dtype=np.float64)
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    if scores.shape != (len(target),):
+        raise ValueError(f"{name} must have shape ({len(target)},), one per patient, got {scores.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"{name} must be finite, got {int((~np.isfinite(scores)).sum())} values that are not"
+        )
+    return scores
+
+
+def checked_survival(survival: ArrayLike, target: SurvivalTarget, times: Floats) -> Floats:
+    """(n, t) float64 probabilities.
+
+    Raises:
+        ValueError: another shape, a value outside [0, 1].
+    """
+    curves = np.asarray(survival, dtype=np.float64)
+    if curves.shape != (len(target), len(times)):
+        raise ValueError(
+            f"survival must have shape ({len(target)}, {len(times)}), patients by times, got {curves.shape}"
+        )
+    if not ((curves >= 0) & (curves <= 1)).all():
+        raise ValueError("survival must hold probabilities in [0, 1]")
+    return curves
+
+
+def harrell(risk: Floats, target: SurvivalTarget) -> float:
+    """Harrell's C."""
+    _need_pairs(target, np.inf)
+    return float(_sksurv("concordance_index_censored")(target.event, target.time, risk)[0])
+
+
+def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
+    """Uno's C for events before tau, weighted by the inverse probability of censoring in `train`."""
+    _need_train(train, tau)
+    _need_pairs(target, tau)
+    return float(_weighted("concordance_index_ipcw", train, target, risk, tau=tau)[0])
+
+
+def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
+    """Cumulative/dynamic AUC at one time: events by then against everybody followed beyond."""
+    _need_both_outcomes(target, train, time)
+    return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, [time])[1])
+
+
+def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
+    """Brier score at one time of the predicted probabilities (n,) to survive it."""
+    _need_follow_up(target, train, time)
+    return float(_weighted("brier_score", train, _clipped(target, train), survival[:, None], [time])[1][0])
+
+
+def integrated_brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
+    """Brier score of (n, t) probabilities, integrated over the times by trapezoids, over their span."""
+    if len(times) < 2:
+        raise Undefined("an integral needs at least two times")
+    for time in times:
+        _need_follow_up(target, train, time)
+    return float(_weighted("integrated_brier_score", train, _clipped(target, train), survival, times))
+
+
+def _need_pairs(target: SurvivalTarget, tau: float) -> None:
+    early = target.event & (target.time < tau)
+    if not early.any():
+        raise Undefined("no events" if tau == np.inf else f"no events before tau = {tau:g}")
+    first = target.time[early].min()
+    if not ((target.time > first) | ((target.time == first) & ~target.event)).any():
+        raise Undefined("no comparable pair: nobody was followed beyond the first event")
+
+
+def _need_train(train: SurvivalTarget, time: float) -> None:
+    if not len(train):
+        raise Undefined("no training patients to estimate the censoring from")
+    if time > train.time.max():
+        raise Undefined(f"{time:g} is beyond the last training time {train.time.max():g}")
+
+
+def _need_follow_up(target: SurvivalTarget, train: SurvivalTarget, time: float) -> None:
+    if not len(target):
+        raise Undefined("no test patients")
+    _need_train(train, time)
+    first, last = target.time.min(), min(target.time.max(), train.time.max())
+    if not first <= time < last:
+        raise Undefined(f"{time:g} is outside the follow-up [{first:g}, {last:g}) of the patients")
+
+
+def _need_both_outcomes(target: SurvivalTarget, train: SurvivalTarget, time: float) -> None:
+    if not (target.event & (target.time <= time)).any():
+        raise Undefined(f"no events by {time:g}")
+    if not (target.time > time).any():
+        raise Undefined(f"nobody was followed beyond {time:g}")
+    _need_follow_up(target, train, time)
+
+
+def _clipped(target: SurvivalTarget, train: SurvivalTarget) -> SurvivalTarget:
+    """Follow-up cut at the end of the training follow-up, where the censoring is no longer known.
+
+    No value at an earlier time changes; without it, scikit-survival refuses test patients who were followed
+    longer.
+    """
+    last = train.time.max()
+    return SurvivalTarget.unchecked(np.minimum(target.time, last), target.event & (target.time <= last))
+
+
+def _weighted(name: str, train: SurvivalTarget, target: SurvivalTarget, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return _sksurv(name)(train.to_structured(), target.to_structured(), *args, **kwargs)
+    except ValueError as error:  # shapes were checked: what is left is about the censoring distribution
+        raise Undefined(f"scikit-survival: {error}") from error
+
+
+def _sksurv(name: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module("sksurv.metrics")
+    except ImportError as error:
+        raise ImportError("metrics need scikit-survival: pip install scikit-survival") from error
+    function: Callable[..., Any] = getattr(module, name)
+    return function
