@@ -64,4 +64,6 @@ def element_mask(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
         return mask
     if mask.shape == shape[:1]:
         return mask.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-    raise ValueError(f"expected a mask of shape {tuple(shape[:1])} or {tuple(shape)}, got {tuple(mask.shape)}")
+    raise ValueError(
+        f"expected a mask of shape {tuple(shape[:1])} or {tuple(shape)}, got {tuple(mask.shape)}"
+    )

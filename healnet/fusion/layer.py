@@ -30,7 +30,8 @@ class FusionLayer(nn.Module, ABC):
         ...
         ...     def forward(self, latents, tokens, recorder=None):
         ...         for name, x in tokens.items():
-        ...             mean = x.standardised().sum(1) / (x.values.shape[1] if x.mask is None else x.mask.sum(1, True).clamp(min=1))
+        ...             real = x.values.new_ones(x.values.shape[:2]) if x.mask is None else x.mask.to(latents.dtype)
+        ...             mean = x.standardised(latents.dtype).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
         ...             latents = latents + self.to_latent[name](mean).unsqueeze(1)
         ...         return latents
     """

@@ -8,36 +8,70 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from healnet.nn.attention import Attended
+
 __all__ = ["AttentionTrace", "Keep", "TraceRecorder"]
 
 Keep = Literal["none", "heads", "latents", "both"]
 
 
 class TraceRecorder:
-    """Collects attention weights while a model runs; fusion layers call `add`.
+    """Collects attention weights while a model runs. Fusion layers call `record`, or `add` with weights of their own.
 
     Args:
         keep: which axes survive the mean: "none" gives (b, n), "heads" (b, h, n), "latents" (b, m, n) and "both"
             (b, h, m, n).
+        gradients: hold on to what `differentiate` needs.
 
     Raises:
         ValueError: another `keep`.
     """
 
-    def __init__(self, keep: Keep = "none") -> None:
+    def __init__(self, keep: Keep = "none", gradients: bool = False) -> None:
         if keep not in ("none", "heads", "latents", "both"):
             raise ValueError(f"expected keep to be 'none', 'heads', 'latents' or 'both', got {keep!r}")
         self.keep: Keep = keep
+        self.gradients = gradients
         self._weights: dict[str, list[Tensor]] = {}
+        self._latents: dict[str, list[Tensor]] = {}
+        self._attended: list[tuple[str, Attended]] = []
+        self._differentiated: dict[str, list[Tensor]] = {}
 
     def add(self, modality: str, weights: Tensor) -> None:
         """Record one layer's weights for one modality, already reduced as `keep` says; detached here."""
         self._weights.setdefault(modality, []).append(weights.detach())
 
+    def record(self, modality: str, attended: Attended) -> None:
+        """Record one layer's cross-attention to one modality."""
+        self.add(modality, attended.weights(self.keep))
+        if self.gradients:
+            self._attended.append((modality, attended))
+
+    def record_self_attention(self, modality: str, weights: Tensor, present: Tensor | None) -> None:
+        """Record the self-attention (b, m, m) that followed a modality's update; the identity where it was not run."""
+        if present is not None:
+            same = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+            weights = torch.where(present[:, None, None], weights, same)
+        self._latents.setdefault(modality, []).append(weights.detach())
+
+    def differentiate(self, quantity: Tensor) -> None:
+        """Weigh every recorded attention weight by the gradient of `quantity` (b,) with respect to it."""
+        outputs = [attended.output for _, attended in self._attended]
+        if not outputs:
+            return
+        slopes = torch.autograd.grad(quantity.sum(), outputs, allow_unused=True)
+        for (modality, attended), slope in zip(self._attended, slopes, strict=True):
+            slope = torch.zeros_like(attended.output) if slope is None else slope
+            self._differentiated.setdefault(modality, []).append(attended.weights(self.keep, slope))
+        self._attended.clear()
+
     def trace(self) -> AttentionTrace:
         """What was recorded so far."""
         return AttentionTrace(
-            {name: torch.stack(layers) for name, layers in self._weights.items()}, keep=self.keep
+            {name: torch.stack(layers) for name, layers in self._weights.items()},
+            keep=self.keep,
+            latents={name: torch.stack(blocks) for name, blocks in self._latents.items()},
+            gradients={name: torch.stack(layers) for name, layers in self._differentiated.items()},
         )
 
 
@@ -47,13 +81,28 @@ class AttentionTrace(Mapping[str, Tensor]):
     Each patient's weights sum to one over real tokens and are zero on masked ones; a patient without the modality has
     zeros. Detached from the graph. A modality that the whole batch lacked is not in the trace.
 
+    Attributes:
+        keep: which axes were kept.
+        latents: per modality, the self-attention among latents that followed its updates, mean over heads, rows summing to
+            one: (layers * blocks, b, m, m). The identity for patients without the modality.
+        gradients: per modality, each weight times the gradient of the quantity asked for with respect to it, reduced like
+            the weights; empty unless asked for.
+
     Shape:
         keep="none": (layers, b, n); "heads": (layers, b, h, n); "latents": (layers, b, m, n); "both": (layers, b, h, m, n)
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], keep: Keep = "none") -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        keep: Keep = "none",
+        latents: Mapping[str, Tensor] | None = None,
+        gradients: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._weights = dict(weights)
         self.keep: Keep = keep
+        self.latents = dict(latents or {})
+        self.gradients = dict(gradients or {})
 
     def __getitem__(self, modality: str) -> Tensor:
         try:

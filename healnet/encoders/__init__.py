@@ -1,0 +1,6 @@
+"""Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
+
+from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.omic import OmicEncoder
+
+__all__ = ["ModalityEncoder", "OmicEncoder"]

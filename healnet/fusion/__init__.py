@@ -1,0 +1,8 @@
+"""Fusion: the shared latents read every modality's tokens, layer by layer."""
+
+from healnet.fusion.hybrid import HybridFusionLayer
+from healnet.fusion.layer import FusionLayer
+from healnet.fusion.model import HEALNet, MeanHead
+from healnet.fusion.trace import AttentionTrace, TraceRecorder
+
+__all__ = ["AttentionTrace", "FusionLayer", "HEALNet", "HybridFusionLayer", "MeanHead", "TraceRecorder"]
