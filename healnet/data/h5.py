@@ -1,0 +1,141 @@
+"""The HDF5 side of `read_patches`: datasets checked before they are trusted, and rows read in blocks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from healnet.data.files import need, shown
+from healnet.data.rows import Array, Rows, count_rows, table_shape
+
+__all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5"]
+
+BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
+
+
+def open_h5(path: Path) -> Any:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        ImportError: h5py is absent.
+        OSError: not an HDF5 file, or a truncated one.
+    """
+    h5py = need("h5py", "h5py", "reading HDF5 feature files")
+    # Files are replaced whole and never written in place, so no lock is needed; network disks often offer none.
+    return h5py.File(path, "r", locking=False)
+
+
+@dataclass(frozen=True)
+class H5Rows(Rows):
+    """Rows of one dataset of an HDF5 file, stored as (n, d) or (1, n, d)."""
+
+    dataset: str
+    leading: bool = False
+
+    def _read(self, wanted: slice | Array) -> Array:
+        try:
+            with open_h5(self.path) as file:
+                return self._read_blocks(file[self.dataset], wanted)
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(f"{shown(self.path)}: `{self.dataset}` cannot be read ({error})") from error
+
+    def _read_blocks(self, dataset: Any, wanted: slice | Array) -> Array:
+        if dataset.shape[-2:] != self.shape and count_rows(wanted):
+            return np.empty((0, 0))  # replaced by another file; `read` says so
+        if isinstance(wanted, slice):
+            return self._slice(dataset, wanted.start, wanted.stop)
+        # HDF5's own row lists take time quadratic in their length; reading whole blocks does not.
+        step = max(1, BLOCK_BYTES // max(1, self.shape[1] * dataset.dtype.itemsize))
+        result = np.empty((len(wanted), self.shape[1]), dataset.dtype)
+        order = np.argsort(wanted, kind="stable")
+        edges = np.searchsorted(wanted[order], np.arange(0, len(self) + step, step))
+        for low, high in itertools.pairwise(edges):
+            if low < high:
+                places = order[low:high]
+                first = int(wanted[places[0]])
+                block = self._slice(dataset, first, int(wanted[places[-1]]) + 1)
+                result[places] = block[wanted[places] - first]
+        return result
+
+    def _slice(self, dataset: Any, start: int, stop: int) -> Array:
+        values: Array = dataset[0, start:stop] if self.leading else dataset[start:stop]
+        return values.reshape(stop - start, self.shape[1])
+
+
+def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = None) -> Rows:
+    """The rows of a dataset, once its type, shape and presence in the file are certain.
+
+    Args:
+        path: of the open `file`, for messages.
+        file: an open HDF5 file.
+        name: of the dataset.
+        kinds: NumPy's letters of the types that will do, as "f" or "iu".
+        width: number of columns, if it is known beforehand.
+
+    Raises:
+        ValueError: no such dataset, values of another type or shape, values outside the file or never written.
+    """
+    h5py = need("h5py", "h5py", "reading HDF5 feature files")
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise ValueError(f"{shown(path)}: `{name}` is a link to another file, which is not followed")
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        held = sorted(shown(key) for key in file)[:8]
+        raise ValueError(f"{shown(path)}: expected a dataset `{name}`, got {held}")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"{shown(path)}: the values of `{name}` lie in another file, which is not followed")
+    if dataset.dtype.kind not in kinds or dataset.shape is None:
+        wanted = "floating-point" if kinds == "f" else "integer"
+        raise ValueError(
+            f"{shown(path)}: expected `{name}` to be {wanted}, got {dataset.dtype} of shape {dataset.shape}"
+        )
+    shape = table_shape(path, name, dataset.shape, width)
+    if not _written(dataset):
+        raise ValueError(
+            f"{shown(path)}: `{name}` claims shape {dataset.shape}, but not all of it was ever written"
+        )
+    return H5Rows(path, shape, str(dataset.dtype), name, len(dataset.shape) == 3)
+
+
+def _written(dataset: Any) -> bool:
+    """Whether the file holds all that its header claims: a few bytes can claim terabytes of fill values."""
+    if dataset.chunks is None:
+        return bool(dataset.id.get_storage_size() >= dataset.nbytes)
+    chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() == chunks)
+
+
+def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
+    """The attributes that readers need, as text, float, and for `downsample` a vector.
+
+    Raises:
+        ValueError: text that is not UTF-8, or something else where a number should be.
+    """
+    known = ("name", "encoder", "patch_size", "patch_size_level0", "patch_level", "downsample")
+    found: dict[str, Any] = {}
+    for key in (*known, "level0_magnification", "target_magnification"):
+        if key in dataset.attrs:
+            found[key] = _plain(path, key, dataset.attrs[key])
+    return found
+
+
+def _plain(path: Path, key: str, value: Any) -> Any:
+    text = key in {"name", "encoder"}
+    try:
+        if text:
+            value = value if isinstance(value, str | bytes) else np.asarray(value).item()
+            value = value.decode() if isinstance(value, bytes) else value
+            value.encode()  # h5py hands over stray bytes as lone surrogates
+            return value
+        numbers = np.asarray(value).astype(np.float64).reshape(-1)
+    except (UnicodeError, AttributeError, ValueError, TypeError) as error:
+        wanted = "text in UTF-8" if text else "numbers"
+        raise ValueError(
+            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {value!r}"
+        ) from error
+    return numbers if key == "downsample" else float(numbers[0]) if len(numbers) else math.nan
