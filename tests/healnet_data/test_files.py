@@ -22,9 +22,14 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.h5"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
