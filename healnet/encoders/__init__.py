@@ -3,5 +3,7 @@
 from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.grid import GridEncoder
 from healnet.encoders.omic import OmicEncoder
+from healnet.encoders.patches import PatchEncoder
+from healnet.tokens import PatchBag
 
-__all__ = ["GridEncoder", "ModalityEncoder", "OmicEncoder"]
+__all__ = ["GridEncoder", "ModalityEncoder", "OmicEncoder", "PatchBag", "PatchEncoder"]

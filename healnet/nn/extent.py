@@ -1,0 +1,64 @@
+"""Coordinates in real units as places on [-1, 1], whatever the padding and whoever else is in the batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["within_extent", "within_scale"]
+
+
+def within_extent(coords: Tensor, mask: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
+    """Coordinates as fractions of the bounding box of their own set: its centre is 0, its longest side spans [-1, 1].
+
+    One scale for all axes, so shapes keep their proportions. A set is what is real of one patient, or of one group of that
+    patient (one slide of several).
+
+    Args:
+        coords: floating-point coordinates.
+        mask: True = real. Masked places are 0.
+        groups: non-negative integer group of each place; None puts a patient's places in one group.
+
+    Shape:
+        coords: (b, n, a); mask, groups: (b, n); returns (b, n, a)
+
+    Example:
+        >>> within_extent(torch.tensor([[[0.0, 100.0], [400.0, 200.0]]]))
+        tensor([[[-1.0000, -0.2500],
+                 [ 1.0000,  0.2500]]])
+    """
+    if coords.shape[1] == 0:
+        return coords
+    low, high = coords, coords
+    if mask is not None:
+        masked = ~mask.unsqueeze(-1)
+        low, high = coords.masked_fill(masked, math.inf), coords.masked_fill(masked, -math.inf)
+    if groups is None:
+        low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+    else:
+        groups = groups if mask is None else groups.masked_fill(~mask, 0)
+        index = groups.unsqueeze(-1).expand_as(coords)
+        box = coords.new_zeros(len(coords), int(groups.max()) + 1, coords.shape[2])
+        low = box.scatter_reduce(1, index, low, "amin", include_self=False).gather(1, index)
+        high = box.scatter_reduce(1, index, high, "amax", include_self=False).gather(1, index)
+    span = (high - low).amax(dim=-1, keepdim=True)
+    # One place, or none (-inf): at the centre, rather than 0 / 0.
+    span = torch.where(span > 0, span, torch.ones_like(span))
+    places = (2 * coords - low - high) / span
+    return places if mask is None else places.masked_fill(masked, 0)
+
+
+def within_scale(coords: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Coordinates on a fixed scale: 0 becomes -1 and `scale` becomes 1, for everybody alike. Masked places are 0.
+
+    Shape:
+        coords: (b, n, a); mask: (b, n); returns (b, n, a)
+
+    Example:
+        >>> within_scale(torch.tensor([[[0.0], [50.0], [200.0]]]), None, scale=100.0).flatten()
+        tensor([-1.,  0.,  3.])
+    """
+    places = 2 * coords / scale - 1
+    return places if mask is None else places.masked_fill(~mask.unsqueeze(-1), 0)
