@@ -1,24 +1,54 @@
 """Survival analysis from raw model outputs: targets, time bins, losses, metrics and curves.
 
 Conventions: `event` is True where the event was observed; `time` >= 0 in any unit; larger risk = worse;
-losses take raw outputs (`logits`, `log_hazard`), never probabilities. Metrics need scikit-survival and pandas, pictures need
-matplotlib; both are imported when first used.
+    losses
+take raw outputs (`logits`, `log_hazard`), never probabilities. Metrics need scikit-survival and pandas,
+pictures (`healnet.survival.plots`) matplotlib; they are imported when first used.
 """
 
+from healnet.survival.accumulate import CoxAccumulator
 from healnet.survival.bins import TimeBins
 from healnet.survival.cox import cox_nll
-from healnet.survival.discrete import discrete_nll, hazard, risk_score, survival_function
+from healnet.survival.curve import SurvivalCurve
+from healnet.survival.discrete import (
+    cumulative_incidence,
+    discrete_cross_entropy,
+    discrete_nll,
+    hazard,
+    risk_score,
+    survival_function,
+)
+from healnet.survival.distributed import distributed_cox_nll
 from healnet.survival.metrics import concordance, evaluate
+from healnet.survival.modules import CoxNLL, DiscreteCrossEntropy, DiscreteNLL, RankingLoss, WeibullNLL
+from healnet.survival.ranking import ranking_loss
+from healnet.survival.sampler import balanced_event_sampler
 from healnet.survival.target import SurvivalTarget
+from healnet.survival.weibull import weibull_nll, weibull_parameters, weibull_survival
 
 __all__ = [
+    "CoxAccumulator",
+    "CoxNLL",
+    "DiscreteCrossEntropy",
+    "DiscreteNLL",
+    "RankingLoss",
+    "SurvivalCurve",
     "SurvivalTarget",
     "TimeBins",
+    "WeibullNLL",
+    "balanced_event_sampler",
     "concordance",
     "cox_nll",
+    "cumulative_incidence",
+    "discrete_cross_entropy",
     "discrete_nll",
+    "distributed_cox_nll",
     "evaluate",
     "hazard",
+    "ranking_loss",
     "risk_score",
     "survival_function",
+    "weibull_nll",
+    "weibull_parameters",
+    "weibull_survival",
 ]

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from healnet.survival.target import SurvivalTarget, check_labels, check_times
+
 __all__ = ["TimeBins"]
 
 
@@ -22,11 +24,40 @@ class TimeBins:
     and refuses to transform. A value: it never changes, compares by its edges, pickles, and goes through JSON
     by `to_dict` and `from_dict`.
 
+    How ends and ties are treated, here and elsewhere (MCAT's `dataset_survival.py`; pycox's
+    `LabTransDiscreteTime`):
+
+    =====================  ======================  ==========================
+    ================================== .                      here                    MCAT
+       pycox =====================  ======================  ==========================
+       ==================================
+    outputs for            k bins                  k bins                      k grid points, the first at 0
+    placed by              quantiles of event      quantiles of event times    equal steps up to the last
+    time, or
+                           times, or equal steps   of the *whole* cohort       quantiles of Kaplan-Meier
+    first, last edge       0, largest time         smallest - eps,             0, largest time
+                                                   largest + eps
+    event at an edge       the bin that begins     the bin that begins there   the point itself: (c[j-1],
+    c[j]]
+                           there                                               is rounded up to j
+    censored               the bin that holds      the bin that holds the      rounded down: the last point
+    that
+                           the time                time                        was survived
+    at time 0              bin 0                   bin 0                       point 0
+    beyond the last edge   the last bin            no label (NaN)              censored at the last point
+    quantiles that tie     ValueError              ValueError (pandas)         fewer points, with a warning
+    =====================  ======================  ==========================
+    ==================================
+
+    So our labels are MCAT's wherever MCAT gives one, and an event label is pycox's wherever the time is no
+    edge. A censored patient is credited with the whole of the bin they left in, as in MCAT; where that
+    matters take more bins.
+
     Args:
         edges: (k + 1,) strictly increasing, from 0 on. The last is the nominal end of the last bin.
 
     Raises:
-        ValueError: fewer than two edges, edges that do not increase or do not begin at 0.
+        ValueError: fewer than two edges, edges that do not increase, are not finite or do not begin at 0.
 
     Example:
         >>> bins = TimeBins.fit([1, 2, 3, 4, 5, 6, 7, 8], [True] * 8, num_bins=4)
@@ -42,31 +73,45 @@ class TimeBins:
         object.__setattr__(self, "edges", None if edges is None else _checked(edges))
 
     @classmethod
-    def fit(cls, time: ArrayLike | Tensor, event: ArrayLike | Tensor, num_bins: int = 4) -> TimeBins:
-        """Bins between the quantiles of the *event* times, so that each bin holds about as many events.
+    def fit(
+        cls, time: ArrayLike | Tensor, event: ArrayLike | Tensor, num_bins: int = 4, method: str = "quantile"
+    ) -> TimeBins:
+        """Bins for the follow-up of the *training* patients, from 0 to their largest time.
 
         Args:
             time: (n,) follow-up times of the training patients.
             event: (n,) bool, True = the event was observed.
             num_bins: k.
+            method: "quantile", edges between the quantiles of the *event* times, so that each bin holds about
+                as many events; or "uniform", bins of equal width.
+
+        Returns:
+            Fitted bins (a new value: an instance that `fit` is called on does not change).
 
         Raises:
-            ValueError: no events, or too few distinct event times for so many bins.
+            ValueError: wrong times or labels, no events, too few distinct event times for so many bins, no
+                bins, another method.
         """
-        times, seen = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
-        event_times = times[seen]
+        target = SurvivalTarget.unchecked(check_times(_array(time)), check_labels(_array(event), "event"))
         if num_bins < 1:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-        if not len(event_times):
-            raise ValueError("no events to take quantiles of: TimeBins.fit needs at least one observed event")
-        inner = np.quantile(event_times, np.linspace(0, 1, num_bins + 1)[1:-1])
-        edges = np.concatenate([[0.0], inner, [times.max()]])
-        held = np.histogram(event_times, edges)[0] if (np.diff(edges) > 0).all() else np.zeros(num_bins)
-        if not held.all():
-            distinct = len(np.unique(event_times))
+        if method not in ("quantile", "uniform"):
+            raise ValueError(f"method must be 'quantile' or 'uniform', got {method!r}")
+        last = float(target.time.max(initial=0))
+        if method == "uniform":
+            if last == 0:
+                raise ValueError("uniform bins need a time above 0")
+            return cls(np.linspace(0, last, num_bins + 1))
+        seen = target.time[target.event]
+        if not len(seen):
+            raise ValueError("quantile bins need at least one observed event, got none")
+        inner = np.quantile(seen, np.linspace(0, 1, num_bins + 1)[1:-1])
+        edges = np.concatenate([[0.0], inner, [last]])
+        increasing = bool((np.diff(edges) > 0).all())
+        if not increasing or not np.histogram(seen, edges)[0].all():
             raise ValueError(
-                f"cannot cut {len(event_times)} events with {distinct} distinct times into {num_bins} "
-                f"bins that each hold one: the quantile edges are {_listed(edges)}; ask for fewer bins"
+                f"{len(seen)} events at {len(np.unique(seen))} distinct times cannot fill {num_bins} quantile bins: "
+                f"the edges would be {_listed(edges)}; take fewer bins, uniform bins, or give edges"
             )
         return cls(edges)
 
@@ -86,6 +131,8 @@ class TimeBins:
     def transform(self, time: Tensor | Sequence[float] | NDArray[Any]) -> Tensor | NDArray[np.int64]:
         """The bin of each time, 0..k-1; times beyond the last edge belong to the last bin.
 
+        A float32 tensor is compared with edges rounded to float32, so that a time that was an edge stays one.
+
         Shape:
             time: any; a tensor gives an int64 tensor on its device, anything else an int64 array.
 
@@ -93,17 +140,14 @@ class TimeBins:
             ValueError: not fitted; a time that is negative or NaN.
         """
         inner = self._fitted()[1:-1]
-        if isinstance(time, Tensor):
-            if not bool((time >= 0).all()):
-                raise ValueError("time must be >= 0 and not NaN")
-            exact = time if time.is_floating_point() else time.double()
-            # Compared in float64, so that a float32 time equal to an edge falls where the edge's own time
-            # falls.
-            return torch.bucketize(exact.double(), torch.from_numpy(inner.copy()).to(time.device), right=True)
-        times = np.asarray(time, dtype=np.float64)
-        if not (times >= 0).all():
-            raise ValueError("time must be >= 0 and not NaN")
-        return np.searchsorted(inner, times, side="right").astype(np.int64)
+        if not isinstance(time, Tensor):
+            times = np.asarray(time, dtype=np.float64)
+            _refuse(bool((times >= 0).all()))
+            return np.searchsorted(inner, times, side="right").astype(np.int64)
+        _refuse(bool((time >= 0).all()))
+        precise = time if time.dtype in (torch.float32, torch.float64) else time.double()
+        edges = torch.tensor(inner, dtype=precise.dtype, device=time.device)
+        return torch.bucketize(precise, edges, right=True)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Plain lists and floats, for JSON or a checkpoint.
@@ -134,10 +178,19 @@ class TimeBins:
     def _fitted(self) -> NDArray[np.float64]:
         if self.edges is None:
             raise ValueError(
-                "these TimeBins are not fitted: use TimeBins.fit(time, event, num_bins), which returns "
-                "fitted bins, or TimeBins(edges)"
+                "these TimeBins are not fitted: take TimeBins.fit(time, event, num_bins), which returns fitted bins, "
+                "or TimeBins(edges)"
             )
         return self.edges
+
+
+def _array(values: ArrayLike | Tensor) -> ArrayLike:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def _refuse(right: bool) -> None:
+    if not right:
+        raise ValueError("times must be >= 0 and not NaN")
 
 
 def _checked(edges: ArrayLike) -> NDArray[np.float64]:

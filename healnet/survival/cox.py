@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, reduce, widen
+from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, exact, outputs_1d, reduce
 from healnet.survival._riskset import risk_set_logsumexp
 
 __all__ = ["cox_nll"]
@@ -31,8 +31,9 @@ def cox_nll(
       weights, as in R's survival and lifelines.
 
     Computed in float64 in log space: $A(R) - \frac{l}{d} A(D)$ is never a difference but the sum of the
-    others at risk and (1 - l/d) A(D), so it holds at any |log hazard|, and adding a constant to all log hazards changes
-    nothing. The order of the rows does not matter. Time O(n log n), no loop over patients or events.
+    others at risk and (1 - l/d) A(D), so it holds at any |log hazard|, and adding a constant to all log
+    hazards changes nothing. The order of the rows does not matter. Time O(n log n), no loop over patients or
+    events.
 
     Args:
         log_hazard: (b,) or (b, 1) raw model outputs.
@@ -59,11 +60,7 @@ def cox_nll(
     """
     if ties not in ("efron", "breslow"):
         raise ValueError(f"ties must be 'efron' or 'breslow', got {ties!r}")
-    if log_hazard.dim() == 2 and log_hazard.shape[1] == 1:
-        log_hazard = log_hazard.squeeze(1)
-    if log_hazard.dim() != 1:
-        raise ValueError(f"log_hazard must have shape (b,) or (b, 1), got {tuple(log_hazard.shape)}")
-    eta = widen(log_hazard, "log_hazard")
+    eta = outputs_1d(log_hazard, "log_hazard")
     seen = as_event(event, eta)
     times = as_vector(time, "time", eta)
     stratum = None if strata is None else as_vector(strata, "strata", eta)
@@ -74,9 +71,9 @@ def cox_nll(
         raise ValueError("weights must be positive; leave a patient out instead of giving a weight of zero")
     # float32 cannot hold a running sum over a million patients: log A grows by less than one unit in the last
     # place.
-    exact = eta if eta.device.type == "mps" else eta.double()
-    weight = torch.ones_like(exact) if weight is None else weight.to(exact.dtype)
-    terms = _event_terms(exact, times, seen, ties == "efron", stratum, weight)
+    precise = exact(eta)
+    weight = torch.ones_like(precise) if weight is None else weight.to(precise.dtype)
+    terms = _event_terms(precise, times, seen, ties == "efron", stratum, weight)
     count = (weight * seen).sum()
     # Without events the sum is a zero that still depends on the log hazards, so backward gives zeros.
     return reduce(terms, reduction, torch.where(count > 0, count, 1)).to(eta.dtype)

@@ -2,57 +2,122 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, reduce, widen
+from healnet.survival._hazards import check_logits, log_hazards
+from healnet.survival._inputs import ArrayOrTensor, as_bins, as_cause, as_event, as_tensor, reduce
+from healnet.survival.bins import TimeBins
+from healnet.survival.curve import SurvivalCurve
 
-__all__ = ["discrete_nll", "hazard", "risk_score", "survival_function"]
+__all__ = [
+    "cumulative_incidence",
+    "discrete_cross_entropy",
+    "discrete_nll",
+    "hazard",
+    "risk_score",
+    "survival_function",
+]
 
 
 def hazard(logits: Tensor) -> Tensor:
-    """h(j) = P(event in bin j | none before) = sigmoid of the logit.
+    """h(j) = P(event in bin j | none before): the sigmoid of the logit, or a softmax over competing causes.
 
     Shape:
-        logits: (b, k) raw model outputs.
-        returns: (b, k)
+        logits: (b, k), or (b, r, k) for r competing causes; raw model outputs.
+        returns: as logits; cause-specific hazards for competing causes.
+
+    Raises:
+        ValueError: another number of axes.
 
     Example:
         >>> hazard(torch.tensor([[0.0, 0.0]]))
         tensor([[0.5000, 0.5000]])
     """
-    return torch.sigmoid(widen(logits, "logits"))
+    logits = check_logits(logits)
+    return torch.sigmoid(logits) if logits.dim() == 2 else log_hazards(logits)[1].exp()
 
 
-def survival_function(logits: Tensor) -> Tensor:
+@overload
+def survival_function(logits: Tensor) -> Tensor: ...
+@overload
+def survival_function(logits: Tensor, bins: TimeBins, interpolation: str = "linear") -> SurvivalCurve: ...
+def survival_function(
+    logits: Tensor, bins: TimeBins | None = None, interpolation: str = "linear"
+) -> Tensor | SurvivalCurve:
     """S(j) = P(no event up to the end of bin j) = prod over i <= j of (1 - h(i)), computed in log space.
 
+    Args:
+        logits: raw model outputs.
+        bins: the bins that the logits stand for; with them the answer is a `SurvivalCurve` in continuous
+            time.
+        interpolation: of the curve, "linear" or "exponential"; see `SurvivalCurve`.
+
     Shape:
-        logits: (b, k) raw model outputs.
-        returns: (b, k), non-increasing along the bins.
+        logits: (b, k), or (b, r, k) for r competing causes, whose S is that of having had none of them.
+        returns: (b, k), non-increasing along the bins; with `bins`, a curve of b patients.
+
+    Raises:
+        ValueError: another number of axes, bins that are not fitted or of another number.
 
     Example:
         >>> survival_function(torch.tensor([[0.0, 0.0]]))
         tensor([[0.5000, 0.2500]])
+        >>> survival_function(torch.tensor([[0.0, 0.0]]), TimeBins([0, 12, 24])).at([6, 24])
+        tensor([[0.7500, 0.2500]])
     """
-    return F.logsigmoid(-widen(logits, "logits")).cumsum(dim=-1).exp()
+    survival = log_hazards(check_logits(logits))[0].cumsum(dim=1).exp()
+    if bins is None:
+        return survival
+    return SurvivalCurve(survival, bins, interpolation)
 
 
 def risk_score(logits: Tensor) -> Tensor:
     """One number per patient, larger = worse: minus the sum of S over the bins (MCAT's and PORPOISE's score).
 
-    Up to its sign this is the expected number of bins survived, so it lies in [-k, 0].
+    Up to its sign it is the expected number of bins survived, so it lies in [-k, 0].
 
     Shape:
-        logits: (b, k) raw model outputs.
+        logits: (b, k), or (b, r, k) for r competing causes; raw model outputs.
         returns: (b,)
+
+    Raises:
+        ValueError: another number of axes.
 
     Example:
         >>> risk_score(torch.tensor([[0.0, 0.0]]))
         tensor([-0.7500])
     """
-    return -survival_function(logits).sum(dim=-1)
+    return -survival_function(logits).sum(dim=1)
+
+
+def cumulative_incidence(logits: Tensor) -> Tensor:
+    """F_r(j) = P(event of cause r by the end of bin j) = sum over i <= j of h_r(i) S(i - 1).
+
+    Over the causes it sums to 1 - S(j), which one minus a Kaplan-Meier estimate per cause does not.
+
+    Shape:
+        logits: (b, r, k) raw model outputs of r competing causes.
+        returns: (b, r, k), non-decreasing along the bins.
+
+    Raises:
+        ValueError: another number of axes.
+
+    Example:
+        >>> cumulative_incidence(torch.zeros(1, 2, 2))
+        tensor([[[0.3333, 0.4444],
+                 [0.3333, 0.4444]]])
+    """
+    if logits.dim() != 3:
+        raise ValueError(
+            f"logits must have shape (b, r, k) for r competing causes, got {tuple(logits.shape)}"
+        )
+    none, causes = log_hazards(check_logits(logits))
+    before = pad(none.cumsum(dim=1), (1, 0))[:, :-1]  # log S(j - 1)
+    return (causes + before.unsqueeze(1)).exp().cumsum(dim=2)
 
 
 def discrete_nll(
@@ -66,22 +131,79 @@ def discrete_nll(
     r"""Negative log-likelihood of discrete-time survival, from raw logits.
 
     With $h(j) = \sigma(\phi_j)$ and $S(j) = \prod_{i \le j} (1 - h(i))$, $S(-1) = 1$, a patient with an event
-    in bin y contributes $-\log h(y) - \log S(y - 1)$, a censored one $-\log S(y)$, times $1 - \alpha$ (Brown
-    1975; Gensheimer and Narasimhan 2019, PeerJ 7:e6257, eq. 3; Zadeh and Schmid 2020 for alpha, as in MCAT
-    and PORPOISE). At alpha = 0 it equals pycox's `nll_logistic_hazard` and MCAT's `nll_loss`; nothing is
-    clamped, so that gradients stay right at |logit| = 100.
+    in bin y contributes $-\log h(y) - \log S(y - 1)$, a censored one $-(1 - \alpha) \log S(y)$ (Brown 1975,
+    Biometrics 31:863; Gensheimer and Narasimhan 2019, PeerJ 7:e6257; alpha: Zadeh and Schmid 2020, IEEE TPAMI
+    43:3126, as in MCAT and PORPOISE). At alpha = 0 it is pycox's `nll_logistic_hazard` and MCAT's `nll_loss`.
+    Nothing is clamped: the gradients stay right at |logit| = 100.
+
+    For r competing causes the hazards are cause-specific, $h_r(j)$ by a softmax over causes and "no event",
+    and an event of cause r contributes $-\log h_r(y) - \log S(y - 1)$ with S that of none of them (Tutz and
+    Schmid 2016, ch. 8).
 
     Args:
-        logits: (b, k) raw model outputs; float16 and bfloat16 are computed in float32.
-        y: (b,) the bin of each patient's time, 0-based, as `TimeBins.transform` gives it.
-        event: (b,) bool, True = the event was observed.
-        alpha: in [0, 1]; censored terms are weighted by 1 - alpha, so 0 is the likelihood and 1 ignores the
-            censored.
-        bin_weights: (k,) a weight per bin, divided by their mean here; a patient's term, event or censored,
-            is multiplied by the weight of their bin.
+        logits: raw model outputs; float16 and bfloat16 are computed in float32.
+        y: the bin of each patient's time, 0-based, as `TimeBins.transform` gives it.
+        event: True = the event was observed; for competing causes integers, 0 = censored, 1..r = the cause.
+        alpha: in [0, 1]; terms of censored patients are multiplied by 1 - alpha, so that 0 is the likelihood
+            and 1 ignores them.
+        bin_weights: a weight per bin, divided by their mean here; a patient's term, event or censored, is
+            multiplied by the weight of their bin.
         reduction: "mean" over patients, "sum", or "none".
 
     Shape:
+        logits: (b, k), or (b, r, k).
+        y, event: (b,)
+        bin_weights: (k,)
+        returns: a scalar, or (b,) for "none".
+
+    Raises:
+        ValueError: other shapes, bins outside 0..k-1, labels other than those above, alpha outside [0, 1],
+            weights that are negative or all zero.
+
+    Example:
+        >>> logits = torch.zeros(2, 3)
+        >>> discrete_nll(logits, torch.tensor([0, 2]), torch.tensor([True, False]), reduction="none")
+        tensor([0.6931, 2.0794])
+    """
+    logits = check_logits(logits)
+    y = as_bins(y, logits.shape[-1], logits)
+    cause = as_event(event, logits).long() if logits.dim() == 2 else as_cause(event, logits.shape[1], logits)
+    _check_alpha(alpha)
+    none, causes = log_hazards(logits)
+    log_survival = pad(none.cumsum(dim=1), (1, 0))  # (b, k + 1), S(-1) = 1 in front
+    own = causes[torch.arange(len(y), device=y.device), (cause - 1).clamp(min=0)]  # (b, k)
+    observed = _pick(log_survival, y) + _pick(own, y)
+    censored = (1 - alpha) * _pick(log_survival, y + 1)
+    terms = -torch.where(cause > 0, observed, censored)
+    if bin_weights is not None:
+        terms = terms * _mean_one(bin_weights, logits)[y]
+    return reduce(terms, reduction)
+
+
+def discrete_cross_entropy(
+    logits: Tensor, y: ArrayOrTensor, event: ArrayOrTensor, alpha: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    r"""The cross-entropy form of discrete-time survival (MCAT's `ce_surv`), from raw logits.
+
+    Each patient is asked one question, whether the event came by the end of their bin y: an event contributes
+    $-\log(1 - S(y))$, a censored patient $-\log S(y)$ (Zadeh and Schmid 2020, IEEE TPAMI 43:3126). MCAT mixes
+    it with the likelihood of the events, $(1 - \alpha) \text{ce} + \alpha \, [\text{event}] \, \text{nll}$,
+    alpha = 0.15 in its scripts. It does not say *when* within the first y bins an event came; `discrete_nll`
+    does.
+
+    $1 - S(y)$ is summed in log space as $\sum_{j \le y} h(j) S(j - 1)$, so that value and gradient are finite
+    for all logits, where `log(1 - S)` gives inf and NaN.
+
+    Args:
+        logits: raw model outputs; float16 and bfloat16 are computed in float32.
+        y: the bin of each patient's time, 0-based.
+        event: True = the event was observed.
+        alpha: in [0, 1], the share of the events' likelihood.
+        reduction: "mean" over patients, "sum", or "none".
+
+    Shape:
+        logits: (b, k)
+        y, event: (b,)
         returns: a scalar, or (b,) for "none".
 
     Raises:
@@ -89,53 +211,39 @@ def discrete_nll(
 
     Example:
         >>> logits = torch.zeros(2, 3)
-        >>> discrete_nll(logits, torch.tensor([0, 2]), torch.tensor([True, False]), reduction="none")
-        tensor([0.6931, 2.0794])
+        >>> y, event = torch.tensor([1, 1]), torch.tensor([True, False])
+        >>> discrete_cross_entropy(logits, y, event, reduction="none")
+        tensor([0.2877, 1.3863])
     """
-    logits = _check_logits(logits)
-    y = _as_bins(y, logits)
-    seen = as_event(event, logits)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-    log_survival = F.pad(F.logsigmoid(-logits).cumsum(dim=1), (1, 0))  # (b, k + 1): S(-1) = 1 in front
-    before = _pick(log_survival, y)
-    observed = before + _pick(F.logsigmoid(logits), y)
-    censored = (1 - alpha) * _pick(log_survival, y + 1)
-    terms = -torch.where(seen, observed, censored)
-    if bin_weights is not None:
-        terms = terms * _normalised(bin_weights, logits)[y]
-    return reduce(terms, reduction)
-
-
-def _check_logits(logits: Tensor) -> Tensor:
     if logits.dim() != 2:
         raise ValueError(f"logits must have shape (b, k), one per time bin, got {tuple(logits.shape)}")
-    return widen(logits, "logits")
+    logits = check_logits(logits)
+    y = as_bins(y, logits.shape[1], logits)
+    seen = as_event(event, logits)
+    _check_alpha(alpha)
+    none, causes = log_hazards(logits)
+    log_survival = pad(none.cumsum(dim=1), (1, 0))
+    log_density = causes[:, 0] + log_survival[:, :-1]  # log P(event in bin j)
+    later = torch.arange(logits.shape[1], device=y.device) > y.unsqueeze(1)
+    log_event_by = log_density.masked_fill(later, -torch.inf).logsumexp(dim=1)
+    asked = torch.where(seen, log_event_by, _pick(log_survival, y + 1))
+    likelihood = torch.where(seen, _pick(log_density, y), 0)
+    return reduce(-(1 - alpha) * asked - alpha * likelihood, reduction)
 
 
-def _as_bins(y: ArrayOrTensor, logits: Tensor) -> Tensor:
-    bins = as_vector(y, "y", logits)
-    if bins.is_floating_point() or bins.dtype == torch.bool:
-        raise ValueError(
-            f"y must hold the integer bin of each patient (TimeBins.transform), got {bins.dtype}"
-        )
-    num_bins = logits.shape[-1]
-    # Only where looking is free: on a GPU this would stall every step, and gather has its own assertion
-    # there.
-    if bins.device.type == "cpu" and bins.numel() and not 0 <= int(bins.min()) <= int(bins.max()) < num_bins:
-        raise ValueError(
-            f"y must lie in 0..{num_bins - 1} for logits of {num_bins} bins, "
-            f"got values from {int(bins.min())} to {int(bins.max())}"
-        )
-    return bins.long()
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
-def _normalised(weights: ArrayOrTensor, logits: Tensor) -> Tensor:
-    weights = torch.as_tensor(weights, device=logits.device, dtype=logits.dtype)
+def _mean_one(weights: ArrayOrTensor, logits: Tensor) -> Tensor:
+    weights = as_tensor(weights).to(logits)
     if weights.shape != logits.shape[-1:]:
         raise ValueError(f"bin_weights must have shape ({logits.shape[-1]},), got {tuple(weights.shape)}")
+    if not bool((weights >= 0).all() & (weights.sum() > 0)):
+        raise ValueError(f"bin_weights must be >= 0 and not all zero, got {weights.tolist()}")
     return weights / weights.mean()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from healnet.survival import _scores as scores
-from healnet.survival.target import SurvivalTarget
+from healnet.survival.target import SurvivalTarget, check_labels, check_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +48,7 @@ def concordance(risk: ArrayLike, time: ArrayLike | SurvivalTarget, event: ArrayL
     if not isinstance(time, SurvivalTarget):
         if event is None:
             raise ValueError("event is missing: concordance takes a SurvivalTarget, or time and event")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # C can be asked for on any share of events
-            time = SurvivalTarget(time, event)
+        time = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))
     risk = scores.checked_risk(risk, time)
     try:
         return scores.harrell(risk, time)

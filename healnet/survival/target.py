@@ -51,7 +51,7 @@ class SurvivalTarget:
     event: NDArray[np.bool_]
 
     def __init__(self, time: ArrayLike, event: ArrayLike) -> None:
-        self._fill(_times(time), _labels(event, "event"))
+        self._fill(check_times(time), check_labels(event, "event"))
         self._warn_about_share()
 
     @classmethod
@@ -61,7 +61,7 @@ class SurvivalTarget:
         Raises:
             ValueError: as the constructor, with the label called `censorship`.
         """
-        return cls(time, ~_labels(censorship, "censorship"))
+        return cls(time, ~check_labels(censorship, "censorship"))
 
     @classmethod
     def unchecked(cls, time: NDArray[np.float64], event: NDArray[np.bool_]) -> SurvivalTarget:
@@ -121,7 +121,8 @@ class SurvivalTarget:
             )
 
 
-def _times(time: ArrayLike) -> NDArray[np.float64]:
+def check_times(time: ArrayLike) -> NDArray[np.float64]:
+    """(n,) float64, finite and >= 0, or a ValueError that says which is not."""
     try:
         times = np.asarray(time, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -137,7 +138,8 @@ def _times(time: ArrayLike) -> NDArray[np.float64]:
     return times
 
 
-def _labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
+def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """(n,) bool from bool or exactly {0, 1}, or a ValueError that names the first other label."""
     values = np.asarray(labels)
     if values.dtype == object:
         values = np.asarray(values.tolist())  # a pandas column of Python bools arrives as objects

@@ -1,0 +1,95 @@
+"""Cox over more patients than one forward holds: collect the risks of several, then step once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, outputs_1d
+from healnet.survival.cox import cox_nll
+
+__all__ = ["CoxAccumulator"]
+
+
+class CoxAccumulator:
+    """Collects log hazards, joined to their graphs, over several forwards, for one Cox loss over all.
+
+    Bags of a whole slide come one patient at a time, and the partial likelihood of one patient is constant.
+    The loss over the collected patients has exactly the gradient of one forward of them all. Each collected
+    forward keeps its activations until `clear`, so collect as many patients as memory holds; with the model
+    under `torch.utils.checkpoint` only their inputs are kept.
+
+    Args:
+        ties: "efron" or "breslow", as in `cox_nll`.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> collected = CoxAccumulator()
+        >>> for time, event in [(5.0, True), (3.0, True), (8.0, False)]:
+        ...     collected.add(model(torch.ones(1, 3)), torch.tensor([time]), torch.tensor([event]))
+        >>> len(collected)
+        3
+        >>> collected.loss().backward()
+        >>> collected.clear()
+    """
+
+    def __init__(self, ties: str = "efron") -> None:
+        self.ties = ties
+        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]] = []
+
+    def __len__(self) -> int:
+        """The number of patients collected."""
+        return sum(len(part[0]) for part in self._parts)
+
+    def add(
+        self,
+        log_hazard: Tensor,
+        time: ArrayOrTensor,
+        event: ArrayOrTensor,
+        strata: ArrayOrTensor | None = None,
+        weights: ArrayOrTensor | None = None,
+    ) -> None:
+        """Keep the outputs of one forward.
+
+        Shape:
+            log_hazard: (b,) or (b, 1)
+            time, event, strata, weights: (b,)
+
+        Raises:
+            ValueError: other shapes, labels other than 0 and 1, strata or weights for some parts only.
+        """
+        eta = outputs_1d(log_hazard, "log_hazard")
+        part = (
+            eta,
+            as_vector(time, "time", eta),
+            as_event(event, eta),
+            None if strata is None else as_vector(strata, "strata", eta),
+            None if weights is None else as_vector(weights, "weights", eta),
+        )
+        if self._parts:
+            for name, given, before in zip(("strata", "weights"), part[3:], self._parts[0][3:], strict=True):
+                if (given is None) != (before is None):
+                    raise ValueError(f"{name} must be given with every part or with none")
+        self._parts.append(part)
+
+    def loss(self, reduction: str = "mean") -> Tensor:
+        """`cox_nll` over everybody collected.
+
+        Raises:
+            ValueError: nothing was collected; what `cox_nll` refuses.
+        """
+        if not self._parts:
+            raise ValueError("no patients were collected: call add before loss")
+        etas, times, events, strata_parts, weight_parts = zip(*self._parts, strict=True)
+        eta, time, event = torch.cat(etas), torch.cat(times), torch.cat(events)
+        strata, weights = _joined(strata_parts), _joined(weight_parts)
+        return cox_nll(eta, time, event, self.ties, strata, weights, reduction)
+
+    def clear(self) -> None:
+        """Forget what was collected, and the graphs with it; after the step."""
+        self._parts.clear()
+
+
+def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    parts = [part for part in column if part is not None]
+    return torch.cat(parts) if parts else None

@@ -1,0 +1,142 @@
+"""From survival at the ends of time bins to a curve in continuous time: `SurvivalCurve`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from healnet.survival._inputs import ArrayOrTensor, as_tensor
+from healnet.survival.bins import TimeBins
+
+__all__ = ["SurvivalCurve"]
+
+
+class SurvivalCurve:
+    """Survival curves of b patients: S at the edges of k bins, S(0) = 1, and a rule in between.
+
+    - "linear": the event density is constant within a bin, S a straight line;
+    - "exponential": the hazard is constant within a bin, log S a straight line (Kvamme and Borgan 2021,
+      Lifetime Data Analysis 27:710, compare the two).
+
+    Both agree at the edges. Beyond the last edge, of which the model knows nothing, S stays as it was there.
+    Differentiable in the survival probabilities.
+
+    Args:
+        survival: (b, k) S at the end of each bin.
+        bins: their edges.
+        interpolation: "linear" or "exponential".
+
+    Raises:
+        ValueError: another shape than (b, k) for k bins, bins that are not fitted, another interpolation.
+
+    Example:
+        >>> curve = SurvivalCurve(torch.tensor([[0.8, 0.4, 0.1]]), TimeBins([0, 10, 20, 40]))
+        >>> curve.at([0, 5, 20, 99])
+        tensor([[1.0000, 0.9000, 0.4000, 0.1000]])
+        >>> curve.median()
+        tensor([17.5000])
+        >>> curve.restricted_mean(20)
+        tensor([15.])
+    """
+
+    def __init__(self, survival: Tensor, bins: TimeBins, interpolation: str = "linear") -> None:
+        if survival.dim() != 2 or survival.shape[1] != bins.num_bins:
+            raise ValueError(
+                f"survival must have shape (b, {bins.num_bins}) for {bins.num_bins} bins, got {tuple(survival.shape)}"
+            )
+        if interpolation not in ("linear", "exponential"):
+            raise ValueError(f"interpolation must be 'linear' or 'exponential', got {interpolation!r}")
+        self.bins = bins
+        self.interpolation = interpolation
+        self.values = pad(survival, (1, 0), value=1.0)  # (b, k + 1), at the edges
+        self.edges = torch.tensor(bins.edges, dtype=survival.dtype, device=survival.device)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        return f"SurvivalCurve({len(self)} patients, {self.bins}, {self.interpolation!r})"
+
+    def at(self, times: ArrayOrTensor) -> Tensor:
+        """S at any times.
+
+        Shape:
+            times: (t,) the same for all patients, or (b, t) each patient's own.
+            returns: (b, t)
+
+        Raises:
+            ValueError: another shape, a time that is negative or NaN.
+        """
+        asked = as_tensor(times).to(self.edges)
+        if asked.dim() not in (1, 2) or (asked.dim() == 2 and len(asked) != len(self)):
+            raise ValueError(f"times must have shape (t,) or ({len(self)}, t), got {tuple(asked.shape)}")
+        if not bool((asked >= 0).all()):
+            raise ValueError("times must be >= 0 and not NaN")
+        asked = asked.clamp(max=self.edges[-1]).expand(len(self), asked.shape[-1]).contiguous()
+        upper = torch.searchsorted(self.edges, asked).clamp(min=1)
+        low, high = self.edges[upper - 1], self.edges[upper]
+        return self._between(upper, (asked - low) / (high - low))
+
+    def quantile(self, p: float) -> Tensor:
+        """The first time at which S <= 1 - p; inf where the curve ends above it (as lifelines has it).
+
+        Args:
+            p: the share of events, in (0, 1); 0.5 is the median.
+
+        Shape:
+            returns: (b,)
+
+        Raises:
+            ValueError: p outside (0, 1).
+        """
+        if not 0 < p < 1:
+            raise ValueError(f"p must lie in (0, 1), got {p}")
+        reached = self.values <= 1 - p
+        upper = reached.long().argmax(dim=1).clamp(min=1).unsqueeze(1)
+        above, below = self.values.gather(1, upper - 1), self.values.gather(1, upper)
+        if self.interpolation == "linear":
+            share = (above - (1 - p)) / torch.where(above > below, above - below, 1)
+        else:
+            share = (above / (1 - p)).log() / torch.where(above > below, (above / below).log(), 1)
+        low, high = self.edges[upper - 1], self.edges[upper]
+        return torch.where(reached.any(dim=1), (low + share * (high - low)).squeeze(1), torch.inf)
+
+    def median(self) -> Tensor:
+        """The median survival time, (b,): the first time at which S <= 1/2; inf where the curve ends above it."""
+        return self.quantile(0.5)
+
+    def restricted_mean(self, horizon: float | None = None) -> Tensor:
+        """The mean survival time within a horizon: the area under the curve from 0 to it.
+
+        Exact for either interpolation, not a sum over a grid.
+
+        Args:
+            horizon: in (0, last edge]; the last edge if left out.
+
+        Shape:
+            returns: (b,)
+
+        Raises:
+            ValueError: a horizon outside (0, last edge].
+        """
+        last = float(self.edges[-1])
+        end = last if horizon is None else float(horizon)
+        if not 0 < end <= last:
+            raise ValueError(f"horizon must lie in (0, {last:g}], the span of the bins, got {end:g}")
+        knots = torch.cat([self.edges[self.edges < end], self.edges.new_tensor([end])])
+        values = self.at(knots)
+        above, below = values[:, :-1], values[:, 1:]
+        if self.interpolation == "linear":
+            mean = (above + below) / 2
+        else:  # the logarithmic mean; where the curve is flat it is 0/0, and the value itself is the limit
+            flat = above - below <= 1e-6 * above
+            a, b = torch.where(flat, 2, above), torch.where(flat, 1, below)
+            mean = torch.where(flat, (above + below) / 2, (a - b) / (a / b).log())
+        return (mean * knots.diff()).sum(dim=1)
+
+    def _between(self, upper: Tensor, share: Tensor) -> Tensor:
+        above, below = self.values.gather(1, upper - 1), self.values.gather(1, upper)
+        if self.interpolation == "linear":
+            return above + share * (below - above)
+        return above ** (1 - share) * below**share
