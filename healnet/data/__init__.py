@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from healnet.data.cohort import Cohort
     from healnet.data.dataset import CohortDataset
     from healnet.data.dropout import ModalityDropout
+    from healnet.data.samplers import LengthBuckets
     from healnet.data.standardize import Standardizer
 
 __all__ = [
     "Batch",
     "Cohort",
     "CohortDataset",
+    "LengthBuckets",
     "ModalityDropout",
     "Standardizer",
     "collate",
@@ -30,6 +32,7 @@ _HOME = {
     "Batch": "batch",
     "Cohort": "cohort",
     "CohortDataset": "dataset",
+    "LengthBuckets": "samplers",
     "ModalityDropout": "dropout",
     "Standardizer": "standardize",
     "collate": "batch",

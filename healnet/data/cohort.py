@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from healnet.data.bags import Bags, SlideFile, find_slides, slides_in
 from healnet.data.folds import stratified_folds, stratified_holdout
+from healnet.data.modalities import Index, Modality, Table, Values
+from healnet.data.patches import PatchFile
+from healnet.data.summary import Summary, patterns, summarise
 from healnet.data.tables import check_ids, check_table, shorten
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]
 
-Index = NDArray[np.intp]
+log = logging.getLogger(__name__)
 
 
 class Cohort:
     """Named modalities of n patients with their survival, joined by patient id. Immutable.
 
-    A modality is a table (a DataFrame indexed by patient id, one numeric column per feature). It may lack patients: they
-    are *absent* there, and so is a patient whose row is all NaN. A NaN in a row that is otherwise filled is a *missing
-    cell*. The patients' order is that of `patients`, in every modality, whatever the order of its rows.
+    A modality is one of
 
-    Indexing gives the cohort of those patients (slice, integer array, bool mask, one integer); `select` that of those
-    modalities. Nothing is copied back: tables handed out are read-only.
+    - a table: a DataFrame indexed by patient id, one numeric column per feature. It may lack patients: they are *absent*
+      there, and so is a patient whose row is all NaN. A NaN in a row that is otherwise filled is a *missing cell*.
+    - slides: a mapping from patient id to patch files (paths, or what `read_patches` returns), one or several each.
+      Files are checked now and read when a batch needs them. A patient whose files have no patches is absent.
+    - values of any other kind: a mapping from patient id to an array or tensor (channels last), a NamedTuple of tensors
+      with a `mask`, or a function without arguments that reads one of these. A patient left out is absent.
+
+    The patients' order is that of `patients` in every modality. Indexing gives the cohort of those patients (slice,
+    integer array, bool mask, one integer); `select` that of those modalities. Tables handed out are read-only.
 
     Args:
-        modalities: name -> table. Rows are found by id; ids are compared as strings.
+        modalities: name -> table or mapping. Patients are found by id; ids are compared as strings.
         target: follow-up of the patients, in the order of `patients`.
         patients: (n,) unique ids.
-        unknown: what to do with rows of patients who are not in `patients` (no outcome, so no use in training):
+        unknown: what to do with patients of a modality who are not in `patients` (no outcome, so no use in training):
             "raise" refuses them, because they are most often a sign of ids of another kind (slides, aliquots);
             "drop" leaves them out and lists them in `dropped`.
+        slides: patient -> slide ids, which `with_patches` looks for; readers of tables fill it.
 
     Raises:
         ValueError: an id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
-            infinite cell, an unknown patient, a patient without any modality.
+            infinite cell, an unknown patient, a patient without any modality, a file that cannot be used.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -55,26 +66,24 @@ class Cohort:
 
     def __init__(
         self,
-        modalities: Mapping[str, pd.DataFrame],
+        modalities: Mapping[str, pd.DataFrame | Mapping[str, Any]],
         target: SurvivalTarget,
         patients: Iterable[str],
         *,
         unknown: Literal["raise", "drop"] = "raise",
+        slides: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        if unknown not in ("raise", "drop"):
+            raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
         index = check_ids(patients, "cohort")
         if len(index) != len(target):
             raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
         if not modalities:
             raise ValueError("a cohort needs at least one modality")
         dropped: dict[str, tuple[str, ...]] = {}
-        tables: dict[str, pd.DataFrame] = {}
-        for name, table in modalities.items():
-            if not isinstance(table, pd.DataFrame):
-                raise ValueError(
-                    f"modality {name!r}: expected a pandas DataFrame, got {type(table).__name__}"
-                )
-            checked = check_table(name, table)
-            strangers = tuple(checked.index.difference(index, sort=False))
+        checked: dict[str, Modality] = {}
+        for name, source in modalities.items():
+            checked[name], strangers = _enter(name, source, index)
             if strangers and unknown == "raise":
                 raise ValueError(
                     f"modality {name!r}: patient {shorten(strangers)} has no survival; "
@@ -82,27 +91,29 @@ class Cohort:
                 )
             if strangers:
                 dropped[name] = strangers
-            tables[name] = _frozen(checked.reindex(index))
-        self._fill(tables, target, index, dropped)
+                log.info("modality %r: %d patients have no survival and are left out", name, len(strangers))
+        self._fill(checked, target, index, dropped, dict(slides or {}))
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
 
     def _fill(
         self,
-        tables: dict[str, pd.DataFrame],
+        modalities: dict[str, Modality],
         target: SurvivalTarget,
         patients: pd.Index,
-        dropped: Mapping[str, tuple[str, ...]],
+        dropped: dict[str, tuple[str, ...]],
+        slides: dict[str, Sequence[str]],
     ) -> None:
-        self._tables = tables
+        self._modalities = modalities
         self._target = target
         self._patients = patients
-        self._dropped = dict(dropped)
+        self._dropped = dropped
+        self._slides = slides
 
     @property
     def patients(self) -> pd.Index:
-        """(n,) ids, in the order of every table."""
+        """(n,) ids, in the order of every modality."""
         return self._patients
 
     @property
@@ -113,41 +124,112 @@ class Cohort:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities' names, in the order given."""
-        return tuple(self._tables)
+        return tuple(self._modalities)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of those modalities that are tables."""
-        return tuple(self._tables)
+        return tuple(name for name, modality in self._modalities.items() if isinstance(modality, Table))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Features per patient of each table, and per patch of slides: what encoders are built with."""
+        return {name: m.width for name, m in self._modalities.items() if m.width is not None}
+
+    @property
+    def slides(self) -> dict[str, tuple[str, ...]]:
+        """Slide ids of each patient, where a reader found them."""
+        return {patient: tuple(self._slides.get(patient, ())) for patient in self._patients}
 
     @property
     def dropped(self) -> dict[str, tuple[str, ...]]:
         """Per modality, the ids that `unknown="drop"` left out."""
         return dict(self._dropped)
 
-    def table(self, name: str) -> pd.DataFrame:
-        """One modality's (n, features) table, read-only: a row of NaN where the patient lacks it.
+    def modality(self, name: str) -> Modality:
+        """How the cohort holds a modality: a `Table`, `Bags` or `Values` of `healnet.data`'s own rooms.
 
         Raises:
             ValueError: a modality the cohort does not have.
         """
         self._check_names([name])
-        return self._tables[name].copy(deep=False)
+        return self._modalities[name]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One modality's (n, features) table, read-only: a row of NaN where the patient lacks it.
+
+        Raises:
+            ValueError: a modality the cohort does not have, or one that is not a table.
+        """
+        modality = self.modality(name)
+        if not isinstance(modality, Table):
+            raise ValueError(
+                f"modality {name!r} is not a table; tables are {', '.join(map(repr, self.tables))}"
+            )
+        return modality.frame.copy(deep=False)
 
     def to_frame(self) -> pd.DataFrame:
         """All tables side by side, columns `modality:feature`, NaN where missing.
 
         What scikit-survival's models take once it is imputed.
         """
-        return pd.concat([table.add_prefix(f"{name}:") for name, table in self._tables.items()], axis=1)
+        frames = [pd.DataFrame(index=self._patients)]
+        return pd.concat(frames + [self.table(name).add_prefix(f"{name}:") for name in self.tables], axis=1)
+
+    def files(self, name: str = "slide") -> pd.DataFrame:
+        """One row per slide: `patient`, `slide`, `status` ("ok", "empty", "not found"), `patches`, `footprint`, `path`.
+
+        Raises:
+            ValueError: a modality the cohort does not have, or one without files.
+        """
+        modality = self.modality(name)
+        if not isinstance(modality, Bags):
+            raise ValueError(f"modality {name!r} has no patch files")
+        return modality.report(self._patients)
 
     def missing(self) -> pd.DataFrame:
         """Who lacks what: (n, modalities) bool, True where the patient lacks the modality."""
-        return pd.DataFrame({name: table.isna().all(axis=1) for name, table in self._tables.items()})
+        columns = {name: modality.missing() for name, modality in self._modalities.items()}
+        return pd.DataFrame(columns, index=self._patients)
+
+    def patterns(self) -> pd.DataFrame:
+        """How many patients have each combination of modalities, the most frequent first."""
+        return patterns(self.missing())
 
     def complete(self) -> Index:
         """Positions of the patients who have every modality."""
         return np.flatnonzero(~self.missing().any(axis=1).to_numpy())
+
+    def summary(self) -> Summary:
+        """Patients, events, median follow-up, each modality's size and gaps, and who lacks what, as text.
+
+        Example:
+            >>> from healnet.datasets import load_mini_acc
+            >>> load_mini_acc().select(["clinical", "rna", "protein"]).summary()
+            92 patients, 34 events (37%), median follow-up 1857 (reverse Kaplan-Meier)
+            <BLANKLINE>
+            modality  patients  features  missing cells
+            clinical        92         5       6 (1.3%)
+            rna             79       198              0
+            protein         46        33              0
+            <BLANKLINE>
+            patients  clinical  rna  protein
+                  46         ●    ●        ●
+                  33         ●    ●        ·
+                  13         ●    ·        ·
+        """
+        missing = self.missing()
+        rows = {}
+        for name, modality in self._modalities.items():
+            gaps = "-"
+            if isinstance(modality, Table):
+                cells = np.isnan(modality.frame.to_numpy()[~missing[name].to_numpy()])
+                gaps = f"{int(cells.sum())} ({cells.mean():.1%})" if cells.any() else "0"
+            rows[name] = (int((~missing[name]).sum()), modality.width or "-", gaps)
+        table = pd.DataFrame.from_dict(
+            rows, orient="index", columns=["patients", "features", "missing cells"]
+        )
+        return summarise(self._target, missing, table.rename_axis("modality"))
 
     def locate(self, patients: Iterable[str]) -> Index:
         """Positions of these patient ids, in the order asked for.
@@ -173,7 +255,7 @@ class Cohort:
         """
         names = [names] if isinstance(names, str) else list(names)
         self._check_names(names)
-        return self._with({name: self._tables[name] for name in names})
+        return self._with({name: self._modalities[name] for name in names})
 
     def replace(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
         """The same patients with other numbers in some of the tables, as a transform gives them back.
@@ -182,15 +264,62 @@ class Cohort:
             ValueError: an unknown modality, other patients than the cohort's, or cells the constructor would refuse.
         """
         self._check_names(list(tables))
-        changed = dict(self._tables)
+        changed = dict(self._modalities)
         for name, table in tables.items():
             checked = check_table(name, table)
             if not checked.index.equals(self._patients):
                 raise ValueError(
                     f"modality {name!r}: the new table must have the cohort's patients, in their order"
                 )
-            changed[name] = _frozen(checked)
+            changed[name] = Table.of(checked)
         return self._with(changed)
+
+    def with_patches(
+        self,
+        folder: str | Path,
+        name: str = "slide",
+        *,
+        patient_of: Callable[[str], str] | None = None,
+        workers: int | None = None,
+        cache: str | Path | None = None,
+    ) -> Cohort:
+        """The same patients with the patch files of their slides as one more modality.
+
+        Files are found by the slide ids that a reader put in `slides`, or by `patient_of` from the files' names. Each is
+        opened and checked, and nothing of it kept. Slides that have no file or no patches are listed by `files`.
+
+        Args:
+            folder: of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it.
+            name: of the new modality, which comes last.
+            patient_of: slide name -> patient id, as `lambda slide: slide[:12]` for TCGA; files of other patients are
+                left out.
+            workers: processes that open files side by side; None decides by their number.
+            cache: a JSON file that remembers the checks for the next run.
+
+        Raises:
+            ValueError: a name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
+                used, that belong to two patients, or that differ in width, encoder or coordinates.
+        """
+        folder = Path(folder)
+        if name in self._modalities:
+            raise ValueError(f"the cohort already has a modality {name!r}")
+        wanted: Mapping[str, Sequence[str]] = self.slides
+        if patient_of is not None:
+            in_folder = slides_in(folder, patient_of)
+            wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
+        elif not any(wanted.values()):
+            raise ValueError(
+                "the cohort has no slide ids; pass patient_of to find a patient by a slide's name"
+            )
+        found = find_slides(folder, wanted)
+        bags = Bags.of(
+            name, found, self._patients, workers=workers, cache=None if cache is None else Path(cache)
+        )
+        status = bags.report(self._patients)["status"].value_counts()
+        log.info(
+            "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())
+        )
+        return self._with({**self._modalities, name: bags})
 
     def folds(self, n_splits: int = 5, seed: int = 0) -> list[tuple[Index, Index]]:
         """Cross-validation folds of patients, stratified by event: `n_splits` pairs (train, test) of positions."""
@@ -210,33 +339,49 @@ class Cohort:
             raise ValueError(
                 f"patient {shorten(patients[patients.duplicated()].unique())} is asked for more than once"
             )
-        tables = {name: _frozen(table.iloc[positions]) for name, table in self._tables.items()}
         part = object.__new__(Cohort)
-        part._fill(tables, self._target[positions], patients, {})
+        taken = {name: modality.take(positions) for name, modality in self._modalities.items()}
+        part._fill(taken, self._target[positions], patients, {}, self._slides)
         return part
 
     def __repr__(self) -> str:
-        have = (~self.missing()).sum()
-        parts = [f"{name} {have[name]}x{table.shape[1]}" for name, table in self._tables.items()]
+        parts = [f"{name} {modality}" for name, modality in self._modalities.items()]
         return f"Cohort({len(self)} patients, {int(self._target.event.sum())} events, {', '.join(parts)})"
 
-    def _with(self, tables: dict[str, pd.DataFrame]) -> Cohort:
+    def _with(self, modalities: dict[str, Modality]) -> Cohort:
         other = object.__new__(Cohort)
-        other._fill(tables, self._target, self._patients, self._dropped)
+        other._fill(modalities, self._target, self._patients, self._dropped, self._slides)
         return other
 
     def _check_names(self, names: Sequence[str]) -> None:
         if not names:
             raise ValueError("expected at least one modality")
         for name in names:
-            if name not in self._tables:
+            if name not in self._modalities:
                 raise ValueError(
-                    f"unknown modality {name!r}; the cohort has {', '.join(map(repr, self._tables))}"
+                    f"unknown modality {name!r}; the cohort has {', '.join(map(repr, self._modalities))}"
                 )
 
 
-def _frozen(table: pd.DataFrame) -> pd.DataFrame:
-    """The table over memory that cannot be written."""
-    values = np.array(table.to_numpy(dtype=np.float64))
-    values.flags.writeable = False
-    return pd.DataFrame(values, index=table.index, columns=table.columns, copy=False)
+def _enter(name: str, source: Any, patients: pd.Index) -> tuple[Modality, tuple[str, ...]]:
+    """A modality in the patients' order, and the ids in it that are not among them."""
+    if isinstance(source, pd.DataFrame):
+        table = check_table(name, source)
+        return Table.of(table.reindex(patients)), tuple(table.index.difference(patients, sort=False))
+    if not isinstance(source, Mapping):
+        raise ValueError(
+            f"modality {name!r}: expected a pandas DataFrame or a mapping from patient id, got {type(source).__name__}"
+        )
+    index = check_ids(source, f"modality {name!r}")
+    entries = dict(zip(index, source.values(), strict=True))
+    strangers = tuple(index.difference(patients, sort=False))
+    kept = {patient: entry for patient, entry in entries.items() if patient in patients}
+    files = [_is_files(entry) for entry in kept.values() if entry is not None]
+    return (Bags if files and all(files) else Values).of(name, kept, patients), strangers
+
+
+def _is_files(entry: Any) -> bool:
+    kinds = str | Path | PatchFile | SlideFile
+    return isinstance(entry, kinds) or (
+        isinstance(entry, list | tuple) and all(isinstance(e, kinds) for e in entry)
+    )

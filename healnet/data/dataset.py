@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from healnet.data.bags import Bags
 from healnet.data.batch import Batch, collate
 from healnet.data.cohort import Cohort
-from healnet.tokens import Masked
+from healnet.data.modalities import Modality, Table, Values
+from healnet.tokens import Masked, PatchBag
 
 __all__ = ["CohortDataset"]
 
@@ -19,13 +24,24 @@ __all__ = ["CohortDataset"]
 class CohortDataset(Dataset[Batch]):
     """One item per patient, ready for `torch.utils.data.DataLoader`.
 
-    Tables become `Masked(values, mask)` with one mask element per feature: a missing cell, or an absent patient's whole
-    row, is value 0 and mask False. No NaN reaches a batch. A cohort of tables works with the loader's default
-    collation; with slides or volumes of different sizes give it `collate_fn=collate`.
+    - Tables become `Masked(values, mask)` with one mask element per feature: a missing cell, or an absent patient's whole
+      row, is value 0 and mask False. No NaN reaches a batch.
+    - Slides become a `PatchBag`: the patches of all of a patient's slides, read from disk when the item is asked for,
+      coords (n, 3) with the slide's number last. An absent patient has 0 patches.
+    - Arrays become `Masked` volumes; NamedTuples stay what they are. Of an absent patient every axis has length 0, or
+      where all arrays have one shape, there are zeros of that shape.
+
+    A cohort of tables works with the loader's default collation; with slides or anything else whose size differs
+    between patients give the loader `collate_fn=collate`.
 
     Args:
         cohort: whose patients to serve, in its order. Standardise it before.
-        dtype: of the tables' values.
+        dtype: of tables' values and of patch features.
+        max_patches: for training, a random subset of so many patches of a patient who has more, drawn anew each time from
+            torch's generator (seeded per worker and epoch by the loader); None serves all.
+
+    Raises:
+        ValueError: `max_patches` below 1.
 
     Example:
         >>> from healnet.datasets import load_mini_acc
@@ -36,13 +52,16 @@ class CohortDataset(Dataset[Batch]):
         (torch.Size([8, 198]), torch.bool)
     """
 
-    def __init__(self, cohort: Cohort, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, cohort: Cohort, dtype: torch.dtype = torch.float32, *, max_patches: int | None = None
+    ) -> None:
+        if max_patches is not None and max_patches < 1:
+            raise ValueError(f"expected max_patches >= 1 or None, got {max_patches}")
         self.cohort = cohort
-        self._tables: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in cohort.tables:
-            values = cohort.table(name).to_numpy()
-            mask = ~np.isnan(values)
-            self._tables[name] = (torch.tensor(np.where(mask, values, 0.0), dtype=dtype), torch.tensor(mask))
+        self.max_patches = max_patches
+        self._readers = {
+            name: _reader(cohort.modality(name), dtype, max_patches) for name in cohort.modalities
+        }
         self._time = torch.tensor(cohort.target.time, dtype=torch.float64)
         self._event = torch.tensor(cohort.target.event)
 
@@ -52,12 +71,117 @@ class CohortDataset(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         if not -len(self) <= position < len(self):
             raise IndexError(f"patient {position} of a cohort of {len(self)}")
-        position %= len(self)
-        inputs: dict[str, Any] = {
-            name: Masked(values[position], mask[position]) for name, (values, mask) in self._tables.items()
-        }
+        position = int(position) % len(self)
+        inputs = {name: reader(position) for name, reader in self._readers.items()}
         return Batch(inputs, self._time[position], self._event[position], torch.tensor(position))
 
-    def all(self) -> Batch:
-        """Every patient in one batch, for evaluation or a small cohort."""
-        return collate([self[position] for position in range(len(self))])
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) patches served per patient, over all modalities of slides: what `LengthBuckets` sorts by."""
+        total = np.zeros(len(self), dtype=np.int64)
+        for name in self.cohort.modalities:
+            modality = self.cohort.modality(name)
+            if isinstance(modality, Bags):
+                patches = modality.lengths()
+                total += patches if self.max_patches is None else np.minimum(patches, self.max_patches)
+        return total
+
+    def batch(self, positions: Sequence[int] | NDArray[np.intp] | None = None) -> Batch:
+        """These patients in one batch, everybody by default: for evaluation, or a small cohort."""
+        chosen = range(len(self)) if positions is None else positions
+        return collate([self[int(position)] for position in chosen])
+
+
+def _reader(modality: Modality, dtype: torch.dtype, max_patches: int | None) -> Any:
+    """A function position -> one patient's input; a class, because a loader's workers may have to pickle it."""
+    if isinstance(modality, Table):
+        values = modality.frame.to_numpy()
+        mask = ~np.isnan(values)
+        return _TableReader(torch.tensor(np.where(mask, values, 0.0), dtype=dtype), torch.tensor(mask))
+    if isinstance(modality, Bags):
+        return _BagReader(modality, modality.width or 0, dtype, max_patches)
+    assert isinstance(modality, Values)
+    shapes = {
+        entry.shape if isinstance(entry, Tensor) else None for entry in modality.entries if entry is not None
+    }
+    alike = len(shapes) == 1 and None not in shapes
+    template = next((_read(entry) for entry in modality.entries if entry is not None), None)
+    return _ValuesReader(modality, template, alike)
+
+
+@dataclass(frozen=True)
+class _TableReader:
+    values: Tensor
+    mask: Tensor
+
+    def __call__(self, position: int) -> Masked:
+        return Masked(self.values[position], self.mask[position])
+
+
+@dataclass(frozen=True)
+class _BagReader:
+    bags: Bags
+    width: int
+    dtype: torch.dtype
+    max_patches: int | None
+
+    def __call__(self, position: int) -> PatchBag:
+        features = [torch.empty(0, self.width, dtype=self.dtype)]
+        coords = [torch.empty(0, 3)]
+        files = self.bags.files(position)
+        chosen = self._choose([file.num_patches for file in files])
+        for number, (file, rows) in enumerate(zip(files, chosen, strict=True)):
+            part, corners = file.load(rows, dtype=self.dtype)
+            features.append(part)
+            # float32 holds level-0 coordinates exactly: the largest slides have some 2^18 pixels a side, of 2^24.
+            place = torch.zeros(len(part), 3)
+            if corners is not None:
+                place[:, :2] = corners
+            place[:, 2] = number
+            coords.append(place)
+        bag = torch.cat(features)
+        return PatchBag(bag, torch.cat(coords), torch.ones(len(bag), dtype=torch.bool))
+
+    def _choose(self, lengths: list[int]) -> list[NDArray[np.int64] | None]:
+        """Rows of each file, in order; None = all. Even over all patches of the patient, not over slides."""
+        total = sum(lengths)
+        if self.max_patches is None or total <= self.max_patches:
+            return [None] * len(lengths)
+        chosen = torch.randperm(total)[: self.max_patches].sort().values.numpy()
+        starts = np.cumsum([0, *lengths])
+        return [
+            chosen[(chosen >= a) & (chosen < b)] - a for a, b in zip(starts[:-1], starts[1:], strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _ValuesReader:
+    values: Values
+    template: Any
+    alike: bool
+
+    def __call__(self, position: int) -> Any:
+        entry = self.values.entries[position]
+        present = entry is not None
+        value = _read(entry) if present else self._absent()
+        if not isinstance(value, Tensor):
+            return value
+        # Arrays of one shape need no mask per element: one flag says whether the patient has it.
+        axes = 0 if self.alike else max(1, value.dim() - 1)
+        return Masked(value, torch.full(value.shape[:axes], present))
+
+    def _absent(self) -> Any:
+        if self.template is None:
+            raise ValueError("nobody in this cohort has the modality; leave it out with select")
+        if isinstance(self.template, Tensor):
+            kept = self.template.shape if self.alike else (0,) * max(1, self.template.dim() - 1)
+            return self.template.new_zeros((*kept, *self.template.shape[len(kept) :]))
+        axes = self.template.mask.dim()
+        fields = [
+            field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:])) for field in self.template
+        ]
+        return type(self.template)(*fields)
+
+
+def _read(entry: Any) -> Any:
+    value = entry() if callable(entry) else entry
+    return torch.as_tensor(value, dtype=torch.float32) if isinstance(value, np.ndarray) else value

@@ -36,7 +36,7 @@ def load_mini_acc() -> Cohort:
     `cnv`              90      198 copy number by GISTIC, -2 (deep loss) to 2 (amplification)
     `protein`          46       33 reverse-phase protein array, as released (log scale, median-centred)
     `mutations`        90       97 1 = a non-silent mutation in the gene
-    `mirna`            80      471 microRNA, log2(1 + reads)
+    `mirna`            80      471 microRNA, log2(1 + reads per million of these 471)
     ============ ======== ======== ==========================================================================
 
     Stage, T and N of two patients are unknown (missing cells). No transform here is fitted to the cohort; standardise with
@@ -66,7 +66,7 @@ def load_mini_acc() -> Cohort:
         "cnv": _read("gistict"),
         "protein": _read("RPPAArray"),
         "mutations": _read("Mutations"),
-        "mirna": _log2(_read("miRNASeqGene")),
+        "mirna": _log2(_per_million(_read("miRNASeqGene"))),
     }
     return Cohort(tables, target, clinical.index)
 
@@ -83,6 +83,11 @@ def _encode(clinical: pd.DataFrame) -> pd.DataFrame:
             "n": clinical["pathology_N_stage"].map(_N),
         }
     )
+
+
+def _per_million(reads: pd.DataFrame) -> pd.DataFrame:
+    """Within each patient: how deep a sample was sequenced varies ninefold here, and says nothing about the tumour."""
+    return reads.div(reads.sum(axis=1), axis=0) * 1e6
 
 
 def _log2(counts: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,119 @@
+"""What a cohort holds of each modality, one entry per patient: a `Table`, or `Values` that a user brings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Index", "Modality", "Table", "Values"]
+
+Index = NDArray[np.intp]
+
+
+class Modality(ABC):
+    """One modality of n patients, in the cohort's order. `str()` says in short what it holds."""
+
+    @abstractmethod
+    def missing(self) -> NDArray[np.bool_]:
+        """(n,) True where the patient lacks it."""
+
+    @abstractmethod
+    def take(self, positions: Index) -> Modality:
+        """The same modality of these patients."""
+
+    @property
+    def width(self) -> int | None:
+        """Features per patient or per patch; None where only its user knows."""
+        return None
+
+    def __str__(self) -> str:
+        have = int((~self.missing()).sum())
+        return str(have) if self.width is None else f"{have}x{self.width}"
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Modality):
+    """One row per patient; NaN = a missing cell, a row of NaN = an absent patient. Its memory cannot be written."""
+
+    frame: pd.DataFrame
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Table:
+        """A copy that nobody else holds."""
+        values = np.array(frame.to_numpy(dtype=np.float64))
+        values.flags.writeable = False
+        return cls(pd.DataFrame(values, index=frame.index, columns=frame.columns, copy=False))
+
+    def missing(self) -> NDArray[np.bool_]:
+        """(n,) True where every cell is missing."""
+        return np.asarray(np.isnan(self.frame.to_numpy()).all(axis=1))
+
+    def take(self, positions: Index) -> Table:
+        """These rows."""
+        return Table.of(self.frame.iloc[positions])
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.frame.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Values(Modality):
+    """Per patient a tensor, a NamedTuple of tensors with a `mask`, or a function that reads one of these; or None.
+
+    Arrays are channels-last, as `Masked` describes one patient's part of it: (*axes, c).
+    """
+
+    entries: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Values:
+        """The entries in the patients' order; arrays become float32 tensors, whose memory is shared where it can be.
+
+        Raises:
+            ValueError: an entry of another kind, or one that is not finite. Names modality and patient.
+        """
+        entries = [source.get(patient) for patient in patients]
+        return cls(
+            tuple(_checked(name, patient, entry) for patient, entry in zip(patients, entries, strict=True))
+        )
+
+    def missing(self) -> NDArray[np.bool_]:
+        """(n,) True where the entry is None."""
+        return np.array([entry is None for entry in self.entries], dtype=np.bool_)
+
+    def take(self, positions: Index) -> Values:
+        """These patients' entries."""
+        return Values(tuple(self.entries[position] for position in positions))
+
+
+def _checked(name: str, patient: str, entry: Any) -> Any:
+    if entry is None or callable(entry):
+        return entry
+    owner = f"modality {name!r}, patient {patient!r}"
+    if isinstance(entry, np.ndarray):
+        if entry.dtype.kind not in "biuf":
+            raise ValueError(f"{owner}: expected an array of numbers, got {entry.dtype}")
+        entry = torch.as_tensor(np.ascontiguousarray(entry), dtype=torch.float32)
+    fields = (entry,) if isinstance(entry, Tensor) else entry
+    is_named = isinstance(entry, tuple) and isinstance(getattr(entry, "mask", None), Tensor)
+    if not isinstance(entry, Tensor) and not (
+        is_named and all(isinstance(field, Tensor) for field in fields)
+    ):
+        raise ValueError(
+            f"{owner}: expected an array, a tensor, a NamedTuple of tensors with a mask, or a function that reads "
+            f"one, got {type(entry).__name__}"
+        )
+    for field in fields:
+        if field.is_floating_point() and not field.isfinite().all():
+            raise ValueError(f"{owner}: a value is not finite; what is missing is masked, or left out")
+    return entry
