@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from healnet.data.cohort import Cohort
     from healnet.data.dataset import CohortDataset
     from healnet.data.dropout import ModalityDropout
+    from healnet.data.omics import read_omics
+    from healnet.data.patches import PatchFile, read_patches
     from healnet.data.samplers import LengthBuckets
+    from healnet.data.splits import Split, read_splits
     from healnet.data.standardize import Standardizer
 
 __all__ = [
@@ -23,8 +26,13 @@ __all__ = [
     "CohortDataset",
     "LengthBuckets",
     "ModalityDropout",
+    "PatchFile",
+    "Split",
     "Standardizer",
     "collate",
+    "read_omics",
+    "read_patches",
+    "read_splits",
 ]
 
 # No module may bear the name of an export: importing it would hide the function behind the module.
@@ -34,8 +42,13 @@ _HOME = {
     "CohortDataset": "dataset",
     "LengthBuckets": "samplers",
     "ModalityDropout": "dropout",
+    "PatchFile": "patches",
+    "Split": "splits",
     "Standardizer": "standardize",
     "collate": "batch",
+    "read_omics": "omics",
+    "read_patches": "patches",
+    "read_splits": "splits",
 }
 
 

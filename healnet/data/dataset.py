@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,9 +149,7 @@ class _BagReader:
             return [None] * len(lengths)
         chosen = torch.randperm(total)[: self.max_patches].sort().values.numpy()
         starts = np.cumsum([0, *lengths])
-        return [
-            chosen[(chosen >= a) & (chosen < b)] - a for a, b in zip(starts[:-1], starts[1:], strict=True)
-        ]
+        return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(starts)]
 
 
 @dataclass(frozen=True)

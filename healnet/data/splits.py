@@ -1,0 +1,139 @@
+"""Published cross-validation splits, as MCAT (patients) and CLAM (slides) write them: `read_splits`."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from healnet.data.bags import slide_name
+from healnet.data.cohort import Cohort
+from healnet.data.csv_text import check_csv, read_csv_bytes
+from healnet.data.files import shown
+from healnet.data.tables import shorten
+
+__all__ = ["Split", "read_splits"]
+
+log = logging.getLogger(__name__)
+
+# CLAM writes splits_0_bool.csv and splits_0_descriptor.csv beside splits_0.csv; only the last is one.
+_NAME = re.compile(r"splits_(\d+)\.csv")
+_SIDES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold: who trains, who validates, who tests, by id. `cohort[cohort.locate(split.train)]` are the patients.
+
+    Attributes:
+        fold: the number in the file's name.
+        train: ids to train on.
+        val: ids to validate on. MCAT's splits have no test set; there this is the fold to report.
+        test: ids to test on; empty in MCAT's splits.
+        unknown: ids of the file that the cohort does not have; left out of the three above.
+        path: the file.
+    """
+
+    fold: int
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    unknown: tuple[str, ...]
+    path: Path
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The ids to report: `test`, or `val` where the split has no test set."""
+        return self.test or self.val
+
+
+def read_splits(folder: str | Path, cohort: Cohort | None = None) -> list[Split]:
+    """The splits of a folder, in the order of their numbers: `splits_0.csv`, `splits_1.csv`, ...
+
+    Args:
+        folder: with `splits_<i>.csv`, each with the columns `train`, `val` and perhaps `test`, padded with empty cells.
+        cohort: whose patients they are. Slide ids (CLAM's layout) become patient ids, ids that the cohort does not
+            have are counted, logged and left out, and no patient may be on two sides. Without it ids stay as they are.
+
+    Raises:
+        ValueError: no splits in the folder; a file that cannot be read, lacks a column or has an empty side; an id that
+            is listed twice; a patient on two sides, if only by two of their slides; not one id that the cohort has.
+            The message names the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{shown(folder)}: expected a folder of splits, and there is none")
+    found = sorted(
+        (int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))
+    )
+    if not found:
+        raise ValueError(f"{shown(folder)}: expected splits_0.csv, splits_1.csv, ..., found none")
+    return [_read_split(fold, path, cohort) for fold, path in found]
+
+
+def _read_split(fold: int, path: Path, cohort: Cohort | None) -> Split:
+    data = read_csv_bytes(path)
+    header = check_csv(path, data)
+    absent = [side for side in _SIDES[:2] if side not in header]
+    if absent:
+        raise ValueError(f"{shown(path)}: no column {shorten(absent)}; it has {shorten(header)}")
+    table = pd.read_csv(io.BytesIO(data), dtype=str, encoding="utf-8-sig", index_col=False)
+    listed = {side: [] if side not in header else _ids(table[side]) for side in _SIDES}
+    for side in ("train", "val"):
+        if not listed[side]:
+            raise ValueError(f"{shown(path)}: the column {side!r} has no ids")
+    _check_apart(path, listed)
+    unknown: list[str] = []
+    if cohort is not None:
+        owner = _owners(cohort)
+        unknown = [name for names in listed.values() for name in names if slide_name(name) not in owner]
+        total = sum(map(len, listed.values()))
+        if len(unknown) == total:
+            raise ValueError(
+                f"{shown(path)}: none of its {total} ids, such as {unknown[0]!r}, is in the cohort"
+            )
+        if unknown:
+            log.warning(
+                "%s: %d of %d ids are not in the cohort: %s",
+                shown(path),
+                len(unknown),
+                total,
+                shorten(unknown),
+            )
+        # Slides of one patient on one side are one patient.
+        patients = {
+            side: [owner[slide_name(name)] for name in names if slide_name(name) in owner]
+            for side, names in listed.items()
+        }
+        listed = {side: list(dict.fromkeys(names)) for side, names in patients.items()}
+        _check_apart(path, listed)
+    sides = [tuple(listed[side]) for side in _SIDES]
+    return Split(fold, sides[0], sides[1], sides[2], tuple(unknown), path)
+
+
+def _ids(column: pd.Series[str]) -> list[str]:
+    return [name.strip() for name in column.dropna() if name.strip()]
+
+
+def _owners(cohort: Cohort) -> dict[str, str]:
+    """Patient of every id a split may use: their own, and those of their slides."""
+    owner = {slide_name(name): patient for patient, names in cohort.slides.items() for name in names}
+    return owner | {patient: patient for patient in cohort.patients}
+
+
+def _check_apart(path: Path, listed: dict[str, list[str]]) -> None:
+    seen: dict[str, str] = {}
+    for side, names in listed.items():
+        for name in names:
+            if name in seen:
+                where = (
+                    f"on both sides, in {seen[name]!r} and {side!r}"
+                    if seen[name] != side
+                    else f"twice in {side!r}"
+                )
+                raise ValueError(f"{shown(path)}: {name!r} is {where}")
+            seen[name] = side
