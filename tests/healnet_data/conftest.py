@@ -1,0 +1,100 @@
+"""Slides that tests make: coloured rectangles on glass, in a pyramid of any size, written in a moment."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+GLASS = (243, 242, 244)
+PURPLE = (150, 80, 160)
+
+
+def write_slide(
+    path,
+    size,
+    rectangles=(),
+    *,
+    levels=(1, 4, 16),
+    tile=256,
+    mpp=0.5,
+    texture=None,
+    description="",
+    mark_levels=False,
+):
+    """Write a tiled pyramid TIFF as OpenSlide reads it.
+
+    Tiles within one colour are compressed once, so that a slide of 40,000 x 40,000 pixels takes well under a second.
+
+    Args:
+        path: of the file.
+        size: (width, height) of level 0.
+        rectangles: (left, top, right, bottom, rgb) in level-0 pixels, later ones on top; rgb "texture" takes the texture.
+        levels: downsamples.
+        tile: side length.
+        mpp: written as TIFF resolution; None writes none.
+        texture: function of level-0 (x, y) grids to (h, w, 3), for rectangles of colour "texture".
+        description: of the first image; one that begins with "Aperio" makes it an Aperio slide.
+        mark_levels: set the blue channel to 10 times the level, to see which was read.
+    """
+    import tifffile
+
+    encoded = {}
+
+    def pixels(left, top, step):
+        x, y = left + step * np.arange(tile)[None], top + step * np.arange(tile)[:, None]
+        result = np.empty((tile, tile, 3), np.uint8)
+        result[:] = GLASS
+        for x0, y0, x1, y1, rgb in rectangles:
+            inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+            colours = texture(x, y) if isinstance(rgb, str) else np.broadcast_to(rgb, result.shape)
+            result[inside] = colours[inside]
+        return result
+
+    def colour(left, top, step):
+        """The one colour of a tile, None if it has several."""
+        right, bottom, found = left + step * tile, top + step * tile, GLASS
+        for x0, y0, x1, y1, rgb in rectangles:
+            if x0 <= left and right <= x1 and y0 <= top and bottom <= y1:
+                found = None if isinstance(rgb, str) else rgb
+            elif x0 < right and left < x1 and y0 < bottom and top < y1:
+                found = None
+        return found
+
+    def segments(level, step, width, height):
+        for row in range(-(-height // tile)):
+            for column in range(-(-width // tile)):
+                corner = (column * tile * step, row * tile * step)
+                flat = colour(*corner, step)
+                if flat not in encoded or flat is None or mark_levels:
+                    values = pixels(*corner, step)
+                    if mark_levels:
+                        values[..., 2] = 10 * level
+                    encoded[flat] = zlib.compress(values.tobytes(), 1)
+                yield encoded[flat]
+
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level, step in enumerate(levels):
+            width, height = size[0] // step, size[1] // step
+            resolution = (
+                {} if mpp is None else {"resolution": (1e4 / mpp / step,) * 2, "resolutionunit": "CENTIMETER"}
+            )
+            writer.write(
+                segments(level, step, width, height),
+                shape=(height, width, 3),
+                dtype=np.uint8,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression="zlib",
+                subfiletype=int(level > 0),
+                metadata=None,
+                description=description if level == 0 else "",
+                **resolution,
+            )
+    return path
+
+
+@pytest.fixture(scope="session")
+def slide_writer():
+    pytest.importorskip("openslide", reason="slides need OpenSlide")
+    pytest.importorskip("tifffile", reason="the tests' slides are written by tifffile")
+    return write_slide
