@@ -1,0 +1,210 @@
+"""Genes: which ones the model reads, in which direction, and how steadily over folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from healnet.explain.figures import LOWERS, RAISES, new_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["gene_bars", "gene_set_scores", "rank_genes", "top_k_stability"]
+
+
+def rank_genes(
+    names: Sequence[str],
+    scores: ArrayLike,
+    gradients: ArrayLike | None = None,
+    repeats: ArrayLike | None = None,
+    k: int = 20,
+) -> pd.DataFrame:
+    """Genes from the most to the least important, as a table.
+
+    Args:
+        names: (f,) gene names.
+        scores: (f,) of one patient, or (b, f); what counts is the size, averaged over patients. NaN, or a row of NaN, is a
+            patient without the gene.
+        gradients: of the risk with respect to the expression, shaped as `scores`: gives the direction.
+        repeats: (r, f) importances in each of r folds or bootstraps: gives the stability.
+        k: top k for the stability.
+
+    Returns:
+        Index `gene`; columns `rank` (from 1, equal scores share the best), `score`; with gradients `direction` (+1 where
+        more of it raises the risk on average, -1 lowers) and `agreement` (share of the patients with that sign); with
+        repeats `stability` (share of the repeats in which the gene is in the top k).
+
+    Raises:
+        ValueError: shapes that do not fit.
+        ImportError: pandas is not installed.
+
+    Example:
+        >>> table = rank_genes(["A", "B"], [[0.1, -2.0], [0.3, 1.0]], gradients=[[1, -1], [1, -2]])
+        >>> table["rank"].to_dict(), table["direction"].to_dict()
+        ({'B': 1, 'A': 2}, {'B': -1, 'A': 1})
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("gene tables need pandas: pip install pandas") from error
+
+    values = _table(scores, len(names), "scores")
+    importance = _mean(np.abs(values))
+    columns: dict[str, NDArray[np.generic]] = {"score": importance}
+    if gradients is not None:
+        slopes = _table(gradients, len(names), "gradients")
+        direction = np.sign(_mean(slopes))
+        columns["direction"] = direction.astype(int)
+        columns["agreement"] = _mean(np.where(np.isnan(slopes), np.nan, np.sign(slopes) == direction))
+    if repeats is not None:
+        columns["stability"] = top_k_stability(_table(repeats, len(names), "repeats"), k)
+    table = pd.DataFrame(columns, index=pd.Index(list(names), name="gene"))
+    table = table.sort_values("score", ascending=False, kind="stable")
+    table.insert(0, "rank", table["score"].rank(ascending=False, method="min").astype(int))
+    return table
+
+
+def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
+    """How often each gene is among the k most important: its share of the r repeats (folds, bootstraps, seeds).
+
+    Equal importances at the edge are all counted in only if they fit; a gene is in the top k if fewer than k are at least as
+    important as it, itself not counted.
+
+    Args:
+        importances: (r, f), larger = more important.
+        k: at least 1.
+
+    Returns:
+        (f,) in [0, 1].
+
+    Raises:
+        ValueError: another number of axes, or k below 1.
+
+    Example:
+        >>> top_k_stability([[3.0, 2.0, 1.0], [3.0, 0.0, 1.0]], k=2).tolist()
+        [1.0, 0.5, 0.5]
+    """
+    values = np.asarray(importances, dtype=np.float64)
+    if values.ndim != 2 or k < 1:
+        raise ValueError(f"expected importances of shape (r, f) and k >= 1, got {values.shape} and {k}")
+    at_least = np.stack([len(row) - np.searchsorted(np.sort(row), row, side="left") for row in values])
+    return np.asarray((at_least <= k).mean(axis=0), dtype=np.float64)
+
+
+def gene_set_scores(
+    names: Sequence[str],
+    scores: ArrayLike,
+    gene_sets: Mapping[str, Iterable[str]],
+    symbol: Callable[[str], str] = str,
+) -> tuple[list[str], NDArray[np.float64]]:
+    """What each gene set adds: the sum of its members' signed scores, per patient. A gene counts in every set it is in.
+
+    Args:
+        names: (f,) feature names.
+        scores: (b, f), additive ones such as `gradient_x_input` or `integrated_gradients`; NaN counts 0.
+        gene_sets: set -> its genes. Sets without any member among the names are left out.
+        symbol: a feature's gene, such as ``lambda name: name.split("_")[0]`` for ``TP53_rnaseq``.
+
+    Returns:
+        The s sets' names, and (b, s).
+
+    Raises:
+        ValueError: shapes that do not fit, or no set with a member.
+
+    Example:
+        >>> gene_set_scores(["A", "B"], [[1.0, -3.0]], {"both": ["A", "B"], "first": ["A"], "none": ["C"]})
+        (['both', 'first'], array([[-2.,  1.]]))
+    """
+    values = np.nan_to_num(_table(scores, len(names), "scores"))
+    genes = [symbol(name) for name in names]
+    members = {name: np.isin(genes, list(own)) for name, own in gene_sets.items()}
+    found = [name for name, inside in members.items() if inside.any()]
+    if not found:
+        raise ValueError(
+            f"none of the {len(gene_sets)} gene sets has a member among the {len(names)} features"
+        )
+    return found, np.stack([values[:, members[name]].sum(axis=1) for name in found], axis=1)
+
+
+def gene_bars(
+    names: Sequence[str],
+    scores: ArrayLike,
+    direction: ArrayLike | None = None,
+    stability: ArrayLike | None = None,
+    k: int = 20,
+    ax: Axes | None = None,
+    xlabel: str = "importance (mean size of the score)",
+) -> Axes:
+    """The k most important genes as bars: orange raises the risk, blue lowers it, grey where no direction is given.
+
+    Args:
+        names: (f,) genes or gene sets.
+        scores: (f,); the size is the bar's length. Signed scores of one patient give their own direction.
+        direction: (f,) signs; by default those of the scores if any is negative.
+        stability: (f,) in [0, 1], written behind the bar as a percentage of the folds.
+        k: how many, at most.
+        ax: where to draw; by default new axes of a figure of their own.
+        xlabel: what a bar measures.
+
+    Raises:
+        ValueError: lengths that differ.
+        ImportError: matplotlib is not installed.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    signs = np.sign(values) if direction is None and (values < 0).any() else direction
+    steady = None if stability is None else np.asarray(stability, dtype=np.float64)
+    for given, what in ((values, "scores"), (signs, "direction"), (steady, "stability")):
+        if given is not None and np.shape(given) != (len(names),):
+            raise ValueError(f"expected {what} of shape ({len(names)},), one per name, got {np.shape(given)}")
+    top = np.argsort(-np.abs(values), kind="stable")[:k]
+    ax = new_axes(5.5, 1.1 + 0.24 * len(top)) if ax is None else ax
+    colour = {1: RAISES, -1: LOWERS, 0: "0.6"}
+    sign = np.zeros(len(names), int) if signs is None else np.sign(np.asarray(signs)).astype(int)
+    ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
+    ax.set_yticks(range(len(top)), [names[i] for i in top], fontsize="small")
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    if steady is not None:
+        for row, i in enumerate(top):
+            ax.annotate(
+                f"{steady[i]:.0%}",
+                (abs(values[i]), row),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize="x-small",
+            )
+        ax.margins(x=0.12)
+    if signs is not None:
+        _direction_legend(ax)
+    return ax
+
+
+def _direction_legend(ax: Axes) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=RAISES, label="higher raises the risk"),
+        Patch(color=LOWERS, label="higher lowers the risk"),
+    ]
+    ax.legend(handles=handles, frameon=False, fontsize="small", loc="lower right")
+
+
+def _table(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:
+    """(r, width), a single row given its axis."""
+    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"expected {what} of shape ({width},) or (r, {width}), got {np.shape(values)}")
+    return rows
+
+
+def _mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over rows that are not NaN; 0 where all are."""
+    seen = ~np.isnan(rows)
+    return np.asarray(np.where(seen, rows, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1), dtype=np.float64)

@@ -1,0 +1,95 @@
+"""Graphs: scored nodes at their places, over the picture they were found in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from healnet.explain.colours import finite_scores, scaled
+from healnet.explain.figures import add_colorbar, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["graph_overlay"]
+
+
+def graph_overlay(
+    centroids: ArrayLike,
+    scores: ArrayLike,
+    edge_index: ArrayLike | None = None,
+    image: ArrayLike | None = None,
+    *,
+    ax: Axes | None = None,
+    scale: str = "percentile",
+    size: float = 14.0,
+    cmap: str = "viridis",
+    colorbar: bool = True,
+    label: str | None = None,
+) -> Axes:
+    """Nodes coloured by score at their centroids, edges as thin lines, over the region's picture.
+
+    Args:
+        centroids: (n, 2) places (x, y) in the picture's pixels, y downward.
+        scores: (n,) finite.
+        edge_index: (2, e) pairs of nodes, PyTorch Geometric's layout; an edge given both ways is drawn once.
+        image: (h, w) or (h, w, 3), the region.
+        ax: where to draw; by default new axes of a figure of their own.
+        scale: colours by "percentile" rank or by the "raw" score.
+        size: area of a node, in square points.
+        cmap: a matplotlib colour map.
+        colorbar: draw one beside the axes.
+        label: of the colour bar.
+
+    Raises:
+        ValueError: lengths that differ, an edge to a node that is not there.
+        ImportError: matplotlib is not installed.
+    """
+    places, values = np.asarray(centroids, dtype=np.float64), finite_scores(scores)
+    if places.shape != (len(values), 2):
+        raise ValueError(f"expected centroids of shape ({len(values)}, 2), one per score, got {places.shape}")
+    edges = np.empty((2, 0), np.int64) if edge_index is None else np.asarray(edge_index)
+    if (
+        edges.ndim != 2
+        or len(edges) != 2
+        or (edges.size and not 0 <= edges.min() <= edges.max() < len(values))
+    ):
+        raise ValueError(
+            f"expected edge_index of shape (2, e) with nodes 0..{len(values) - 1}, got shape {edges.shape}"
+        )
+    shown = 100 * scaled(values, scale) if scale != "raw" else values
+    ax = new_axes(6.4, 5.4) if ax is None else ax
+    if image is not None:
+        # A pixel's centre is a whole number, as in the tools that measure centroids.
+        ax.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
+    else:
+        ax.invert_yaxis()
+    ax.set_aspect("equal")
+    once = np.unique(np.sort(edges, axis=0), axis=1).T
+    if len(once):
+        from matplotlib.collections import LineCollection
+
+        lines = LineCollection(list(places[once]), colors="black", linewidths=0.4, alpha=0.5, zorder=2)
+        ax.add_collection(lines)
+    order = np.argsort(shown, kind="stable")  # the highest on top
+    low, high = (0, 100) if scale == "percentile" else (None, None)
+    nodes = ax.scatter(
+        places[order, 0],
+        places[order, 1],
+        c=shown[order],
+        s=size,
+        cmap=cmap,
+        edgecolors="white",
+        linewidths=0.3,
+        zorder=3,
+        vmin=low,
+        vmax=high,
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if colorbar:
+        text = label or ("score (percentile)" if scale == "percentile" else "score")
+        add_colorbar(nodes, [ax], text)
+    return ax

@@ -1,0 +1,133 @@
+"""One HTML file per patient: curve, modality contributions, maps, genes. Opens offline, on a desk or a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import nn
+
+from healnet.explain import page
+from healnet.explain._inputs import batch_size, check_modality, element_mask_of, main_values
+from healnet.explain._model import Risk, default_risk
+from healnet.explain.figures import png
+from healnet.explain.gradients import gradient_x_input
+from healnet.explain.shapley import ModalityShapley, shapley_modalities
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["report"]
+
+_FOOT = (
+    "For research. These figures say what the model computed, not what is true of the patient: a contribution is about this "
+    "model and its training data, and attention is not by itself an explanation."
+)
+
+
+def report(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    patient: str,
+    folder: str | Path,
+    *,
+    risk: Risk = default_risk,
+    curve: tuple[ArrayLike, ArrayLike] | None = None,
+    time_unit: str = "days",
+    cohort_risks: ArrayLike | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
+    maps: Mapping[str, Figure | bytes] | None = None,
+    k: int = 12,
+) -> Path:
+    """Write ``report_<patient>.html`` about one patient and return its path.
+
+    Contributions are Shapley values over the modalities; genes are scored by gradient times input, whose sign is a
+    direction and which works behind any encoder. Everything is in the one file: no scripts, nothing loaded from elsewhere.
+    All text is escaped, and the id is percent-encoded in the file's name.
+
+    Args:
+        model: any model that takes `inputs`; used in evaluation mode.
+        inputs: one patient's, a batch of one, with up to 8 modalities.
+        patient: the id, any text.
+        folder: where to write; made if it is not there.
+        risk: one number per patient from the output.
+        curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``.
+        time_unit: of the curve.
+        cohort_risks: risks of the patients to compare with.
+        features: modality -> names of its (f,) features, for tables: their most important features are listed.
+        maps: title -> picture, as a matplotlib figure or the bytes of a PNG.
+        k: features listed per modality.
+
+    Raises:
+        ValueError: more than one patient; names that do not fit a modality; what `shapley_modalities` refuses; an empty id.
+    """
+    if batch_size(inputs) != 1:
+        raise ValueError(f"expected the inputs of one patient, got {batch_size(inputs)}")
+    shares = shapley_modalities(model, inputs, risk)
+    cards = []
+    if curve is not None:
+        cards.append(page.card("Predicted survival", page.curve(*curve, time_unit)))
+    cards.append(_contributions(shares))
+    for modality, names in (features or {}).items():
+        cards.append(_features(model, inputs, modality, names, risk, k))
+    for title, picture in (maps or {}).items():
+        image = picture if isinstance(picture, bytes) else png(picture)
+        cards.append(page.card(title, page.picture(image, title), wide=True))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"report_{page.safe_name(patient)}.html"
+    path.write_text(page.page(patient, _facts(shares, cohort_risks), cards, _FOOT), encoding="utf-8")
+    return path
+
+
+def _facts(shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
+    risk = float(shares.risk[0])
+    pairs = [("risk", f"{risk:.3f}")]
+    if cohort_risks is not None:
+        others = np.asarray(cohort_risks, dtype=np.float64)
+        if others.ndim != 1 or not len(others):
+            raise ValueError(f"expected cohort_risks of shape (n,), got {others.shape}")
+        place = (others < risk).mean() + (others == risk).mean() / 2
+        pairs.append((f"higher than this share of {len(others)} patients", f"{place:.0%}"))
+    has = shares.has[0].tolist()
+    pairs.append(("has", ", ".join(n for n, h in zip(shares.names, has, strict=True) if h) or "nothing"))
+    lacks = ", ".join(n for n, h in zip(shares.names, has, strict=True) if not h)
+    return page.facts([*pairs, ("lacks", lacks)] if lacks else pairs)
+
+
+def _contributions(shares: ModalityShapley) -> str:
+    has, values = shares.has[0].tolist(), shares.values[0].tolist()
+    notes = [f"{v:+.3f}" if h else "absent" for v, h in zip(values, has, strict=True)]
+    nothing, risk = float(shares.nothing[0]), float(shares.risk[0])
+    note = (
+        f"Shapley values: with nothing known the risk is {nothing:.3f}; what each modality adds leads to {risk:.3f}. "
+        "Larger is worse."
+    )
+    numbers = [v if h else np.nan for v, h in zip(values, has, strict=True)]
+    return page.card("What each modality adds", page.bars(shares.names, numbers, notes), note)
+
+
+def _features(
+    model: nn.Module, inputs: Mapping[str, Any], modality: str, names: Sequence[str], risk: Risk, k: int
+) -> str:
+    value = check_modality(inputs, modality)
+    numbers, real = main_values(value), element_mask_of(value)
+    if numbers.shape != (1, len(names)):
+        raise ValueError(
+            f"modality {modality!r}: {len(names)} feature names do not fit an input of shape {tuple(numbers.shape)}"
+        )
+    title = f"Features of {modality}"
+    if not bool(real.any()):
+        return page.card(title, "", "The patient lacks this modality.")
+    scores = gradient_x_input(model, inputs, risk, [modality])[modality][0].cpu().double().numpy()
+    top = [i for i in np.argsort(-np.abs(scores), kind="stable")[:k] if real[0, i]]
+    table = page.bars(
+        [names[i] for i in top],
+        scores[top],
+        [f"{float(numbers[0, i]):.2f}" for i in top],
+        heads=("feature", "lowers | raises the risk", "value"),
+    )
+    return page.card(title, table, "Gradient times value: what each value adds to the risk, to first order.")

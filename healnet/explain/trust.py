@@ -1,0 +1,158 @@
+"""Which score deserves trust: curves of the risk as the highest-scored parts go, and as they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from healnet.explain._inputs import check_modality, element_mask_of, hide
+from healnet.explain._model import Risk, default_risk, evaluating, risk_of
+from healnet.explain.figures import LOWERS, RAISES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Faithfulness", "faithfulness", "faithfulness_curves"]
+
+
+class Faithfulness(NamedTuple):
+    """Deletion and insertion curves of one score, per patient, beside those of random orders.
+
+    Shape:
+        fractions: (s,) the share of the patient's elements that is hidden, or shown; from 0 to 1.
+        deletion: (b, s) the risk with the highest-scored share hidden.
+        insertion: (b, s) the risk with only the highest-scored share shown.
+        random_deletion, random_insertion: (b, s) means over random orders.
+        signed: whether a high score claims to raise the risk, or only to matter.
+    """
+
+    fractions: Tensor
+    deletion: Tensor
+    insertion: Tensor
+    random_deletion: Tensor
+    random_insertion: Tensor
+    signed: bool
+
+    def trust(self) -> Tensor:
+        """(b,) how much more the score's order tells than random ones: larger is better, about 0 is no better than chance.
+
+        The area between insertion and deletion, in units of risk, less the same of random orders. Signed: insertion should
+        rise early and deletion fall early. Unsigned: deletion should move the risk away early, insertion bring it back.
+        """
+        return self._gap(self.deletion, self.insertion) - self._gap(
+            self.random_deletion, self.random_insertion
+        )
+
+    def _gap(self, deletion: Tensor, insertion: Tensor) -> Tensor:
+        if self.signed:
+            return torch.trapezoid(insertion - deletion, self.fractions)
+        whole = self.deletion[:, :1]
+        return torch.trapezoid((deletion - whole).abs() - (insertion - whole).abs(), self.fractions)
+
+
+def faithfulness(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    modality: str,
+    scores: Tensor,
+    *,
+    signed: bool = True,
+    steps: int = 10,
+    repeats: int = 3,
+    seed: int = 0,
+    risk: Risk = default_risk,
+) -> Faithfulness:
+    """Hide a modality's elements from the highest score down, and show them again in the same order (Petsiuk et al. 2018).
+
+    The other modalities stay. Hidden is absent, so no stand-in value is made up; still, the model may not have seen such
+    patients. Compare scores by `trust()` on the same patients.
+
+    Args:
+        model: any model that takes `inputs`; used in evaluation mode.
+        inputs: as for `model.forward`.
+        modality: whose elements are scored.
+        scores: (b, *axes), one per element; those of masked elements are not looked at.
+        signed: high scores claim to raise the risk (gradients, occlusion). False: to matter (attention); signed scores are
+            then ranked by size.
+        steps: shares between 0 and 1.
+        repeats: random orders to compare with.
+        seed: of the random orders.
+        risk: one number per patient from the output.
+
+    Raises:
+        ValueError: a modality that is not there; scores of another shape; fewer than 1 step or random order.
+    """
+    value = check_modality(inputs, modality)
+    real = element_mask_of(value)
+    if scores.shape != real.shape:
+        raise ValueError(
+            f"modality {modality!r}: expected scores of shape {tuple(real.shape)}, got {tuple(scores.shape)}"
+        )
+    if steps < 1 or repeats < 1:
+        raise ValueError(f"expected steps >= 1 and repeats >= 1, got {steps} and {repeats}")
+    fractions = torch.linspace(0, 1, steps + 1, device=real.device)
+    generator = torch.Generator().manual_seed(seed)
+
+    def curves(order_by: Tensor) -> tuple[Tensor, Tensor]:
+        top = _share_above(order_by, real)
+        deletion, insertion = [], []
+        for fraction in fractions:
+            chosen = top < fraction
+            deletion.append(risk_of(model, {**inputs, modality: hide(value, chosen & real)}, risk))
+            insertion.append(risk_of(model, {**inputs, modality: hide(value, ~chosen & real)}, risk))
+        return torch.stack(deletion, dim=1), torch.stack(insertion, dim=1)
+
+    with evaluating(model):
+        deletion, insertion = curves(scores if signed else scores.abs())
+        random = [curves(torch.rand(real.shape, generator=generator).to(real.device)) for _ in range(repeats)]
+    random_deletion, random_insertion = (torch.stack(side).mean(dim=0) for side in zip(*random, strict=True))
+    return Faithfulness(fractions, deletion, insertion, random_deletion, random_insertion, signed)
+
+
+def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | None = None) -> Figure:
+    """Mean deletion and insertion curves of several scores side by side, random orders in grey.
+
+    Args:
+        curves: name of a score -> its curves on the same patients.
+        figure: an empty figure to draw in; a new one by default.
+
+    Raises:
+        ValueError: no curves.
+        ImportError: matplotlib is not installed.
+    """
+    if not curves:
+        raise ValueError("expected at least one score's curves, got none")
+    figure = new_figure(8.0, 3.4) if figure is None else figure
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = (RAISES, LOWERS, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+    styles = ("-", "--", "-.")
+    first = next(iter(curves.values()))
+    share = (100 * first.fractions).tolist()
+    for ax, random in ((left, first.random_deletion), (right, first.random_insertion)):
+        ax.plot(share, random.mean(dim=0).tolist(), color="0.6", linewidth=3, label="random order")
+        ax.spines[["top", "right"]].set_visible(False)
+    for i, (name, found) in enumerate(curves.items()):
+        x = (100 * found.fractions).tolist()
+        look = {"color": colours[i % 7], "linestyle": styles[i // 7 % 3], "label": name}
+        left.plot(x, found.deletion.mean(dim=0).tolist(), **look)
+        right.plot(x, found.insertion.mean(dim=0).tolist(), **look)
+    left.set(xlabel="highest-scored elements hidden (%)", ylabel="mean risk", title="Deletion")
+    right.set(xlabel="highest-scored elements shown (%)", title="Insertion")
+    right.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _share_above(scores: Tensor, real: Tensor) -> Tensor:
+    """(b, *axes): the share of a patient's real elements with a higher score, in [0, 1); of masked ones at least 1."""
+    flat, mask = scores.flatten(1), real.flatten(1)
+    # Masked elements after all others, whatever their scores.
+    order = flat.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order).scatter_(
+        1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    )
+    # Half a place inward, so that a share of k / n hides k elements whatever the rounding.
+    share = (ranks + 0.5) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return share.reshape(scores.shape)

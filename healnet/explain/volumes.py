@@ -1,0 +1,214 @@
+"""Images and volumes: token scores back on the voxel grid, drawn over it, and written as NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from healnet.explain.figures import add_colorbar, new_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["image_overlay", "orthogonal_slices", "to_nifti", "voxel_scores"]
+
+
+def voxel_scores(
+    scores: ArrayLike,
+    shape: Sequence[int],
+    patch: int | Sequence[int] = 1,
+    mask: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Scores per token of a `GridEncoder` in the shape of its input; a block's voxels all get the block's score.
+
+    Args:
+        scores: (n,) of one patient, or (b, n); the last axis of the grid fastest, as the encoder makes tokens.
+        shape: the input's axes, without batch and channels.
+        patch: the encoder's `patch`.
+        mask: bool, (*shape) or (b, *shape), True = real; NaN elsewhere.
+
+    Returns:
+        (*shape) or (b, *shape).
+
+    Raises:
+        ValueError: another number of tokens than the shape has blocks.
+
+    Example:
+        >>> voxel_scores([1.0, 2.0], shape=(2, 3), patch=2).tolist()
+        [[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]]
+    """
+    values, axes = np.asarray(scores, dtype=np.float64), tuple(shape)
+    sides = (patch,) * len(axes) if isinstance(patch, int) else tuple(patch)
+    blocks = tuple(-(-size // side) for size, side in zip(axes, sides, strict=True))
+    if values.ndim not in (1, 2) or values.shape[-1] != np.prod(blocks):
+        raise ValueError(
+            f"a grid of {axes} in blocks of {sides} has {np.prod(blocks)} tokens, got scores of {values.shape}"
+        )
+    lead = values.ndim - 1
+    grid = values.reshape(values.shape[:-1] + blocks)
+    for axis, (side, size) in enumerate(zip(sides, axes, strict=True), start=lead):
+        grid = np.repeat(grid, side, axis=axis).take(np.arange(size), axis=axis)
+    return grid if mask is None else np.where(np.asarray(mask, dtype=bool), grid, np.nan)
+
+
+def image_overlay(
+    image: ArrayLike,
+    scores: ArrayLike,
+    ax: Axes | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
+    cmap: str | None = None,
+    alpha: float = 0.5,
+    aspect: float = 1.0,
+    colorbar: bool = True,
+    label: str = "score",
+) -> Axes:
+    """Scores over a two-dimensional image. Where scores are NaN the image shows as it is.
+
+    Scores of both signs get a diverging map about 0 (blue lowers, red raises); those of one sign a sequential one.
+
+    Args:
+        image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in grey.
+        scores: (h, w).
+        ax: where to draw; by default new axes of a figure of their own.
+        limits: scores at the ends of the colour map; by default from the scores.
+        cmap: a matplotlib colour map instead.
+        alpha: opacity of the scores.
+        aspect: height of a pixel over its width, for anisotropic voxels.
+        colorbar: draw one beside the axes.
+        label: of the colour bar.
+
+    Raises:
+        ValueError: shapes that differ.
+        ImportError: matplotlib is not installed.
+    """
+    picture, heat = np.asarray(image), np.asarray(scores, dtype=np.float64)
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    if picture.ndim not in (2, 3) or heat.shape != picture.shape[:2]:
+        raise ValueError(
+            f"expected an image (h, w[, 3]) and scores (h, w) of one size, got {picture.shape} and {heat.shape}"
+        )
+    (low, high), colours = _limits(heat, limits, cmap)
+    ax = new_axes(5.0, 4.2) if ax is None else ax
+    ax.imshow(picture, cmap="gray", interpolation="nearest", aspect=aspect)
+    drawn = ax.imshow(
+        np.ma.masked_invalid(heat),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        alpha=alpha,
+        interpolation="nearest",
+        aspect=aspect,
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if colorbar:
+        add_colorbar(drawn, [ax], label)
+    return ax
+
+
+def orthogonal_slices(
+    volume: ArrayLike,
+    scores: ArrayLike,
+    at: Sequence[int] | None = None,
+    *,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    names: Sequence[str] = ("axis 0", "axis 1", "axis 2"),
+    figure: Figure | None = None,
+    alpha: float = 0.5,
+    label: str = "score",
+) -> Figure:
+    """Three slices through one voxel, each across one axis, with the scores over them and the other two slices as lines.
+
+    Args:
+        volume: (x, y, z), or (x, y, z, c) with 1 or 3 channels.
+        scores: (x, y, z).
+        at: the voxel; by default where the score is largest in size.
+        spacing: length of a voxel along each axis, in any one unit.
+        names: of the axes.
+        figure: an empty figure to draw in; a new one by default.
+        alpha: opacity of the scores.
+        label: of the colour bar.
+
+    Raises:
+        ValueError: shapes that differ, a voxel outside, scores without a number.
+        ImportError: matplotlib is not installed.
+    """
+    picture, heat = np.asarray(volume), np.asarray(scores, dtype=np.float64)
+    if heat.ndim != 3 or picture.shape[:3] != heat.shape or picture.ndim not in (3, 4):
+        raise ValueError(
+            f"expected a volume (x, y, z[, c]) and scores (x, y, z) of one size, got {picture.shape} and {heat.shape}"
+        )
+    limits, colours = _limits(heat, None, None)
+    if at is None:
+        voxel = tuple(int(i) for i in np.unravel_index(np.nanargmax(np.abs(heat)), heat.shape))
+    else:
+        voxel = tuple(at)
+    if len(voxel) != 3 or not all(0 <= i < n for i, n in zip(voxel, heat.shape, strict=True)):
+        raise ValueError(f"expected a voxel inside {heat.shape}, got {voxel}")
+    figure = new_figure(9.6, 3.4) if figure is None else figure
+    axes = figure.subplots(1, 3)
+    for axis, ax in enumerate(axes):
+        down, across = [i for i in range(3) if i != axis]
+        image_overlay(
+            picture.take(voxel[axis], axis=axis),
+            heat.take(voxel[axis], axis=axis),
+            ax,
+            limits=limits,
+            cmap=colours,
+            alpha=alpha,
+            aspect=spacing[down] / spacing[across],
+            colorbar=False,
+        )
+        ax.axhline(voxel[down], color="white", linewidth=0.6, linestyle=":")
+        ax.axvline(voxel[across], color="white", linewidth=0.6, linestyle=":")
+        ax.set(title=f"{names[axis]} = {voxel[axis]}", xlabel=f"{names[across]} →", ylabel=f"← {names[down]}")
+    add_colorbar(axes[0].images[1], list(axes), label)
+    return figure
+
+
+def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = None) -> Path:
+    """Write voxel scores (x, y, z) as NIfTI, float32, to lay over the image in any viewer; NaN becomes 0.
+
+    Args:
+        scores: (x, y, z).
+        path: ends in .nii or .nii.gz.
+        affine: (4, 4) from voxels to millimetres; take the image's own (`nibabel.load(image).affine`). By default
+            voxels of 1 mm.
+
+    Raises:
+        ValueError: another number of axes, or another ending.
+        ImportError: nibabel is not installed.
+    """
+    try:
+        import nibabel
+    except ImportError as error:
+        raise ImportError("writing NIfTI needs nibabel: pip install nibabel") from error
+    values, path = np.asarray(scores), Path(path)
+    if values.ndim != 3 or not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            f"expected scores (x, y, z) and a path ending in .nii or .nii.gz, got {values.shape} and {path.name!r}"
+        )
+    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    nibabel.save(nibabel.Nifti1Image(np.nan_to_num(values).astype(np.float32), matrix), path)
+    return path
+
+
+def _limits(
+    heat: NDArray[Any], limits: tuple[float, float] | None, cmap: str | None
+) -> tuple[tuple[float, float], str]:
+    """The ends of the colour map, and which one: symmetric about 0 where scores have both signs."""
+    if not np.isfinite(heat).any():
+        raise ValueError("expected scores with at least one number, got none")
+    low, high = float(np.nanmin(heat)), float(np.nanmax(heat))
+    if low < 0 < high:
+        ends, colours = (-max(-low, high), max(-low, high)), "RdBu_r"
+    else:
+        ends, colours = (low, high), "viridis"
+    return limits or ends, cmap or colours
