@@ -128,6 +128,25 @@ class HEALNet(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.head = MeanHead(latent_dim, out_dim) if head is None else head
 
+    @classmethod
+    def from_original(cls, state_dict: Mapping[str, Tensor], **arguments: Any) -> HEALNet:
+        """A model with the weights of a checkpoint of the authors' release; it gives the same logits and latents.
+
+        Args:
+            state_dict: of the release's `HealNet`.
+            **arguments: those of the release's constructor (n_modalities, channel_dims, num_spatial_axes, out_dims, ...);
+                see `healnet.fusion.original.load_original`.
+
+        Returns:
+            A model whose modalities are named "0", "1", ... and take tensors of shape (b, *axes, channels).
+
+        Raises:
+            ValueError: an option that cannot be expressed, or weights that do not fit the arguments; by name.
+        """
+        from healnet.fusion.original import load_original  # here, because it builds a HEALNet
+
+        return load_original(state_dict, **arguments)
+
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The head's reading of the fused latents."""
         output: Tensor = self.head(self.fuse(inputs))

@@ -166,12 +166,22 @@ class _OnlineAttention(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # create_graph=True: the derivative itself must have a graph
             inputs = [x for x, need in zip((queries, keys, values), needs, strict=True) if need]
-            outputs = _plain(queries, keys, values, mask, token_weights)
             # A row that saw nothing has lse = -inf; its gradient is not asked for.
-            grad_lse = grad_lse.masked_fill(torch.isneginf(lse), 0)
+            slopes = (grad_output, grad_mass, grad_lse.masked_fill(torch.isneginf(lse), 0))
+            pairs = [
+                (result, slope)
+                for result, slope in zip(
+                    _plain(queries, keys, values, mask, token_weights), slopes, strict=True
+                )
+                if result.requires_grad  # the mass is a constant without token weights
+            ]
             grads = iter(
                 torch.autograd.grad(
-                    outputs, inputs, (grad_output, grad_mass, grad_lse), create_graph=True, allow_unused=True
+                    [result for result, _ in pairs],
+                    inputs,
+                    [slope for _, slope in pairs],
+                    create_graph=True,
+                    allow_unused=True,
                 )
             )
             return (*(next(grads) if need else None for need in needs), None, None)
@@ -317,6 +327,8 @@ def _backward(
         slope = torch.bmm(low, values[:, part].transpose(1, 2)).to(dtype)
         if token_weights is not None:
             slope = (slope + grad_mass.unsqueeze(-1)).mul_(token_weights[:, part].unsqueeze(1))
+        if kept is not None:  # all tokens at hand: the centre without the rounding of a half-precision output
+            centre = (slope * weights).sum(dim=-1) - grad_lse.masked_fill(~seen, 0)
         slope = slope.sub_(centre.unsqueeze(-1)).mul_(weights).to(queries.dtype)
         if grad_queries is not None:
             grad_queries += torch.bmm(slope, keys[:, part])

@@ -1,0 +1,212 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from healnet.nn import online
+from healnet.nn.online import SoftmaxState, attention_weights, online_attention
+
+B, R, N, C, V = 3, 5, 11, 7, 2
+
+
+@pytest.fixture(params=["kept", "fused", "chunked"])
+def path(request, monkeypatch):
+    """Every way through the forward and backward pass; chunks of 64 tokens at most."""
+    if request.param != "kept":
+        monkeypatch.setattr(online, "KEEP_ELEMENTS", 0)
+        monkeypatch.setattr(online, "CHUNK_ELEMENTS", 1)
+    if request.param == "chunked":
+        monkeypatch.setattr(online, "_flash_cpu", lambda *_: None)
+    return request.param
+
+
+def explicit(queries, keys, values, mask=None, token_weights=None):
+    scores = queries @ keys.transpose(1, 2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -math.inf)
+    weights = scores.softmax(-1)
+    if token_weights is not None:
+        weights = weights * token_weights[:, None]
+    return weights @ values, weights.sum(-1), scores.logsumexp(-1)
+
+
+def example(n=N, c=C, v=None, seed=0, mask=False):
+    generator = torch.Generator().manual_seed(seed)
+    new = {"generator": generator, "dtype": torch.float64}
+    queries, keys = torch.randn(B, R, c, **new), torch.randn(B, n, c, **new)
+    values = keys if v is None else torch.randn(B, n, v, **new)
+    real = None
+    if mask:
+        real = torch.rand(B, n, generator=generator) < 0.6
+        real[:, 0] = True
+    return queries, keys, values, real
+
+
+def test_by_hand(path):
+    queries, keys = torch.tensor([[[1.0]]]), torch.tensor([[[0.0], [1.0]]])
+    output, mass, lse = online_attention(queries, keys, keys)
+    e = math.e
+    assert output.item() == pytest.approx(e / (1 + e), rel=1e-6)
+    assert mass.item() == 1.0
+    assert lse.item() == pytest.approx(math.log(1 + e), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 64, 203])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("v", [None, V])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_agrees_with_the_explicit_softmax(path, n, masked, v, dropped):
+    queries, keys, values, mask = example(n=n, v=v, mask=masked)
+    weights = (torch.arange(B * n).view(B, n) % 3 != 0).double() * 1.5 if dropped else None
+    inputs = [queries.requires_grad_(), keys.requires_grad_()] + ([values.requires_grad_()] if v else [])
+    got = online_attention(queries, keys, values, mask, weights)
+    expected = explicit(queries, keys, values, mask, weights)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    slopes = [torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x) for x in expected]
+    ours = torch.autograd.grad(got, inputs, slopes)
+    theirs = torch.autograd.grad(expected, inputs, slopes)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+def test_rows_without_a_real_token_are_zero_with_zero_gradients(path):
+    queries, keys, _, mask = example(mask=True)
+    mask[1] = False
+    keys = keys.masked_fill(~mask[..., None], 0)
+    queries.requires_grad_()
+    output, mass, lse = online_attention(queries, keys, keys, mask)
+    assert (output[1] == 0).all()
+    assert (mass[1] == 0).all()
+    assert (lse[1] == -math.inf).all()
+    output.square().sum().backward()
+    assert (queries.grad[1] == 0).all()
+    assert torch.isfinite(queries.grad).all()
+    assert (queries.grad[0] != 0).any()
+
+
+def test_no_tokens_at_all(path):
+    queries = torch.randn(2, 3, 5, requires_grad=True)
+    output, mass, lse = online_attention(queries, torch.zeros(2, 0, 5), torch.zeros(2, 0, 5))
+    assert output.tolist() == torch.zeros(2, 3, 5).tolist()
+    assert mass.tolist() == torch.zeros(2, 3).tolist()
+    assert (lse == -math.inf).all()
+    output.sum().backward()
+    assert (queries.grad == 0).all()
+
+
+def test_gradients_agree_with_finite_differences(path):
+    queries, keys, values, mask = example(n=4, c=2, v=3, mask=True)
+    weights = torch.tensor([1.5, 0.0, 1.5, 1.5], dtype=torch.float64).expand(B, 4)
+    inputs = [x.requires_grad_() for x in (queries, keys, values)]
+    assert torch.autograd.gradcheck(lambda q, k, v: online_attention(q, k, v, mask, weights), inputs)
+    assert torch.autograd.gradgradcheck(lambda q, k, v: online_attention(q, k, v, mask)[0], inputs)
+
+
+def test_large_scores_stay_finite(path):
+    queries, keys, values, _ = example(n=100)
+    queries = (1000 * queries).requires_grad_()
+    output, _, lse = online_attention(queries, keys, values)
+    expected, _, expected_lse = explicit(queries, keys, values)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(lse, expected_lse, rtol=1e-12, atol=0)
+    output.sum().backward()
+    assert torch.isfinite(queries.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_accumulates_in_float32(path, dtype):
+    queries, keys, values, _ = example(n=1000)
+    queries = queries.to(dtype).requires_grad_()
+    keys = keys.to(dtype)
+    output, _, lse = online_attention(queries, keys, keys)
+    assert output.dtype == dtype
+    assert lse.dtype == torch.float32
+    exact = queries.detach().double().requires_grad_()
+    expected, _, expected_lse = explicit(exact, keys.double(), keys.double())
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=0, atol=0.03)
+    output.float().square().sum().backward()
+    expected.square().sum().backward()
+    largest = exact.grad.abs().max().item()
+    torch.testing.assert_close(queries.grad.double(), exact.grad, rtol=0, atol=0.08 * largest)
+
+
+def test_data_tokens_are_not_differentiated(path, monkeypatch):
+    """Keys and values that need no gradient cost no product in the backward pass."""
+    queries, keys, _, _ = example(n=200)
+    queries.requires_grad_()
+    output = online_attention(queries, keys, keys)[0]
+    seen = []
+    backward = online._backward
+    monkeypatch.setattr(online, "_backward", lambda needs, *rest: seen.append(needs) or backward(needs, *rest))
+    output.sum().backward()
+    assert seen == [(True, False, False)]
+    assert keys.grad is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, N), max_size=4),
+    order=st.randoms(use_true_random=False),
+    masked=st.booleans(),
+)
+def test_states_over_parts_merge_to_the_whole(cuts, order, masked):
+    queries, keys, values, mask = example(v=V, mask=masked, seed=order.randint(0, 1000))
+    edges = [0, *sorted(cuts), N]
+    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    order.shuffle(parts)
+    state = None
+    for part in parts:
+        output, _, lse = online_attention(
+            queries, keys[:, part], values[:, part], None if mask is None else mask[:, part]
+        )
+        new = SoftmaxState.from_output(output, lse)
+        state = new if state is None else state.merge(new)
+    expected, _, lse = explicit(queries, keys, values, mask)
+    torch.testing.assert_close(state.output(), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state.lse(), lse, rtol=0, atol=1e-12)
+
+
+def test_empty_states_merge_to_an_empty_state():
+    empty = SoftmaxState(torch.tensor([-math.inf]), torch.zeros(1), torch.zeros(1, 2))
+    merged = empty.merge(empty)
+    assert merged.output().tolist() == [[0.0, 0.0]]
+    assert merged.lse().tolist() == [-math.inf]
+
+
+@pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sloped", [False, True])
+def test_weights_are_those_of_the_softmax(keep, masked, sloped, monkeypatch):
+    monkeypatch.setattr(online, "CHUNK_ELEMENTS", 1)
+    groups, m, n = 3, 2, 150
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(B, groups * m, C, generator=generator, dtype=torch.float64)
+    keys = torch.randn(B, n, C, generator=generator, dtype=torch.float64)
+    mask = None
+    if masked:
+        mask = torch.rand(B, n, generator=generator) < 0.5
+        mask[2] = False
+    _, _, lse = online_attention(queries, keys, keys, mask)
+    slope = torch.randn(B, groups * m, C, generator=generator, dtype=torch.float64) if sloped else None
+    heads, latents = keep in ("heads", "both"), keep in ("latents", "both")
+    got = attention_weights(
+        queries, keys, lse, groups, mask, heads, latents, None if slope is None else (slope, keys)
+    )
+    scores = queries @ keys.transpose(1, 2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -math.inf)
+    weights = scores.softmax(-1).nan_to_num(0)
+    if slope is not None:
+        weights = weights * (slope @ keys.transpose(1, 2))
+    weights = weights.view(B, groups, m, n)
+    if not latents:
+        weights = weights.mean(2, keepdim=True)
+    if not heads:
+        weights = weights.mean(1, keepdim=True)
+    expected = weights.reshape(got.shape)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-15)
+    if not sloped:
+        total = torch.ones(B, dtype=torch.float64) if mask is None else mask.any(1).double()
+        torch.testing.assert_close(got.sum(-1), total.view(-1, *[1] * (got.dim() - 2)).expand(got.shape[:-1]))

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from healnet import Masked, PatchBag, Tokens
+
+
+def test_standardised_by_hand():
+    # mean 2, population variance 8/3; mean 5, variance 0
+    tokens = Tokens(torch.tensor([[[0.0, 2.0, 4.0], [5.0, 5.0, 5.0]]], dtype=torch.float64))
+    z = 2 / math.sqrt(8 / 3 + 1e-5)
+    expected = torch.tensor([[[-z, 0.0, z], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(tokens.standardised(), expected, rtol=0, atol=1e-12)
+
+
+def test_standardised_is_computed_once_and_in_full_precision():
+    tokens = Tokens(torch.tensor([[[1.0, 2.0, 3.0]]], dtype=torch.float16))
+    first = tokens.standardised(torch.float64)
+    assert first.dtype == torch.float64
+    assert tokens.standardised(torch.float64) is first
+    z = 1 / math.sqrt(2 / 3 + 1e-5)
+    torch.testing.assert_close(first[0, 0], torch.tensor([-z, 0, z], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_masked_tokens_are_zero_and_get_no_gradient_even_from_nan():
+    values = torch.tensor([[[1.0, 3.0], [math.nan, 1.0]]], requires_grad=True)
+    z = Tokens(values, torch.tensor([[True, False]])).standardised()
+    assert z[0, 1].tolist() == [0.0, 0.0]
+    (z * torch.tensor([1.0, 2.0])).sum().backward()
+    assert values.grad[0, 1].tolist() == [0.0, 0.0]
+    assert torch.isfinite(values.grad).all()
+
+
+def test_present_and_repr():
+    tokens = Tokens(torch.zeros(3, 2, 5), torch.tensor([[True, False], [False, False], [True, True]]))
+    assert tokens.present.tolist() == [True, False, True]
+    assert Tokens(torch.zeros(3, 2, 5)).present is None
+    assert repr(tokens) == "Tokens(values=(3, 2, 5) torch.float32, mask=3 of 6 real)"
+
+
+@pytest.mark.parametrize(
+    ("values", "mask", "message"),
+    [
+        (
+            torch.zeros(3, 2),
+            None,
+            "Tokens expect floating-point values of shape (b, n, c), got torch.float32 of shape (3, 2)",
+        ),
+        (
+            torch.zeros(3, 2, 5, dtype=torch.long),
+            None,
+            "Tokens expect floating-point values of shape (b, n, c), got torch.int64 of shape (3, 2, 5)",
+        ),
+        (
+            torch.zeros(3, 2, 5),
+            torch.ones(3, 5, dtype=torch.bool),
+            "Tokens expect a bool mask of shape (3, 2), got torch.bool of shape (3, 5)",
+        ),
+        (
+            torch.zeros(3, 2, 5),
+            torch.ones(3, 2),
+            "Tokens expect a bool mask of shape (3, 2), got torch.float32 of shape (3, 2)",
+        ),
+    ],
+)
+def test_wrong_tokens_are_refused(values, mask, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
+        Tokens(values, mask)
+    assert str(error.value) == message
+
+
+def test_moving_changes_the_dtype_of_values_and_never_of_masks():
+    masked = Masked(torch.ones(2, 3), torch.tensor([True, False])).to(torch.float64)
+    assert (masked.values.dtype, masked.mask.dtype) == (torch.float64, torch.bool)
+    bag = PatchBag(torch.ones(2, 3, 5), torch.ones(2, 3, 2), torch.ones(2, 3, dtype=torch.bool))
+    moved = bag.to(device="cpu", dtype=torch.float64)
+    assert [x.dtype for x in moved] == [torch.float64, torch.float64, torch.bool]
+
+
+def test_default_collation_keeps_the_types():
+    items = [Masked(torch.full((3,), float(i)), torch.tensor(i == 0)) for i in range(2)]
+    batch = default_collate(items)
+    assert isinstance(batch, Masked)
+    assert batch.values.tolist() == [[0.0] * 3, [1.0] * 3]
+    assert batch.mask.tolist() == [True, False]
+    assert isinstance(next(iter(DataLoader(items, batch_size=2))), Masked)
