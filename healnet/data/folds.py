@@ -35,8 +35,12 @@ def stratified_folds(event: ArrayLike, n_splits: int = 5, seed: int = 0) -> list
     labels = np.asarray(event, dtype=np.bool_)
     if n_splits < 2:
         raise ValueError(f"expected n_splits >= 2, got {n_splits}")
-    for name, count in (("patients with an event", labels.sum()), ("censored patients", (~labels).sum())):
-        if 0 < count < n_splits or len(labels) < n_splits:
+    for name, count in (
+        ("patients", len(labels)),
+        ("patients with an event", int(labels.sum())),
+        ("censored patients", int((~labels).sum())),
+    ):
+        if count < n_splits and (count or name == "patients"):
             raise ValueError(f"{n_splits} folds need at least {n_splits} {name}, got {count}")
     fold = np.empty(len(labels), dtype=np.intp)
     order = _shuffled(labels, seed)

@@ -1,0 +1,229 @@
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from healnet.data import Cohort
+from healnet.survival.target import SurvivalTarget
+
+PATIENTS = ["p1", "p2", "p3", "p4", "p5"]
+TARGET = SurvivalTarget([5.0, 3.0, 8.0, 1.0, 0.0], [True, False, True, False, True])
+
+
+def tables():
+    rna = pd.DataFrame(
+        {"TP53": [3.0, 1.0, np.nan], "MYC": [np.nan, 10.0, np.nan], "KRAS": [30.0, 10.0, np.nan]},
+        index=["p3", "p1", "p4"],
+    )
+    clinical = pd.DataFrame({"age": [61, 47, 70, 35, 52], "stage": [1, 2, 3, np.nan, 1]}, index=PATIENTS)
+    return {"clinical": clinical, "rna": rna}
+
+
+def cohort():
+    return Cohort(tables(), TARGET, PATIENTS)
+
+
+def test_rows_are_joined_by_id_whatever_their_order():
+    table = cohort().table("rna")
+    assert table.index.tolist() == PATIENTS
+    assert table.loc["p1"].tolist() == [1.0, 10.0, 10.0]
+    assert table.loc["p3", "TP53"] == 3.0
+    assert table.loc["p2"].isna().all()
+
+
+def test_it_reports_who_lacks_what():
+    # p4's row is there, but holds nothing: that is absent too.
+    expected = pd.DataFrame(
+        {"clinical": [False] * 5, "rna": [False, True, False, True, True]},
+        index=pd.Index(PATIENTS, name="patient"),
+    )
+    pd.testing.assert_frame_equal(cohort().missing(), expected)
+    assert cohort().complete().tolist() == [0, 2]
+    assert cohort().patterns().to_dict("list") == {
+        "clinical": [True, True],
+        "rna": [False, True],
+        "patients": [3, 2],
+    }
+
+
+def test_it_is_shown_in_one_line():
+    assert repr(cohort()) == "Cohort(5 patients, 3 events, clinical 5x2, rna 2x3)"
+
+
+def test_its_parts():
+    whole = cohort()
+    assert len(whole) == 5
+    assert whole.modalities == whole.tables == ("clinical", "rna")
+    assert whole.widths == {"clinical": 2, "rna": 3}
+    assert whole.target == TARGET
+    assert whole.to_frame().columns.tolist() == [
+        "clinical:age",
+        "clinical:stage",
+        "rna:TP53",
+        "rna:MYC",
+        "rna:KRAS",
+    ]
+    assert whole.to_frame().loc["p3", "rna:KRAS"] == 30.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 4), unique=True))
+def test_a_part_holds_what_each_of_its_patients_had(positions):
+    whole, part = cohort(), cohort()[np.array(positions, dtype=int)]
+    assert part.patients.tolist() == [PATIENTS[i] for i in positions]
+    assert part.target.time.tolist() == [TARGET.time[i] for i in positions]
+    for name in whole.tables:
+        pd.testing.assert_frame_equal(part.table(name), whole.table(name).iloc[positions])
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (slice(1, 3), ["p2", "p3"]),
+        (np.array([True, False, False, False, True]), ["p1", "p5"]),
+        ([-1, 0], ["p5", "p1"]),
+        (2, ["p3"]),
+    ],
+)
+def test_it_is_indexed_like_an_array(index, expected):
+    assert cohort()[index].patients.tolist() == expected
+
+
+def test_a_part_of_a_part():
+    assert cohort()[[4, 2, 0]][[2, 1]].patients.tolist() == ["p1", "p3"]
+
+
+def test_selected_modalities_keep_every_patient():
+    alone = cohort().select(["rna"])
+    assert alone.modalities == ("rna",)
+    assert len(alone) == 5
+    assert alone.missing()["rna"].tolist() == [False, True, False, True, True]
+    assert cohort().select(["rna", "clinical"]).modalities == ("rna", "clinical")
+    assert cohort().select("rna").modalities == ("rna",)
+
+
+def test_patients_are_located_by_id():
+    assert cohort().locate(["p4", "p1"]).tolist() == [3, 0]
+    assert cohort().locate([]).tolist() == []
+
+
+def test_integer_ids_join_with_text():
+    table = pd.DataFrame({"a": [1.0, 2.0]}, index=[10, 20])
+    joined = Cohort({"x": table}, TARGET[:2], ["20", "10"])
+    assert joined.table("x")["a"].tolist() == [2.0, 1.0]
+
+
+def test_nothing_the_caller_does_changes_it():
+    source = tables()
+    whole = Cohort(source, TARGET, PATIENTS)
+    source["rna"].loc["p1", "TP53"] = 99.0
+    assert whole.table("rna").loc["p1", "TP53"] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        whole.table("rna").to_numpy()[0, 0] = 99.0
+    with pytest.raises(ValueError, match="read-only"):
+        whole[[0, 1]].table("rna").to_numpy()[0, 0] = 99.0
+    added = whole.table("rna")
+    added["new"] = 1.0
+    assert whole.widths["rna"] == 3
+    with pytest.raises(AttributeError):
+        whole.target = TARGET
+
+
+def test_it_travels_to_the_workers():
+    again = pickle.loads(pickle.dumps(cohort()))
+    pd.testing.assert_frame_equal(again.table("rna"), cohort().table("rna"))
+    assert again.target == TARGET
+
+
+def test_unknown_patients_are_dropped_only_on_request():
+    extra = tables()
+    extra["rna"].loc["stranger"] = [1.0, 2.0, 3.0]
+    whole = Cohort(extra, TARGET, PATIENTS, unknown="drop")
+    assert whole.dropped == {"rna": ("stranger",)}
+    assert len(whole) == 5
+    pd.testing.assert_frame_equal(whole.table("rna"), cohort().table("rna"))
+
+
+def with_table(**changes):
+    return {**tables(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: Cohort(tables(), TARGET, ["p1", "p2", "p2", "p4", "p5"]),
+            "cohort: duplicated patient id 'p2'; a cohort has one row per patient",
+        ),
+        (
+            lambda: Cohort(with_table(rna=pd.concat([tables()["rna"]] * 2)), TARGET, PATIENTS),
+            "modality 'rna': duplicated patient id 'p3', 'p1', 'p4'; a cohort has one row per patient",
+        ),
+        (
+            lambda: Cohort(tables(), TARGET, PATIENTS[:4]),
+            "the cohort has 4 patient ids but 5 survival times",
+        ),
+        (lambda: Cohort({}, TARGET, PATIENTS), "a cohort needs at least one modality"),
+        (
+            lambda: Cohort(with_table(rna=np.zeros((5, 3))), TARGET, PATIENTS),
+            "modality 'rna': expected a pandas DataFrame or a mapping from patient id, got ndarray",
+        ),
+        (
+            lambda: Cohort(
+                with_table(cnv=pd.DataFrame({"a": [1.0]}, index=["TCGA-1-01Z"])), TARGET, PATIENTS
+            ),
+            "modality 'cnv': patient 'TCGA-1-01Z' has no survival; unknown=\"drop\" leaves such patients out",
+        ),
+        (
+            lambda: Cohort({"rna": tables()["rna"]}, TARGET, PATIENTS),
+            "patient 'p2', 'p4', 'p5' has no modality at all; leave such patients out",
+        ),
+        (
+            lambda: Cohort(tables(), TARGET, PATIENTS, unknown="ignore"),
+            "expected unknown to be 'raise' or 'drop', got 'ignore'",
+        ),
+        (
+            lambda: Cohort(tables(), SurvivalTarget([1.0, -2.0, 3.0], [True, True, False]), PATIENTS[:3]),
+            "time must be finite and >= 0, got -2 at position 1 (1 of 3 are wrong)",
+        ),
+        (
+            lambda: Cohort(tables(), SurvivalTarget([1.0, 2.0, np.nan], [True, True, False]), PATIENTS[:3]),
+            "time must be finite and >= 0, got nan at position 2 (1 of 3 are wrong)",
+        ),
+        (lambda: cohort().table("ct"), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
+        (lambda: cohort().select(["rna", "ct"]), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
+        (lambda: cohort().select([]), "expected at least one modality"),
+        (lambda: cohort().locate(["p1", "p9"]), "patient 'p9' is not in the cohort"),
+        (lambda: cohort()[[0, 1, 0]], "patient 'p1' is asked for more than once"),
+        (lambda: cohort().files("rna"), "modality 'rna' has no patch files"),
+        (
+            lambda: cohort().replace({"rna": tables()["rna"]}),
+            "modality 'rna': the new table must have the cohort's patients, in their order",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build()
+
+
+def test_replaced_tables_leave_the_rest():
+    whole = cohort()
+    doubled = whole.replace({"rna": whole.table("rna") * 2})
+    assert doubled.table("rna").loc["p3", "TP53"] == 6.0
+    assert whole.table("rna").loc["p3", "TP53"] == 3.0
+    pd.testing.assert_frame_equal(doubled.table("clinical"), whole.table("clinical"))
+
+
+def test_folds_and_holdout_are_of_patients_and_stratified():
+    index = [f"p{i}" for i in range(50)]
+    target = SurvivalTarget(np.arange(50.0), np.arange(50) % 5 == 0)
+    whole = Cohort({"x": pd.DataFrame({"a": np.arange(50.0)}, index=index)}, target, index)
+    folds = whole.folds(5, seed=3)
+    assert [int(whole[test].target.event.sum()) for _, test in folds] == [2] * 5
+    rest, held = whole.holdout(0.2, seed=3)
+    assert (len(rest), int(whole[held].target.event.sum())) == (40, 2)
