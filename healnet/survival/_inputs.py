@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -55,8 +56,8 @@ def outputs_1d(outputs: Tensor, name: str) -> Tensor:
 
 
 def as_tensor(values: ArrayOrTensor) -> Tensor:
-    """A tensor as it is, anything else copied: torch warns about read-only arrays, as a SurvivalTarget has."""
-    return values if isinstance(values, Tensor) else torch.tensor(values)
+    """A tensor as it is, anything else copied: torch warns of read-only arrays, and reads lists as float32."""
+    return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
 
 
 def as_vector(values: ArrayOrTensor, name: str, like: Tensor) -> Tensor:

@@ -129,10 +129,8 @@ class SurvivalCurve:
         above, below = values[:, :-1], values[:, 1:]
         if self.interpolation == "linear":
             mean = (above + below) / 2
-        else:  # the logarithmic mean; where the curve is flat it is 0/0, and the value itself is the limit
-            flat = above - below <= 1e-6 * above
-            a, b = torch.where(flat, 2, above), torch.where(flat, 1, below)
-            mean = torch.where(flat, (above + below) / 2, (a - b) / (a / b).log())
+        else:
+            mean = _logarithmic_mean(above, below)
         return (mean * knots.diff()).sum(dim=1)
 
     def _between(self, upper: Tensor, share: Tensor) -> Tensor:
@@ -140,3 +138,14 @@ class SurvivalCurve:
         if self.interpolation == "linear":
             return above + share * (below - above)
         return above ** (1 - share) * below**share
+
+
+def _logarithmic_mean(above: Tensor, below: Tensor) -> Tensor:
+    """(a - b) / log(a / b), the mean of an exponential between a and b; zero where it falls to b = 0."""
+    alive = below > 0
+    a, b = torch.where(alive, above, 1), torch.where(alive, below, 1)
+    ratio = (a / b).log()
+    flat = ratio < 0.1  # there the quotient loses digits; the series is off by less than 4e-12
+    series = (a * b).sqrt() * (1 + ratio**2 / 24 + ratio**4 / 1920)
+    mean = torch.where(flat, series, (a - b) / torch.where(flat, 1, ratio))
+    return torch.where(alive, mean, 0)

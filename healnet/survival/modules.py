@@ -17,6 +17,7 @@ class DiscreteNLL(nn.Module):
     """`discrete_nll` with its settings; `bin_weights` move with the module and are saved in its state.
 
     Example:
+        >>> import torch
         >>> loss = DiscreteNLL(alpha=0.4)
         >>> loss(torch.zeros(1, 3), torch.tensor([0]), torch.tensor([True]))
         tensor(0.6931)
@@ -65,6 +66,7 @@ class CoxNLL(nn.Module):
     """`cox_nll` with its settings.
 
     Example:
+        >>> import torch
         >>> CoxNLL(ties="breslow")(torch.zeros(2, 1), torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
         tensor(0.6931)
     """

@@ -61,7 +61,9 @@ class SurvivalTarget:
         Raises:
             ValueError: as the constructor, with the label called `censorship`.
         """
-        return cls(time, ~check_labels(censorship, "censorship"))
+        target = cls.unchecked(check_times(time), ~check_labels(censorship, "censorship"))
+        target._warn_about_share()
+        return target
 
     @classmethod
     def unchecked(cls, time: NDArray[np.float64], event: NDArray[np.bool_]) -> SurvivalTarget:
@@ -117,7 +119,7 @@ class SurvivalTarget:
                 "`event` True where the event was seen? A censorship column (1 = not seen) belongs in "
                 "SurvivalTarget.from_censorship.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=3,  # whoever called the constructor or from_censorship
             )
 
 

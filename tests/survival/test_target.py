@@ -1,0 +1,140 @@
+"""A target is checked once, keeps its sign, and cannot be changed."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sksurv.util import Surv
+
+from healnet.survival import SurvivalTarget
+
+
+def test_float64_times_and_bool_events():
+    target = SurvivalTarget(torch.tensor([5, 3, 8]), pd.Series([1.0, 0.0, 1.0]))
+    assert target.time.dtype == np.float64
+    assert target.time.tolist() == [5.0, 3.0, 8.0]
+    assert target.event.dtype == np.bool_
+    assert target.event.tolist() == [True, False, True]
+
+
+def test_python_bools_in_an_object_column():
+    assert SurvivalTarget([1, 2], pd.Series([True, False], dtype=object)).event.tolist() == [True, False]
+
+
+def test_censorship_is_turned_by_name():
+    target = SurvivalTarget.from_censorship([5.0, 3.0, 8.0], [0, 1, 0])
+    assert target == SurvivalTarget([5.0, 3.0, 8.0], [True, False, True])
+
+
+def test_the_structured_array_is_scikit_survivals():
+    target = SurvivalTarget([5.0, 3.0], [True, False])
+    theirs = Surv.from_arrays(target.event, target.time)
+    assert target.to_structured().dtype == theirs.dtype
+    assert (target.to_structured() == theirs).all()
+
+
+@pytest.mark.parametrize(
+    ("index", "times"),
+    [
+        (1, [3.0]),
+        (-1, [8.0]),
+        (slice(1, None), [3.0, 8.0]),
+        (np.array([2, 0]), [8.0, 5.0]),
+        ([2, 0], [8.0, 5.0]),
+        (np.array([True, False, True]), [5.0, 8.0]),
+        (np.zeros(3, dtype=bool), []),
+    ],
+)
+def test_indexing_gives_a_target(index, times):
+    target = SurvivalTarget([5.0, 3.0, 8.0], [True, False, True])
+    part = target[index]
+    assert isinstance(part, SurvivalTarget)
+    assert part.time.tolist() == times
+    assert part.event.tolist() == [time != 3 for time in times]
+    assert len(part) == len(times)
+
+
+def test_iteration_gives_one_patient_at_a_time():
+    target = SurvivalTarget([5.0, 3.0], [True, False])
+    assert [patient.time.item() for patient in target] == [5.0, 3.0]
+
+
+def test_it_cannot_be_changed_and_does_not_hold_the_callers_arrays():
+    time = np.array([1.0, 2.0])
+    target = SurvivalTarget(time, [True, False])
+    time[0] = 99
+    assert target.time[0] == 1
+    with pytest.raises(ValueError, match="read-only"):
+        target.time[0] = 99
+    with pytest.raises(AttributeError, match="cannot assign"):
+        target.time = time
+
+
+def test_equal_by_content_pickles_and_prints():
+    target = SurvivalTarget([5.0, 3.0], [True, False])
+    assert pickle.loads(pickle.dumps(target)) == target
+    assert target != SurvivalTarget([5.0, 3.0], [True, True])
+    assert target != "target"
+    assert repr(target) == "SurvivalTarget(2 patients, 1 events, time 3 to 5)"
+    assert repr(target[:0]) == "SurvivalTarget(0 patients, 0 events)"
+
+
+REFUSED = [
+    ([1.0, -2.0], [1, 0], "time must be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)"),
+    ([np.nan, np.inf], [1, 0], "time must be finite and >= 0, got nan at position 0 (2 of 2 are wrong)"),
+    (["a", "b"], [1, 0], "time must hold numbers, got <U1"),
+    ([[1.0]], [1], "time must have one axis (n,), got shape (1, 1)"),
+    ([1.0, 2.0], [1, 2], "event must be bool or exactly 0 or 1, got 2 at position 1 (1 of 2 are wrong)"),
+    (
+        [1.0, 2.0],
+        [1, np.nan],
+        "event must be bool or exactly 0 or 1, got nan at position 1 (1 of 2 are wrong)",
+    ),
+    ([1.0, 2.0], ["dead", "alive"], "event must be bool or 0/1, got <U5"),
+    ([1.0, 2.0], [True, None], "event must be bool or 0/1, got object"),
+    ([1.0, 2.0], [[True], [True]], "event must have one axis (n,), got shape (2, 1)"),
+    ([1.0, 2.0], [True], "time and event must be of one length, got 2 times and 1 events"),
+]
+
+
+@pytest.mark.parametrize(("time", "event", "message"), REFUSED)
+def test_refused(time, event, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        SurvivalTarget(time, event)
+    assert str(error.value) == message
+
+
+def test_a_wrong_censorship_is_called_by_its_name():
+    with pytest.raises(ValueError, match=r"^censorship must be bool or exactly 0 or 1, got 3 at position 0"):
+        SurvivalTarget.from_censorship([1.0], [3])
+
+
+@pytest.mark.parametrize(("events", "n"), [(97, 100), (0, 100), (1, 200), (20, 20)])
+def test_a_share_of_events_that_looks_upside_down_warns(events, n):
+    event = np.arange(n) < events
+    with pytest.warns(
+        UserWarning, match=rf"^{events} of {n} patients \({events / n:.1%}\) have an observed event"
+    ):
+        target = SurvivalTarget(np.arange(n), event)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(target[: n // 2]) == n // 2  # a fold does not warn again
+
+
+@pytest.mark.parametrize(("events", "n"), [(95, 100), (1, 100), (19, 19), (0, 19), (50, 100)])
+def test_no_warning_within_bounds_or_for_few_patients(events, n):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SurvivalTarget(np.arange(n), np.arange(n) < events).event.sum() == events
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(UserWarning, match="from_censorship") as caught:
+        SurvivalTarget(np.arange(50), np.ones(50))
+    with pytest.warns(UserWarning, match="from_censorship") as caught_from:
+        SurvivalTarget.from_censorship(np.arange(50), np.zeros(50))
+    assert caught[0].filename == __file__
+    assert caught_from[0].filename == __file__
