@@ -52,9 +52,15 @@ class SlideFile:
 
 @dataclass(frozen=True, eq=False)
 class Bags(Modality):
-    """The slides of each patient, in the order given. A patient without any patch is absent."""
+    """The slides of each patient, in the order given. A patient without any patch is absent.
+
+    Attributes:
+        slides: of each patient.
+        dim: width of the features, which a part of the cohort keeps though nobody in it has any.
+    """
 
     slides: tuple[tuple[SlideFile, ...], ...]
+    dim: int
 
     @classmethod
     def of(
@@ -77,7 +83,7 @@ class Bags(Modality):
 
         Raises:
             ValueError: a file that cannot be used, that belongs to two patients, or whose features have another width
-                or encoder than the rest; coordinates in some files only.
+                or encoder than the rest; coordinates in some files only; no patches in any file.
         """
         listed = [_several(source.get(patient)) for patient in patients]
         paths = [Path(entry) for entries in listed for entry in entries if isinstance(entry, str | Path)]
@@ -86,8 +92,11 @@ class Bags(Modality):
             tuple(_as_slide(opened[Path(e)] if isinstance(e, str | Path) else e) for e in entries)
             for entries in listed
         )
-        bags = cls(slides)
-        bags._check(name, patients)
+        first = next((s.file for of in slides for s in of if s.file is not None and s.file.num_patches), None)
+        if first is None:
+            raise ValueError(f"modality {name!r}: expected patches, and none of {len(paths)} files has any")
+        bags = cls(slides, first.dim)
+        bags._check(name, patients, first)
         return bags
 
     def missing(self) -> NDArray[np.bool_]:
@@ -96,12 +105,12 @@ class Bags(Modality):
 
     def take(self, positions: Index) -> Bags:
         """These patients' slides."""
-        return Bags(tuple(self.slides[position] for position in positions))
+        return Bags(tuple(self.slides[position] for position in positions), self.dim)
 
     @property
-    def width(self) -> int | None:
-        """Width of the features; None where nobody has any."""
-        return next((file.dim for position in range(len(self.slides)) for file in self.files(position)), None)
+    def width(self) -> int:
+        """Width of the features."""
+        return self.dim
 
     def files(self, position: int) -> list[PatchFile]:
         """The files with patches of one patient."""
@@ -131,12 +140,10 @@ class Bags(Modality):
         ]
         return pd.DataFrame(rows, columns=["patient", "slide", "status", "patches", "footprint", "path"])
 
-    def _check(self, name: str, patients: pd.Index) -> None:
-        first: PatchFile | None = None
+    def _check(self, name: str, patients: pd.Index, first: PatchFile) -> None:
         owner: dict[Path, str] = {}
         for position, patient in enumerate(patients):
             for file in self.files(position):
-                first = file if first is None else first
                 _check_alike(name, first, file)
             for path in {
                 slide.file.path.resolve() for slide in self.slides[position] if slide.file is not None

@@ -99,14 +99,9 @@ def _reader(modality: Modality, dtype: torch.dtype, max_patches: int | None) -> 
         mask = ~np.isnan(values)
         return _TableReader(torch.tensor(np.where(mask, values, 0.0), dtype=dtype), torch.tensor(mask))
     if isinstance(modality, Bags):
-        return _BagReader(modality, modality.width or 0, dtype, max_patches)
+        return _BagReader(modality, modality.dim, dtype, max_patches)
     assert isinstance(modality, Values)
-    shapes = {
-        entry.shape if isinstance(entry, Tensor) else None for entry in modality.entries if entry is not None
-    }
-    alike = len(shapes) == 1 and None not in shapes
-    template = next((_read(entry) for entry in modality.entries if entry is not None), None)
-    return _ValuesReader(modality, template, alike)
+    return _ValuesReader(modality, _read(modality.example))
 
 
 @dataclass(frozen=True)
@@ -155,8 +150,7 @@ class _BagReader:
 @dataclass(frozen=True)
 class _ValuesReader:
     values: Values
-    template: Any
-    alike: bool
+    example: Any
 
     def __call__(self, position: int) -> Any:
         entry = self.values.entries[position]
@@ -165,20 +159,18 @@ class _ValuesReader:
         if not isinstance(value, Tensor):
             return value
         # Arrays of one shape need no mask per element: one flag says whether the patient has it.
-        axes = 0 if self.alike else max(1, value.dim() - 1)
+        axes = 0 if self.values.alike else max(1, value.dim() - 1)
         return Masked(value, torch.full(value.shape[:axes], present))
 
     def _absent(self) -> Any:
-        if self.template is None:
-            raise ValueError("nobody in this cohort has the modality; leave it out with select")
-        if isinstance(self.template, Tensor):
-            kept = self.template.shape if self.alike else (0,) * max(1, self.template.dim() - 1)
-            return self.template.new_zeros((*kept, *self.template.shape[len(kept) :]))
-        axes = self.template.mask.dim()
+        if isinstance(self.example, Tensor):
+            kept = self.example.shape if self.values.alike else (0,) * max(1, self.example.dim() - 1)
+            return self.example.new_zeros((*kept, *self.example.shape[len(kept) :]))
+        axes = self.example.mask.dim()
         fields = [
-            field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:])) for field in self.template
+            field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:])) for field in self.example
         ]
-        return type(self.template)(*fields)
+        return type(self.example)(*fields)
 
 
 def _read(entry: Any) -> Any:

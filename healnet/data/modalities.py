@@ -71,21 +71,30 @@ class Values(Modality):
     """Per patient a tensor, a NamedTuple of tensors with a `mask`, or a function that reads one of these; or None.
 
     Arrays are channels-last, as `Masked` describes one patient's part of it: (*axes, c).
+
+    Attributes:
+        entries: of each patient.
+        example: one entry that is not None, which a part of the cohort keeps though nobody in it has any.
+        alike: whether all are tensors of one shape, known without reading any.
     """
 
     entries: tuple[Any, ...]
+    example: Any
+    alike: bool
 
     @classmethod
     def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Values:
         """The entries in the patients' order; arrays become float32 tensors, whose memory is shared where it can be.
 
         Raises:
-            ValueError: an entry of another kind, or one that is not finite. Names modality and patient.
+            ValueError: an entry of another kind, one that is not finite, or none at all. Names modality and patient.
         """
-        entries = [source.get(patient) for patient in patients]
-        return cls(
-            tuple(_checked(name, patient, entry) for patient, entry in zip(patients, entries, strict=True))
-        )
+        entries = tuple(_checked(name, patient, source.get(patient)) for patient in patients)
+        present = [entry for entry in entries if entry is not None]
+        if not present:
+            raise ValueError(f"modality {name!r}: none of the patients has it")
+        shapes = {entry.shape if isinstance(entry, Tensor) else None for entry in present}
+        return cls(entries, present[0], len(shapes) == 1 and None not in shapes)
 
     def missing(self) -> NDArray[np.bool_]:
         """(n,) True where the entry is None."""
@@ -93,7 +102,7 @@ class Values(Modality):
 
     def take(self, positions: Index) -> Values:
         """These patients' entries."""
-        return Values(tuple(self.entries[position] for position in positions))
+        return Values(tuple(self.entries[position] for position in positions), self.example, self.alike)
 
 
 def _checked(name: str, patient: str, entry: Any) -> Any:
