@@ -102,9 +102,14 @@ def tissue_mask(
     if threshold is None:
         threshold = float(np.clip(otsu_threshold(saturation[usable]), *THRESHOLD_RANGE))
     mask = (saturation > threshold) & usable
-    mask = _eroded(ndimage, mask, opening)
-    mask = _dilated(ndimage, mask, opening)
-    mask = _eroded(ndimage, _dilated(ndimage, mask, closing), closing)
+    # Beyond the border the picture goes on as it ends: a section cut off by the scan keeps its rim, glass stays glass.
+    margin = int(max(opening, closing)) + 1
+    mask = np.pad(mask, margin, mode="edge")
+    if opening >= 1:
+        mask = ndimage.binary_opening(mask, _disk(opening))
+    if closing >= 1:
+        mask = ndimage.binary_closing(mask, _disk(closing))
+    mask = mask[margin:-margin, margin:-margin]
     mask = ~_large(ndimage, ~mask, min_hole)
     return _large(ndimage, mask, min_area), threshold
 
@@ -162,15 +167,6 @@ def _disk(radius: float) -> Array:
     reach = int(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return np.asarray(x**2 + y**2 <= radius**2)
-
-
-def _dilated(ndimage: Any, mask: Array, radius: float) -> Array:
-    return np.asarray(ndimage.binary_dilation(mask, _disk(radius))) if radius >= 1 else mask
-
-
-def _eroded(ndimage: Any, mask: Array, radius: float) -> Array:
-    # Beyond the border counts as tissue: a section cut off by the scan's edge must not lose a rim.
-    return np.asarray(ndimage.binary_erosion(mask, _disk(radius), border_value=1)) if radius >= 1 else mask
 
 
 def _large(ndimage: Any, mask: Array, area: float) -> Array:
