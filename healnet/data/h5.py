@@ -17,6 +17,8 @@ __all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5"]
 
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
+SPARSE = 16  # a call for one row costs about as much as reading 10 rows in a row, measured with CLAM's one-row chunks
+
 
 def open_h5(path: Path) -> Any:
     """Open an HDF5 file for reading.
@@ -57,8 +59,13 @@ class H5Rows(Rows):
         for low, high in itertools.pairwise(edges):
             if low < high:
                 places = order[low:high]
-                first = int(wanted[places[0]])
-                block = self._slice(dataset, first, int(wanted[places[-1]]) + 1)
+                first, last = int(wanted[places[0]]), int(wanted[places[-1]])
+                if len(places) * SPARSE <= last - first:
+                    for place in places:
+                        row = int(wanted[place])
+                        result[place] = self._slice(dataset, row, row + 1)[0]
+                    continue
+                block = self._slice(dataset, first, last + 1)
                 result[places] = block[wanted[places] - first]
         return result
 

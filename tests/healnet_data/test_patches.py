@@ -14,7 +14,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from healnet import HEALNet
+from healnet.data import Cohort, CohortDataset, collate
 from healnet.data.patches import read_patches
+from healnet.encoders import PatchEncoder
+from healnet.survival import SurvivalTarget, cox_nll
 
 SLIDES = Path(__file__).parents[2].parent / "shared" / "slides" / "clam_patches"
 N, D = 13, 5
@@ -184,6 +188,39 @@ def test_real_clam_coordinates(tmp_path, length):
     some, where = bag.load(rows)
     assert np.array_equal(some, features[rows])
     assert np.array_equal(where, coords[rows])
+
+
+@pytest.mark.skipif(not SLIDES.is_dir(), reason="real CLAM coordinates lie beside the checkout, not in it")
+def test_real_clam_coordinates_through_reader_cohort_loader_and_model(tmp_path):
+    files = {}
+    for i, source in enumerate(sorted(SLIDES.iterdir())):
+        with h5py.File(source) as file:
+            coords = file["coords"][:]
+        features = np.random.default_rng(i).normal(size=(len(coords), 16)).astype(np.float16)
+        write_h5(
+            tmp_path / "h5_files" / source.name, {"features": features, "coords": coords.astype(np.int32)}
+        )
+        files[f"patient-{i}"] = read_patches(tmp_path / "h5_files" / source.name, patches=SLIDES)
+    target = SurvivalTarget([3.0, 1.0, 2.0], [True, True, False])
+    cohort = Cohort({"slide": files}, target, list(files))
+    loader = DataLoader(CohortDataset(cohort), batch_size=3, num_workers=2, collate_fn=collate)
+    torch.manual_seed(0)
+    model = HEALNet(
+        {"slide": PatchEncoder(16)}, out_dim=1, num_latents=4, latent_dim=8, num_heads=2, head_dim=8
+    )
+    (batch,) = loader
+    bag = batch.inputs["slide"]
+    assert bag.mask.sum(1).tolist() == [1481, 10505, 8896]
+    assert [int(bag.coords[i, 7, 0]) for i in range(3)] == [int(file.coords[7, 0]) for file in files.values()]
+    log_hazard, trace = model.trace(batch.inputs)
+    cox_nll(log_hazard, batch.time, batch.event).backward()
+    assert torch.isfinite(log_hazard).all()
+    assert sum(p.grad.abs().sum() for p in model.parameters() if p.grad is not None) > 0
+    # A patient alone, without the padding of a bag seven times as long, gets the same.
+    torch.testing.assert_close(
+        model(collate([CohortDataset(cohort)[0]]).inputs), log_hazard[:1], rtol=1e-4, atol=1e-5
+    )
+    assert trace["slide"][:, 0, 1481:].abs().max() == 0
 
 
 # Hostile files. Each writer gets a folder and the marker that its code, if executed, would create; it returns the file.
