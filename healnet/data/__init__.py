@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from healnet.data.cohort import Cohort
     from healnet.data.dataset import CohortDataset
     from healnet.data.dropout import ModalityDropout
+    from healnet.data.extract import extract_features
     from healnet.data.omics import read_omics
     from healnet.data.patches import PatchFile, read_patches
     from healnet.data.samplers import LengthBuckets
+    from healnet.data.slides import Slide
     from healnet.data.splits import Split, read_splits
     from healnet.data.standardize import Standardizer
 
@@ -27,9 +29,11 @@ __all__ = [
     "LengthBuckets",
     "ModalityDropout",
     "PatchFile",
+    "Slide",
     "Split",
     "Standardizer",
     "collate",
+    "extract_features",
     "read_omics",
     "read_patches",
     "read_splits",
@@ -43,9 +47,11 @@ _HOME = {
     "LengthBuckets": "samplers",
     "ModalityDropout": "dropout",
     "PatchFile": "patches",
+    "Slide": "slides",
     "Split": "splits",
     "Standardizer": "standardize",
     "collate": "batch",
+    "extract_features": "extract",
     "read_omics": "omics",
     "read_patches": "patches",
     "read_splits": "splits",

@@ -33,7 +33,7 @@ CELLS = st.text(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 5), st.lists(st.integers(-1, 1), min_size=1, max_size=6), st.booleans(), st.data())
 def test_rows_of_another_length_are_found_quoted_or_not(tmp_path_factory, width, errors, quoted, data):
     rows = [[data.draw(CELLS) for _ in range(width + error)] for error in errors]
