@@ -8,6 +8,8 @@ pictures (`healnet.survival.plots`) matplotlib; they are imported when first use
 
 from healnet.survival.accumulate import CoxAccumulator
 from healnet.survival.bins import TimeBins
+from healnet.survival.calibration import calibration_groups, d_calibration
+from healnet.survival.comparison import compare
 from healnet.survival.cox import cox_nll
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.discrete import (
@@ -21,6 +23,7 @@ from healnet.survival.discrete import (
 from healnet.survival.distributed import distributed_cox_nll
 from healnet.survival.metrics import concordance, evaluate
 from healnet.survival.modules import CoxNLL, DiscreteCrossEntropy, DiscreteNLL, RankingLoss, WeibullNLL
+from healnet.survival.nonparametric import kaplan_meier, logrank_p
 from healnet.survival.ranking import ranking_loss
 from healnet.survival.sampler import balanced_event_sampler
 from healnet.survival.target import SurvivalTarget
@@ -37,14 +40,19 @@ __all__ = [
     "TimeBins",
     "WeibullNLL",
     "balanced_event_sampler",
+    "calibration_groups",
+    "compare",
     "concordance",
     "cox_nll",
     "cumulative_incidence",
+    "d_calibration",
     "discrete_cross_entropy",
     "discrete_nll",
     "distributed_cox_nll",
     "evaluate",
     "hazard",
+    "kaplan_meier",
+    "logrank_p",
     "ranking_loss",
     "risk_score",
     "survival_function",

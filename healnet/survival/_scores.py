@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet.survival._sksurv import sksurv
+from healnet.survival.calibration import calibration_groups, d_calibration
 from healnet.survival.target import SurvivalTarget
 
 __all__ = [
     "Undefined",
     "auc",
     "brier",
+    "calibration_error",
     "checked_risk",
     "checked_survival",
+    "d_calibration_p",
     "harrell",
     "integrated_brier",
+    "mean_auc",
+    "own_survival",
     "uno",
 ]
 
@@ -66,7 +70,7 @@ def checked_survival(survival: ArrayLike, target: SurvivalTarget, times: Floats)
 def harrell(risk: Floats, target: SurvivalTarget) -> float:
     """Harrell's C."""
     _need_pairs(target, np.inf)
-    return float(_sksurv("concordance_index_censored")(target.event, target.time, risk)[0])
+    return float(sksurv("metrics", "concordance_index_censored")(target.event, target.time, risk)[0])
 
 
 def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
@@ -82,6 +86,15 @@ def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float
     return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, [time])[1])
 
 
+def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
+    """AUC averaged over the times, weighted by the events between them (Lambert and Chevret 2016)."""
+    if len(times) < 2:
+        raise Undefined("a mean over time needs at least two times")
+    for time in times:
+        _need_both_outcomes(target, train, time)
+    return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, times)[1])
+
+
 def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
     """Brier score at one time of the predicted probabilities (n,) to survive it."""
     _need_follow_up(target, train, time)
@@ -95,6 +108,38 @@ def integrated_brier(survival: Floats, target: SurvivalTarget, train: SurvivalTa
     for time in times:
         _need_follow_up(target, train, time)
     return float(_weighted("integrated_brier_score", train, _clipped(target, train), survival, times))
+
+
+def calibration_error(survival: Floats, target: SurvivalTarget, time: float) -> float:
+    """Mean absolute difference of predicted and Kaplan-Meier risk at one time, over groups of about ten patients."""
+    if not len(target):
+        raise Undefined("no test patients")
+    error = calibration_groups(
+        survival, target, time, num_groups=int(np.clip(len(target) // 10, 1, 10))
+    ).error
+    if np.isnan(error):
+        raise Undefined(f"a group of patients was not followed until {time:g}")
+    return error
+
+
+def d_calibration_p(own: Floats, event: NDArray[np.bool_]) -> float:
+    """The p-value of the D-calibration of S at the patients' own times."""
+    if len(own) < 50:
+        raise Undefined(f"{len(own)} patients are fewer than 5 per decile: no chi-squared distribution")
+    return d_calibration(own, event).p_value
+
+
+def own_survival(times: Floats, survival: Floats, target: SurvivalTarget) -> tuple[Floats, NDArray[np.bool_]]:
+    """S of each patient at their own time, and whether they had the event, from curves on a grid.
+
+    Linear in between, S(0) = 1. Beyond the last time the curve is unknown, so patients are censored there: of
+    their S it is known that it lies below the last value, which is what censoring says.
+    """
+    knots = np.concatenate([[0.0], times[times > 0]])
+    curves = np.concatenate([np.ones((len(survival), 1)), survival[:, times > 0]], axis=1)
+    capped = np.minimum(target.time, knots[-1])
+    own = np.array([np.interp(t, knots, curve) for t, curve in zip(capped, curves, strict=True)])
+    return own, target.event & (target.time <= knots[-1])
 
 
 def _need_pairs(target: SurvivalTarget, tau: float) -> None:
@@ -142,15 +187,6 @@ def _clipped(target: SurvivalTarget, train: SurvivalTarget) -> SurvivalTarget:
 
 def _weighted(name: str, train: SurvivalTarget, target: SurvivalTarget, *args: Any, **kwargs: Any) -> Any:
     try:
-        return _sksurv(name)(train.to_structured(), target.to_structured(), *args, **kwargs)
+        return sksurv("metrics", name)(train.to_structured(), target.to_structured(), *args, **kwargs)
     except ValueError as error:  # shapes were checked: what is left is about the censoring distribution
         raise Undefined(f"scikit-survival: {error}") from error
-
-
-def _sksurv(name: str) -> Callable[..., Any]:
-    try:
-        module = importlib.import_module("sksurv.metrics")
-    except ImportError as error:
-        raise ImportError("metrics need scikit-survival: pip install scikit-survival") from error
-    function: Callable[..., Any] = getattr(module, name)
-    return function

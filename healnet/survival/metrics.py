@@ -6,18 +6,22 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival import _scores as scores
+from healnet.survival.curve import SurvivalCurve
 from healnet.survival.target import SurvivalTarget, check_labels, check_times
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["concordance", "evaluate"]
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 @overload
@@ -61,59 +65,173 @@ def evaluate(
     target_train: SurvivalTarget,
     target_test: SurvivalTarget,
     risk: ArrayLike | None = None,
-    survival: ArrayLike | None = None,
+    survival: ArrayLike | SurvivalCurve | None = None,
     times: ArrayLike | None = None,
+    *,
+    tau: float | None = None,
+    bootstrap: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Every metric that the given predictions allow, one row each.
 
+    ==================
+    ======================================================================================= harrell_c
+     Harrell's C (as `concordance`) uno_c               Uno's C for events before tau = `time`: the last time
+     that both cohorts reach (Uno 2011)
+    auc, mean_auc       cumulative/dynamic AUC at each time, and its mean (Lambert and Chevret 2016)
+    brier,              Brier score at each time, and its integral over the times divided by their span
+    integrated_brier    (Graf 1999)
+    calibration_error   mean |predicted - Kaplan-Meier| risk at each time, in up to ten groups
+    (`calibration_groups`) d_calibration_p     p of `d_calibration`: small = the curves are not calibrated
+    ==================
+    =======================================================================================
+
+    All but the calibrations are scikit-survival's; the censoring that weighs them is estimated on
+    `target_train`.
+
     Args:
-        target_train: the patients the model was fitted on; the censoring distribution of Uno's C, of the
-            time-dependent AUC and of the Brier score is estimated on them.
+        target_train: the patients the model was fitted on.
         target_test: the n patients that were predicted.
-        risk: (n,) larger = worse: Harrell's C, Uno's C, and the AUC at each of `times`.
-        survival: (n, t) S(t | patient) at `times`: the Brier score at each and its integral.
-        times: (t,) increasing; without `survival` it may be left out: the quartiles of the test patients'
+        risk: larger = worse: the rows down to mean_auc.
+        survival: the rows from brier on: S(t | patient) at `times`, or a `SurvivalCurve` of the patients.
+        times: increasing; with curves or risk alone they may be left out: the quartiles of the test patients'
             event times.
+        tau: Uno's C counts events before it; the last time that both cohorts reach if left out.
+        bootstrap: how many times to draw the test patients with replacement for an interval; 0 for none. The
+            model and the training patients are taken as they are.
+        confidence: of the percentile interval.
+        seed: of the draws.
+
+    Shape:
+        risk: (n,)
+        survival: (n, t)
+        times: (t,)
 
     Returns:
-        Columns metric, time (of AUC and Brier score; tau of Uno's C), value, note. Where a metric is
-        undefined its value is NaN and its note says why.
+        Columns metric, time, value, low, high, note. Where a metric is undefined its value is NaN and its
+        note says why; where it is undefined in some draws, the note says in how many.
 
     Raises:
-        ValueError: neither risk nor survival, `survival` without `times`, shapes that do not fit.
+        ValueError: neither risk nor survival, an array `survival` without `times`, shapes that do not fit.
         ImportError: scikit-survival or pandas is not installed.
+
+    Example:
+        >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, False, True])
+        >>> table = evaluate(target, target, risk=[3.0, 4.0, 2.0, 1.0], times=[2.0, 9.0])
+        >>> table.loc[table["metric"] == "auc", ["time", "value", "note"]].values.tolist()
+        [[2.0, 1.0, ''], [9.0, nan, 'nobody was followed beyond 9']]
     """
-    import pandas as pd
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("evaluate needs pandas: pip install pandas") from error
 
     if risk is None and survival is None:
         raise ValueError("evaluate needs risk, survival, or both")
-    if times is None:
-        if survival is not None:
-            raise ValueError("survival needs times: the time of each of its columns")
-        seen = target_test.time[target_test.event]
-        grid = np.unique(np.quantile(seen, [0.25, 0.5, 0.75])) if len(seen) else np.zeros(0)
-    else:
-        grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
-        if grid.ndim != 1 or not (np.diff(grid) > 0).all():
-            raise ValueError(f"times must be increasing, got {grid.tolist()}")
-    train, test = target_train, target_test
-    rows: list[tuple[str, float, Callable[[], float]]] = []
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
+    grid = _grid(times, target_test, needed=survival is not None and not isinstance(survival, SurvivalCurve))
+    rows: list[_Row] = []
     if risk is not None:
-        r = scores.checked_risk(risk, test)
-        tau = float(min(train.time.max(initial=0), test.time.max(initial=0)))
-        rows.append(("harrell_c", math.nan, partial(scores.harrell, r, test)))
-        rows.append(("uno_c", tau, partial(scores.uno, r, test, train, tau)))
-        rows += [("auc", t, partial(scores.auc, r, test, train, t)) for t in grid.tolist()]
+        rows += _risk_rows(scores.checked_risk(risk, target_test), target_train, target_test, grid, tau)
     if survival is not None:
+        rows += _survival_rows(survival, target_train, target_test, grid)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(target_test), size=(bootstrap, len(target_test))) if len(target_test) else None
+    table = [_filled(row, len(target_test), draws, confidence) for row in rows]
+    return pd.DataFrame(table, columns=["metric", "time", "value", "low", "high", "note"])
+
+
+class _Row(NamedTuple):
+    metric: str
+    time: float
+    of: Callable[[Index], float]  # the metric of the test patients at these positions
+
+
+def _risk_rows(
+    risk: Floats, train: SurvivalTarget, test: SurvivalTarget, grid: Floats, tau: float | None
+) -> list[_Row]:
+    if tau is not None and not tau > 0:
+        raise ValueError(f"tau must be > 0, got {tau}")
+    end = float(min(train.time.max(initial=0), test.time.max(initial=0))) if tau is None else float(tau)
+    return [
+        _Row("harrell_c", math.nan, lambda i: scores.harrell(risk[i], test[i])),
+        _Row("uno_c", end, lambda i: scores.uno(risk[i], test[i], train, end)),
+        *(_Row("auc", time, partial(_auc, risk, test, train, time)) for time in grid.tolist()),
+        _Row("mean_auc", math.nan, lambda i: scores.mean_auc(risk[i], test[i], train, grid)),
+    ]
+
+
+def _survival_rows(
+    survival: ArrayLike | SurvivalCurve, train: SurvivalTarget, test: SurvivalTarget, grid: Floats
+) -> list[_Row]:
+    if isinstance(survival, SurvivalCurve):
+        if len(survival) != len(test):
+            raise ValueError(f"survival holds {len(survival)} patients, the target {len(test)}")
+        s = survival.at(grid).detach().double().cpu().numpy()
+        last = float(survival.edges[-1])
+        own = survival.at(test.time[:, None]).detach().double().cpu().numpy()[:, 0]
+        seen = test.event & (test.time <= last)  # beyond the bins nothing is known: censored at their end
+    else:
         s = scores.checked_survival(survival, test, grid)
-        for j, t in enumerate(grid.tolist()):
-            rows.append(("brier", t, partial(scores.brier, s[:, j], test, train, t)))
-        rows.append(("integrated_brier", math.nan, partial(scores.integrated_brier, s, test, train, grid)))
-    return pd.DataFrame([_filled(*row) for row in rows], columns=["metric", "time", "value", "note"])
+        own, seen = scores.own_survival(grid, s, test)
+    return [
+        *(
+            _Row("brier", time, partial(_brier, s[:, j], test, train, time))
+            for j, time in enumerate(grid.tolist())
+        ),
+        _Row("integrated_brier", math.nan, lambda i: scores.integrated_brier(s[i], test[i], train, grid)),
+        *(
+            _Row("calibration_error", time, partial(_calibration_error, s[:, j], test, time))
+            for j, time in enumerate(grid.tolist())
+        ),
+        _Row("d_calibration_p", math.nan, lambda i: scores.d_calibration_p(own[i], seen[i])),
+    ]
 
 
-def _filled(metric: str, time: float, compute: Callable[[], float]) -> tuple[str, float, float, str]:
+def _auc(risk: Floats, test: SurvivalTarget, train: SurvivalTarget, time: float, i: Index) -> float:
+    return scores.auc(risk[i], test[i], train, time)
+
+
+def _brier(survival: Floats, test: SurvivalTarget, train: SurvivalTarget, time: float, i: Index) -> float:
+    return scores.brier(survival[i], test[i], train, time)
+
+
+def _calibration_error(survival: Floats, test: SurvivalTarget, time: float, i: Index) -> float:
+    return scores.calibration_error(survival[i], test[i], time)
+
+
+def _grid(times: ArrayLike | None, test: SurvivalTarget, needed: bool) -> Floats:
+    if times is None:
+        if needed:
+            raise ValueError("survival needs times: the time of each of its columns")
+        seen = test.time[test.event]
+        return np.unique(np.quantile(seen, [0.25, 0.5, 0.75])) if len(seen) else np.zeros(0)
+    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if grid.ndim != 1 or not (np.diff(grid) > 0).all() or not (grid >= 0).all():
+        raise ValueError(f"times must be >= 0 and increase, got {grid.tolist()}")
+    return grid
+
+
+def _filled(
+    row: _Row, num_patients: int, draws: Index | None, confidence: float
+) -> tuple[str, float, float, float, float, str]:
     try:
-        return metric, time, compute(), ""
+        value = row.of(np.arange(num_patients))
     except scores.Undefined as reason:
-        return metric, time, math.nan, str(reason)
+        return row.metric, row.time, math.nan, math.nan, math.nan, str(reason)
+    if draws is None or not len(draws):
+        return row.metric, row.time, value, math.nan, math.nan, ""
+    sample = []
+    for draw in draws:
+        try:
+            sample.append(row.of(draw))
+        except scores.Undefined:
+            continue  # counted in the note
+    missing = len(draws) - len(sample)
+    note = f"undefined in {missing} of {len(draws)} draws" if missing else ""
+    if not sample:
+        return row.metric, row.time, value, math.nan, math.nan, note
+    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return row.metric, row.time, value, float(low), float(high), note

@@ -1,0 +1,94 @@
+"""What a cohort shows without any model: the Kaplan-Meier estimate and the log-rank test."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from healnet.survival._sksurv import sksurv
+from healnet.survival.target import SurvivalTarget
+
+__all__ = ["KaplanMeier", "kaplan_meier", "logrank_p"]
+
+Floats = NDArray[np.float64]
+
+
+class KaplanMeier(NamedTuple):
+    """A step function: from time[i] on, S is survival[i], within [low[i], high[i]]; time[0] = 0, S = 1 there.
+
+    Shape:
+        time, survival, low, high: (m,) one row per distinct time, 0 included.
+    """
+
+    time: Floats
+    survival: Floats
+    low: Floats
+    high: Floats
+
+    def at(self, times: ArrayLike) -> Floats:
+        """S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then."""
+        return self._read(self.survival, times)
+
+    def band_at(self, times: ArrayLike) -> tuple[Floats, Floats]:
+        """The confidence limits at any times, as `at`."""
+        return self._read(self.low, times), self._read(self.high, times)
+
+    def _read(self, steps: Floats, times: ArrayLike) -> Floats:
+        asked = np.asarray(times, dtype=np.float64)
+        values = steps[np.searchsorted(self.time, asked, side="right") - 1]
+        return np.where((asked <= self.time[-1]) | (self.survival[-1] == 0), values, np.nan)
+
+
+def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeier:
+    """Kaplan and Meier's estimate with log-log confidence limits.
+
+    scikit-survival's `kaplan_meier_estimator`, from time 0 on.
+
+    Raises:
+        ValueError: no patients.
+        ImportError: scikit-survival is not installed.
+
+    Example:
+        >>> kaplan_meier(SurvivalTarget([1, 2, 3, 4], [True, False, True, False])).survival.tolist()
+        [1.0, 0.75, 0.75, 0.375, 0.375]
+    """
+    if not len(target):
+        raise ValueError("a Kaplan-Meier estimate needs at least one patient, got none")
+    time, survival, band = sksurv("nonparametric", "kaplan_meier_estimator")(
+        target.event, target.time, conf_level=confidence, conf_type="log-log"
+    )
+    if time[0] == 0:
+        return KaplanMeier(time, survival, band[0], band[1])
+    start = np.ones(1)
+    return KaplanMeier(np.append(0.0, time), *(np.append(start, steps) for steps in (survival, *band)))
+
+
+def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
+    """The p-value of the log-rank test that all groups share one survival curve.
+
+    scikit-survival's `compare_survival`.
+
+    Args:
+        target: n patients.
+        groups: (n,) the group of each, of any type.
+
+    Raises:
+        ValueError: a group missing for some, fewer than two groups, no events.
+        ImportError: scikit-survival is not installed.
+
+    Example:
+        >>> target = SurvivalTarget([1, 2, 3, 4, 5, 6], [True] * 6)
+        >>> round(logrank_p(target, ["old", "old", "old", "young", "young", "young"]), 4)
+        0.0246
+    """
+    labels = np.asarray(groups)
+    if labels.shape != (len(target),):
+        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {labels.shape}")
+    distinct, codes = np.unique(labels, return_inverse=True)
+    if len(distinct) < 2:
+        raise ValueError(f"a log-rank test needs at least two groups, got {len(distinct)}")
+    if not target.event.any():
+        raise ValueError("a log-rank test needs at least one event, got none")
+    return float(sksurv("compare", "compare_survival")(target.to_structured(), codes)[1])

@@ -1,0 +1,328 @@
+"""Pictures of survival: each function draws on the axes it is given, and returns them.
+
+Needs the `plots` extra (matplotlib) only in that the caller makes the axes: nothing here imports it, touches
+pyplot's state or shows a figure. Colours are Okabe and Ito's, which colour-blind readers can tell apart;
+groups differ in line style, too. Make figures with `layout="constrained"`, so that the numbers at risk get
+their room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from healnet.survival.calibration import Calibration
+from healnet.survival.curve import SurvivalCurve
+from healnet.survival.nonparametric import kaplan_meier, logrank_p
+from healnet.survival.target import SurvivalTarget
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "plot_calibration",
+    "plot_forest",
+    "plot_kaplan_meier",
+    "plot_risk_histogram",
+    "plot_survival_curves",
+]
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
+_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
+_ROW = 12.0  # points between the rows of the numbers at risk
+
+
+def plot_kaplan_meier(
+    axes: Axes,
+    target: SurvivalTarget,
+    groups: ArrayLike | None = None,
+    *,
+    unit: str = "days",
+    order: Sequence[str] | None = None,
+    at_risk: bool = True,
+    confidence: float = 0.95,
+) -> Axes:
+    """Kaplan-Meier curves per group: confidence bands, censoring ticks, numbers at risk, log-rank p.
+
+    Args:
+        axes: to draw on.
+        target: n patients.
+        groups: (n,) a label of each; None = one group.
+        unit: of the times, for the label of the axis.
+        order: the labels, in the order to draw and name them; sorted if left out.
+        at_risk: whether to write the numbers at risk below the axis.
+        confidence: of the bands.
+
+    Raises:
+        ValueError: a label missing for some, a label in `order` that no patient has or the other way round.
+        ImportError: scikit-survival is not installed.
+    """
+    labels = np.full(len(target), "all") if groups is None else np.asarray(groups).astype(str)
+    if labels.shape != (len(target),):
+        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {labels.shape}")
+    present = np.unique(labels).tolist()
+    names = present if order is None else [str(name) for name in order]
+    if sorted(names) != present:
+        raise ValueError(f"order must name the groups {present}, got {names}")
+    ends = []
+    for k, name in enumerate(names):
+        part = target[labels == name]
+        estimate = kaplan_meier(part, confidence)
+        ends.append(float(estimate.survival[-1]))
+        color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
+        title = f"{name} (n = {len(part)}, {int(part.event.sum())} events)"
+        axes.step(estimate.time, estimate.survival, where="post", color=color, linestyle=style, label=title)
+        axes.fill_between(
+            estimate.time, estimate.low, estimate.high, step="post", color=color, alpha=0.15, lw=0
+        )
+        censored = np.unique(part.time[~part.event])
+        axes.plot(censored, estimate.at(censored), "|", color=color, markersize=5)
+    axes.set(xlabel=f"Time ({unit})", ylabel="Probability of survival", ylim=(0, 1.03))
+    axes.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
+    # Curves fall from the upper left; the corner that is free depends on how far.
+    legend = axes.legend(frameon=False, loc="lower left" if min(ends) > 0.5 else "upper right")
+    if len(names) > 1 and target.event.any():
+        legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
+        legend.set_alignment("left")
+    _despine(axes)
+    if at_risk:
+        _write_at_risk(axes, target, labels, names)
+    return axes
+
+
+def plot_survival_curves(
+    axes: Axes,
+    survival: SurvivalCurve | ArrayLike,
+    times: ArrayLike | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    target: SurvivalTarget | None = None,
+    unit: str = "days",
+) -> Axes:
+    """Predicted curves of single patients.
+
+    With a target, a dot marks where each had the event, a ring where they were censored.
+
+    Args:
+        axes: to draw on.
+        survival: a `SurvivalCurve` of a few patients, or (n, t) probabilities at `times`.
+        times: (t,) increasing; with a `SurvivalCurve` 200 points over its bins if left out.
+        labels: n names.
+        target: what became of the patients.
+        unit: of the times.
+
+    Raises:
+        ValueError: an array without `times`, shapes that do not fit.
+    """
+    if isinstance(survival, SurvivalCurve):
+        span = float(survival.edges[-1])
+        grid = np.linspace(0, span, 200) if times is None else np.asarray(times, dtype=np.float64)
+        values = survival.at(grid).detach().double().cpu().numpy()
+    else:
+        if times is None:
+            raise ValueError("an array of survival needs times: the time of each of its columns")
+        grid, values = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1:] != grid.shape:
+            raise ValueError(
+                f"survival must have shape (n, {len(grid)}) for {len(grid)} times, got {values.shape}"
+            )
+        if grid[0] > 0:
+            grid, values = np.append(0.0, grid), np.pad(values, ((0, 0), (1, 0)), constant_values=1.0)
+    names = [f"patient {i + 1}" for i in range(len(values))] if labels is None else list(labels)
+    for what, given in (("labels", names), ("target", target)):
+        if given is not None and len(given) != len(values):
+            raise ValueError(f"{what} must be of the {len(values)} patients of survival, got {len(given)}")
+    for k, curve in enumerate(values):
+        color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
+        axes.plot(grid, curve, color=color, linestyle=style, label=names[k])
+        if target is not None:
+            time, seen = float(target.time[k]), bool(target.event[k])
+            height = float(np.interp(time, grid, curve))
+            axes.plot(time, height, "o", color=color, markerfacecolor=color if seen else "white", zorder=3)
+    if target is not None:
+        axes.plot([], [], "o", color="0.3", label="event")
+        axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="censored")
+    axes.set(xlabel=f"Time ({unit})", ylabel="Predicted probability of survival", ylim=(0, 1.03))
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize="small")
+    return _despine(axes)
+
+
+def plot_calibration(axes: Axes, result: Calibration, *, horizon: str = "the horizon") -> Axes:
+    """Predicted against observed probability of the event, one point per group, with confidence limits.
+
+    Args:
+        axes: to draw on.
+        result: of `calibration_groups`; groups whose observed share is undefined are left out.
+        horizon: with its unit, as in "5 years".
+    """
+    known = ~np.isnan(result.observed)
+    predicted, observed = result.predicted[known], result.observed[known]
+    # At shares of 0 and 1 the log-log limits are undefined or rounded past the estimate.
+    low = np.fmin(np.nan_to_num(result.low[known], nan=np.inf), observed)
+    high = np.fmax(np.nan_to_num(result.high[known], nan=-np.inf), observed)
+    top = float(np.max(np.concatenate([predicted, high, [0.1]])))
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
+    bars = np.stack([observed - low, high - observed])
+    axes.errorbar(predicted, observed, bars, fmt="o", color=_COLORS[0], capsize=3, label="groups of patients")
+    limit = min(1.0, top * 1.05) + 0.02
+    axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit), aspect="equal")
+    axes.set(xlabel=f"Predicted probability by {horizon}", ylabel=f"Observed probability by {horizon}")
+    axes.legend(frameon=False, loc="upper left")
+    return _despine(axes)
+
+
+def plot_risk_histogram(
+    axes: Axes, risk: ArrayLike, target: SurvivalTarget, *, bins: int = 20, label: str = "Predicted risk"
+) -> Axes:
+    """How predicted risks spread: patients with the event against censored ones, in shares of each.
+
+    Args:
+        axes: to draw on.
+        risk: (n,)
+        target: n patients.
+        bins: of the histogram.
+        label: of the horizontal axis, with its unit where it has one.
+
+    Raises:
+        ValueError: another number of risks, risks that are not finite.
+    """
+    values = np.asarray(risk, dtype=np.float64)
+    if values.shape != (len(target),) or not np.isfinite(values).all():
+        raise ValueError(f"risk must be {len(target)} finite values, got shape {values.shape}")
+    edges = np.histogram_bin_edges(values, bins).tolist()
+    for seen, name, color, hatch in ((False, "censored", _COLORS[0], ""), (True, "event", _COLORS[1], "///")):
+        part = values[target.event == seen]
+        if len(part):
+            share = np.full(len(part), 1 / len(part))
+            title = f"{name} (n = {len(part)})"
+            axes.hist(part, edges, weights=share, color=color, alpha=0.35, label=title)
+            axes.hist(
+                part, edges, weights=share, histtype="step", edgecolor=color, hatch=hatch, linewidth=1.5
+            )
+    axes.set(xlabel=label, ylabel="Share of patients in the group")
+    axes.legend(frameon=False)
+    return _despine(axes)
+
+
+def plot_forest(
+    axes: Axes,
+    results: pd.DataFrame,
+    *,
+    name: str = "model",
+    value: str = "c_index",
+    low: str | None = None,
+    high: str | None = None,
+    label: str = "Concordance index",
+    reference: float | None = 0.5,
+) -> Axes:
+    """Models side by side, in the order they first appear, with value and interval in figures.
+
+    Either one row per model with the columns `low` and `high`, or many rows per model (folds): then the mean,
+    the standard deviation as the bar, and every row as a small dot.
+
+    Args:
+        axes: to draw on.
+        results: a table; rows without a value are left out.
+        name: the column that names the models.
+        value: the column of the metric.
+        low: the column of the lower limits, or None.
+        high: the column of the upper limits, or None.
+        label: of the metric, with its unit where it has one.
+        reference: where to draw the line of no effect; None = none.
+
+    Raises:
+        ValueError: a column that the table lacks, `low` without `high` or with many rows per model, no rows.
+    """
+    if (low is None) != (high is None):
+        raise ValueError("low and high must be given together")
+    columns = [column for column in (name, value, low, high) if column is not None]
+    missing = [column for column in columns if column not in results.columns]
+    if missing:
+        raise ValueError(f"results lack the columns {missing}, they have {list(results.columns)}")
+    known = results[results[value].notna()]
+    models = list(dict.fromkeys(known[name].tolist()))
+    if not models:
+        raise ValueError("results hold no values to draw")
+    if low is not None and len(models) != len(known):
+        raise ValueError("low and high need one row per model")
+    for row, model in enumerate(models):
+        part = known[known[name] == model]
+        values = part[value].to_numpy(dtype=np.float64)
+        center = float(values.mean())
+        if low is not None and high is not None:
+            ends = float(part[low].iloc[0]), float(part[high].iloc[0])
+            text = f"{center:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+        else:
+            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            ends = center - spread, center + spread
+            text = f"{center:.3f} ± {spread:.3f}" if len(values) > 1 else f"{center:.3f}"
+            if len(values) > 1:
+                axes.plot(values, np.full(len(values), row), ".", color="0.65", markersize=4, zorder=1)
+        axes.plot(ends, (row, row), color=_COLORS[0], linewidth=2, solid_capstyle="butt")
+        axes.plot(center, row, "s", color=_COLORS[0], markersize=6, zorder=3)
+        axes.annotate(
+            text,
+            (1.02, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize="small",
+            annotation_clip=False,
+        )
+    if reference is not None:
+        axes.axvline(reference, color="0.5", linestyle="--", linewidth=1, zorder=0)
+    axes.set_yticks(range(len(models)), [str(model) for model in models])
+    axes.set(ylim=(len(models) - 0.5, -0.5), xlabel=label)
+    axes.tick_params(axis="y", length=0)
+    return _despine(axes)
+
+
+def _write_at_risk(
+    axes: Axes, target: SurvivalTarget, labels: NDArray[np.str_], names: Sequence[str]
+) -> None:
+    """Rows below the label of the axis, in points, so that they stay apart at any size of the figure."""
+    right = axes.get_xlim()[1]
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= right]
+    axes.set_xticks(ticks)  # fixed, so that a later change of size does not part the numbers from their ticks
+    top = -38.0
+    axes.annotate(
+        "Number at risk",
+        (0, 0),
+        (0, top),
+        "axes fraction",
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+    )
+    for k, name in enumerate(names):
+        color = _COLORS[k % len(_COLORS)]
+        height = top - _ROW * (k + 1)
+        place: dict[str, Any] = {"va": "top", "fontsize": "small", "color": color, "annotation_clip": False}
+        axes.annotate(
+            name, (0, 0), (-18, height), "axes fraction", textcoords="offset points", ha="right", **place
+        )
+        time = target.time[labels == name]
+        for tick in ticks:
+            count = str(int((time >= tick).sum()))
+            axes.annotate(
+                count,
+                (tick, 0),
+                (0, height),
+                ("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                **place,
+            )
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def _despine(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes

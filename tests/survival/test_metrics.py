@@ -1,0 +1,306 @@
+"""Metrics against the recorded numbers, scikit-survival called directly, and cohorts on which they are undefined."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lifelines.datasets import load_rossi
+from lifelines.utils import concordance_index
+from sksurv.datasets import load_gbsg2
+from sksurv.linear_model import CoxPHSurvivalAnalysis
+from sksurv.metrics import cumulative_dynamic_auc
+from sksurv.preprocessing import OneHotEncoder
+
+from healnet.survival import (
+    SurvivalTarget,
+    TimeBins,
+    calibration_groups,
+    concordance,
+    d_calibration,
+    evaluate,
+    survival_function,
+)
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "survival.json").read_text())
+
+
+def simulated(seed, n=120):
+    rng = np.random.default_rng(seed)
+    risk = rng.normal(size=n)
+    time, limit = rng.exponential(np.exp(-risk)), rng.exponential(2, n)
+    return risk, SurvivalTarget(np.minimum(time, limit), time <= limit)
+
+
+def values(table, metric):
+    return table.loc[table["metric"] == metric, "value"].tolist()
+
+
+def test_recorded_gbsg2():
+    x, y = load_gbsg2()
+    x["tgrade"] = x["tgrade"].map({"I": 0, "II": 1, "III": 2}).astype(float)
+    x = OneHotEncoder().fit_transform(x)
+    model = CoxPHSurvivalAnalysis(ties="efron").fit(x, y)
+    times = 365.0 * np.arange(1, 6)
+    survival = np.stack([curve(times) for curve in model.predict_survival_function(x)])
+    target = SurvivalTarget(y["time"], y["cens"])
+    recorded = REFERENCE["gbsg2"]
+    table = evaluate(target, target, model.predict(x), survival, times, tau=1825)
+    assert values(table, "harrell_c") == pytest.approx([recorded["harrell_c"]], abs=1e-6)
+    assert values(table, "auc") == pytest.approx(recorded["cumulative_dynamic_auc"], abs=1e-6)
+    assert values(table, "brier") == pytest.approx(recorded["brier"], abs=1e-6)
+    assert values(table, "integrated_brier") == pytest.approx([recorded["integrated_brier_score"]], abs=1e-6)
+    assert values(table, "uno_c") == pytest.approx([recorded["uno_c_tau_1825"]], abs=1e-6)
+    assert (table["note"] == "").all()
+
+
+def test_recorded_uno():
+    rossi, recorded = load_rossi(), REFERENCE["rossi"]
+    coefficients = recorded["efron_coefficients"]
+    risk = rossi[list(coefficients)].to_numpy() @ np.array(list(coefficients.values()))
+    target = SurvivalTarget(rossi["week"], rossi["arrest"])
+    assert concordance(risk, target) == pytest.approx(recorded["harrell_c"], abs=1e-6)
+    table = evaluate(target, target, risk, tau=30.0)
+    row = table[table["metric"] == "uno_c"].iloc[0]
+    assert row["time"] == 30
+    assert row["value"] == pytest.approx(recorded["uno_c_tau_30"], abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=25))
+def test_lifelines_concordance_with_ties(rows):
+    time, event, risk = (np.array(column) for column in zip(*rows, strict=True))
+    target = SurvivalTarget.unchecked(time.astype(float), event)
+    first = target.time[event].min() if event.any() else np.inf
+    if not ((time > first) | ((time == first) & ~event)).any():
+        with pytest.warns(UserWarning, match=r"^Harrell's C is undefined: no "):
+            assert math.isnan(concordance(risk, target))
+    else:
+        ours = concordance(risk, target)
+        assert ours == concordance(torch.tensor(risk).unsqueeze(1), time, event)
+        if len(set(time)) == len(time):  # lifelines treats tied times in another way
+            assert ours == pytest.approx(concordance_index(time, -risk, event), abs=1e-12)
+
+
+def test_concordance_by_hand():
+    assert concordance([3.0, 1.0, 2.0], [1, 3, 2], [True, True, False]) == 1
+    assert concordance([1.0, 2.0, 3.0], [1, 2, 3], [True, True, True]) == 0
+    assert concordance([1.0, 1.0, 0.0], [1, 2, 3], [True, False, False]) == 0.75
+    assert concordance([2.0, 1.0], [1, 1], [True, False]) == 1  # censored at the same time: followed longer
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ([False, False], "no events"),
+        ([False, True], "no comparable pair: nobody was followed beyond the first event"),
+    ],
+)
+def test_undefined_concordance_is_nan_and_says_why(event, reason):
+    with pytest.warns(UserWarning, match=f"^Harrell's C is undefined: {reason}$"):
+        assert math.isnan(concordance([1.0, 2.0], [1, 2], event))
+
+
+def test_concordance_does_not_judge_the_share_of_events():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert concordance(np.arange(50), np.arange(50)[::-1], np.ones(50, dtype=bool)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0], [1, 2], [True, True]), "risk must have shape (2,), one per patient, got (1,)"),
+        (([1.0, np.inf], [1, 2], [True, True]), "risk must be finite, got 1 values that are not"),
+        (
+            ([1.0, 2.0], [1, 2]),
+            "event is missing: concordance takes a SurvivalTarget, or time and event",
+        ),
+        (([1.0], [-1], [True]), "time must be finite and >= 0, got -1 at position 0 (1 of 1 are wrong)"),
+    ],
+)
+def test_concordance_refuses(arguments, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        concordance(*arguments)
+    assert str(error.value) == message
+
+
+def test_mean_auc_is_scikit_survivals():
+    risk, target = simulated(1)
+    times = np.array([0.3, 0.6, 1.0])
+    auc, mean = cumulative_dynamic_auc(target.to_structured(), target.to_structured(), risk, times)
+    table = evaluate(target, target, risk, times=times)
+    assert values(table, "auc") == pytest.approx(auc)
+    assert values(table, "mean_auc") == pytest.approx([mean])
+
+
+def test_patients_followed_longer_than_the_training_cohort():
+    """scikit-survival refuses them; what happens after the training follow-up changes no earlier value."""
+    risk, target = simulated(2)
+    train = SurvivalTarget(np.minimum(target.time, 0.9), target.event & (target.time <= 0.9))
+    survival = np.exp(-np.outer(np.exp(risk), [0.3, 0.6]))
+    table = evaluate(train, target, risk, survival, times=[0.3, 0.6])
+    same = evaluate(train, train, risk, survival, times=[0.3, 0.6])
+    for metric in ("auc", "brier", "integrated_brier", "uno_c"):
+        assert values(table, metric) == pytest.approx(values(same, metric))
+    assert table.loc[table["metric"] == "uno_c", "time"].item() == train.time.max()
+    assert (table["note"] == "").all()
+
+
+def test_default_times_are_quartiles_of_the_events():
+    risk, target = simulated(3)
+    table = evaluate(target, target, risk)
+    expected = np.quantile(target.time[target.event], [0.25, 0.5, 0.75])
+    assert table.loc[table["metric"] == "auc", "time"].tolist() == expected.tolist()
+
+
+def test_a_curve_and_its_values_agree():
+    risk, target = simulated(4)
+    bins = TimeBins.fit(target.time, target.event, num_bins=5)
+    logits = torch.tensor(risk[:, None] + np.linspace(-2, 0, 5), dtype=torch.float64)
+    curve = survival_function(logits, bins)
+    times = bins.edges[1:-1]
+    from_curve = evaluate(target, target, survival=curve, times=times)
+    from_array = evaluate(target, target, survival=curve.at(times), times=times)
+    same = (
+        from_curve["metric"] != "d_calibration_p"
+    )  # the array knows nothing between its last time and the curve's
+    pd.testing.assert_frame_equal(from_curve[same], from_array[same])
+    grid = bins.edges[1:]
+    whole = evaluate(target, target, survival=curve.at(grid), times=grid)
+    own = curve.at(target.time[:, None])[:, 0]
+    expected = d_calibration(own, target.event).p_value
+    assert values(from_curve, "d_calibration_p") == pytest.approx([expected])
+    assert values(whole, "d_calibration_p") == pytest.approx([expected])
+    error = calibration_groups(curve.at([times[0]])[:, 0], target, times[0], 10).error
+    assert values(from_curve, "calibration_error")[0] == pytest.approx(error)
+
+
+def test_beyond_the_last_known_time_patients_are_censored_there():
+    """A curve known until 1 says of a death at 2 only that S was below S(1)."""
+    target = SurvivalTarget(np.full(60, 2.0), np.arange(60) < 30)
+    survival = np.full((60, 1), 0.4)
+    expected = d_calibration(np.full(60, 0.4), np.zeros(60, dtype=bool)).p_value
+    table = evaluate(target, target, survival=survival, times=[1.0])
+    assert values(table, "d_calibration_p") == pytest.approx([expected])
+    curve = survival_function(torch.full((60, 1), math.log(1.5)), TimeBins([0, 1]))
+    assert values(evaluate(target, target, survival=curve), "d_calibration_p") == pytest.approx([expected])
+
+
+def test_undefined_values_say_why():
+    train = SurvivalTarget([1, 2, 3, 4, 5], [True, False, True, True, False])
+    test = SurvivalTarget([2, 3, 6], [False, True, False])
+    survival = np.full((3, 4), 0.5)
+    table = evaluate(train, test, [1.0, 3.0, 2.0], survival, times=[1.0, 2.0, 4.0, 7.0])
+    notes = {(row.metric, row.time): row.note for row in table.itertuples() if math.isnan(row.value)}
+    assert notes.pop(("auc", 1.0)) == "no events by 1"
+    assert notes.pop(("auc", 2.0)) == "no events by 2"
+    assert notes.pop(("auc", 7.0)) == "nobody was followed beyond 7"
+    assert notes.pop(("brier", 1.0)) == "1 is outside the follow-up [2, 5) of the patients"
+    assert notes.pop(("brier", 7.0)) == "7 is beyond the last training time 5"
+    assert notes.pop(("calibration_error", 7.0)) == "a group of patients was not followed until 7"
+    assert sorted(notes.values()) == [
+        "1 is outside the follow-up [2, 5) of the patients",
+        "3 patients are fewer than 5 per decile: no chi-squared distribution",
+        "no events by 1",
+    ]
+    assert (table["note"] == "").sum() == len(table) - 9
+    assert table["value"].notna().sum() == len(table) - 9
+
+
+@pytest.mark.parametrize("event", [[False, False, False], [False, False, True]])
+def test_nothing_is_zero_where_it_is_undefined(event):
+    train = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
+    table = evaluate(train, SurvivalTarget([1, 2, 3], event), [1.0, 2.0, 3.0], times=[2.5])
+    assert table["value"].isna().all()
+    assert (table["note"] != "").all()
+
+
+def test_no_patients_at_all():
+    train = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
+    nobody = SurvivalTarget([], [])
+    for pair in ((train, nobody), (nobody, nobody)):
+        table = evaluate(*pair, risk=[], survival=np.zeros((0, 1)), times=[2.0], bootstrap=3)
+        assert table["value"].isna().all()
+        assert (table["note"] != "").all()
+    table = evaluate(nobody, train, [4.0, 3.0, 2.0, 1.0], times=[2.0])
+    assert values(table, "harrell_c") == [1.0]
+    assert table.loc[table["metric"] == "uno_c", "note"].item() == (
+        "no training patients to estimate the censoring from"
+    )
+
+
+def test_the_last_censored_patient_does_not_leave_uno_undefined():
+    risk, target = simulated(5)
+    assert not target.event[target.time.argmax()]
+    assert 0.5 < values(evaluate(target, target, risk), "uno_c")[0] < 1
+
+
+def test_bootstrap_intervals_hold_the_value_and_repeat_with_the_seed():
+    risk, target = simulated(6, n=60)
+    survival = np.exp(-np.outer(np.exp(risk), [0.2, 0.4]))
+    options = {"times": [0.2, 0.4], "bootstrap": 30}
+    table = evaluate(target, target, risk, survival, **options)
+    inner = table[table["metric"] != "d_calibration_p"]
+    assert (inner["low"] < inner["value"]).all()
+    wide = ~inner["metric"].isin(["calibration_error"])  # an absolute error is biased upwards by resampling
+    assert (inner["high"] > inner["value"])[wide].all()
+    pd.testing.assert_frame_equal(table, evaluate(target, target, risk, survival, **options))
+    other = evaluate(target, target, risk, survival, **options, seed=1)
+    assert (other["low"] != table["low"]).any()
+    narrow = evaluate(target, target, risk, survival, **options, confidence=0.5)
+    assert (narrow["high"] <= table["high"]).all()
+    assert narrow.loc[0, "high"] < table.loc[0, "high"]
+
+
+def test_the_bootstrap_resamples_patients_with_their_predictions():
+    risk, target = simulated(7, n=30)
+    table = evaluate(target, target, risk, bootstrap=40, seed=3)
+    draws = np.random.default_rng(3).integers(30, size=(40, 30))
+    slow = [concordance(risk[draw], target[draw]) for draw in draws]
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist())
+
+
+def test_draws_in_which_a_value_is_undefined_are_counted():
+    target = SurvivalTarget([1, 2, 3], [True, False, False])
+    table = evaluate(target, target, [3.0, 2.0, 1.0], bootstrap=50)
+    row = table.iloc[0]
+    assert row["value"] == 1
+    draws = np.random.default_rng(0).integers(3, size=(50, 3))
+    missing = sum(0 not in draw or set(draw) == {0} for draw in draws)
+    assert row["note"] == f"undefined in {missing} of 50 draws"
+
+
+GOOD = simulated(8, n=20)
+REFUSED = [
+    ({"risk": None}, "evaluate needs risk, survival, or both"),
+    ({"bootstrap": -1}, "bootstrap must be >= 0, got -1"),
+    ({"survival": np.ones((20, 2))}, "survival needs times: the time of each of its columns"),
+    (
+        {"survival": np.ones((20, 2)), "times": [1.0]},
+        "survival must have shape (20, 1), patients by times, got (20, 2)",
+    ),
+    ({"survival": np.full((20, 1), 2.0), "times": [1.0]}, "survival must hold probabilities in [0, 1]"),
+    ({"times": [2.0, 1.0]}, "times must be >= 0 and increase, got [2.0, 1.0]"),
+    ({"times": [-1.0]}, "times must be >= 0 and increase, got [-1.0]"),
+    ({"risk": np.ones(3)}, "risk must have shape (20,), one per patient, got (3,)"),
+    ({"tau": 0.0}, "tau must be > 0, got 0.0"),
+    (
+        {"survival": survival_function(torch.zeros(3, 1), TimeBins([0, 1]))},
+        "survival holds 3 patients, the target 20",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED)
+def test_refused(wrong, message):
+    risk, target = GOOD
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        evaluate(target, target, **({"risk": risk} | wrong))
+    assert str(error.value) == message

@@ -1,0 +1,62 @@
+"""Kaplan-Meier and log-rank by hand, and against lifelines."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lifelines import KaplanMeierFitter
+from lifelines.statistics import multivariate_logrank_test
+
+from healnet.survival import SurvivalTarget, kaplan_meier, logrank_p
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=30))
+def test_lifelines_estimate_and_band(rows):
+    time, event = zip(*rows, strict=True)
+    target = SurvivalTarget.unchecked(np.array(time, dtype=float), np.array(event))
+    ours = kaplan_meier(target)
+    theirs = KaplanMeierFitter().fit(target.time, target.event)
+    np.testing.assert_allclose(ours.survival, theirs.predict(ours.time), atol=1e-12)
+    inside = (ours.survival > 0) & (ours.survival < 1)
+    band = theirs.confidence_interval_.loc[ours.time[inside]].to_numpy()
+    np.testing.assert_allclose(np.column_stack([ours.low, ours.high])[inside], band, atol=1e-9)
+    assert ours.time[0] == 0
+
+
+def test_steps():
+    estimate = kaplan_meier(SurvivalTarget([2, 4, 6], [True, False, True]))
+    np.testing.assert_allclose(estimate.at([0, 1.9, 2, 5.9, 6, 7]), [1, 1, 2 / 3, 2 / 3, 0, 0])
+    open_end = kaplan_meier(SurvivalTarget([2, 4, 6], [True, True, False]))
+    np.testing.assert_allclose(open_end.at([6, 6.1]), [1 / 3, np.nan])
+    low, high = open_end.band_at([3, 7])
+    assert low[0] < 2 / 3 < high[0]
+    assert np.isnan([low[1], high[1]]).all()
+
+
+def test_an_event_at_time_zero():
+    estimate = kaplan_meier(SurvivalTarget([0, 4], [True, True]))
+    assert estimate.time.tolist() == [0, 4]
+    assert estimate.survival.tolist() == [0.5, 0]
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_lifelines_log_rank(groups):
+    rng = np.random.default_rng(groups)
+    group = rng.integers(0, groups, 80)
+    target = SurvivalTarget(rng.integers(1, 20, 80) + 2 * group, rng.random(80) < 0.7)
+    theirs = multivariate_logrank_test(target.time, group, target.event).p_value
+    assert logrank_p(target, np.array(["a", "b", "c"])[group]) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_refused():
+    target = SurvivalTarget([1, 2], [True, False])
+    for refused, message in (
+        (lambda: kaplan_meier(target[:0]), "a Kaplan-Meier estimate needs at least one patient, got none"),
+        (lambda: logrank_p(target, ["a"]), "groups must have shape (2,), one per patient, got (1,)"),
+        (lambda: logrank_p(target, ["a", "a"]), "a log-rank test needs at least two groups, got 1"),
+        (lambda: logrank_p(target[[1, 1]], ["a", "b"]), "a log-rank test needs at least one event, got none"),
+    ):
+        with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+            refused()
+        assert str(error.value) == message
