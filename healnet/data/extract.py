@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -179,6 +180,7 @@ def _extract_slide(
                 write_features(temporary, tiles, batches(), kind, settings, root)
     except Exception as failure:  # whatever one slide holds, the others are worth going on for
         error = _last_line(failure)
+        _release(failure)
         logger.error("%s: %s", target.stem, error, exc_info=logger.isEnabledFor(logging.DEBUG))
     finally:
         bar.finish(done, len(tiles) if tiles is not None else 0)
@@ -221,6 +223,17 @@ class _Bar:
         """A slide is done or given up; what it still owed is made up for."""
         if self.shown:
             self.bar.update(1 - done / of if of else 1)
+
+
+def _release(failure: BaseException | None) -> None:
+    """Let go of what an error's frames hold, the failed slide's loader above all.
+
+    It would live on in the next slide's forked workers and there shut down what is not theirs: seen as ten seconds of
+    waiting after each bad slide.
+    """
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
 
 
 def _last_line(failure: Exception) -> str:
