@@ -23,7 +23,8 @@ class Batch(NamedTuple):
         inputs: modality -> Tensor, `Masked`, `PatchBag` or another NamedTuple of tensors, each with a leading axis b.
         time: (b,) float64. Not float32, in which a time may round to the other side of the bin edge it defines.
         event: (b,) bool, True = observed.
-        index: (b,) int64, positions in the cohort: `cohort.patients[batch.index]` are the ids.
+        index: (b,) int64, positions in the cohort: `cohort.patients[batch.index.numpy()]` are the ids. (pandas
+            takes a tensor of one element for an integer, hence `numpy()`.)
     """
 
     inputs: dict[str, Any]

@@ -175,4 +175,5 @@ class _ValuesReader:
 
 def _read(entry: Any) -> Any:
     value = entry() if callable(entry) else entry
-    return torch.as_tensor(value, dtype=torch.float32) if isinstance(value, np.ndarray) else value
+    # A copy, for a memory map that cannot be written makes a tensor that torch warns of.
+    return torch.from_numpy(np.array(value, dtype=np.float32)) if isinstance(value, np.ndarray) else value

@@ -84,7 +84,7 @@ class Values(Modality):
 
     @classmethod
     def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Values:
-        """The entries in the patients' order; arrays become float32 tensors, whose memory is shared where it can be.
+        """The entries in the patients' order; arrays become float32 tensors of their own memory.
 
         Raises:
             ValueError: an entry of another kind, one that is not finite, or none at all. Names modality and patient.
@@ -112,7 +112,7 @@ def _checked(name: str, patient: str, entry: Any) -> Any:
     if isinstance(entry, np.ndarray):
         if entry.dtype.kind not in "biuf":
             raise ValueError(f"{owner}: expected an array of numbers, got {entry.dtype}")
-        entry = torch.as_tensor(np.ascontiguousarray(entry), dtype=torch.float32)
+        entry = torch.from_numpy(np.array(entry, dtype=np.float32))
     fields = (entry,) if isinstance(entry, Tensor) else entry
     is_named = isinstance(entry, tuple) and isinstance(getattr(entry, "mask", None), Tensor)
     if not isinstance(entry, Tensor) and not (

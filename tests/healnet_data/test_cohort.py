@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,8 @@ def test_a_part_holds_what_each_of_its_patients_had(positions):
         (np.array([True, False, False, False, True]), ["p1", "p5"]),
         ([-1, 0], ["p5", "p1"]),
         (2, ["p3"]),
+        (torch.tensor([2, 0]), ["p3", "p1"]),
+        (torch.tensor([2]), ["p3"]),
     ],
 )
 def test_it_is_indexed_like_an_array(index, expected):

@@ -84,7 +84,7 @@ def test_a_plain_loader_works_with_its_defaults(workers, collate_fn):
         assert isinstance(batch.inputs["rna"], Masked)
         assert batch.event.dtype == torch.bool
         assert batch.time.dtype == torch.float64
-        for row, patient in enumerate(whole.patients[batch.index]):
+        for row, patient in enumerate(whole.patients[batch.index.numpy()]):
             expected = whole.table("rna").loc[patient].to_numpy()
             assert batch.inputs["rna"].mask[row].tolist() == (~np.isnan(expected)).tolist()
             np.testing.assert_allclose(batch.inputs["rna"].values[row], np.nan_to_num(expected), rtol=1e-6)
@@ -186,7 +186,7 @@ def test_volumes_of_different_shapes_are_padded_by_ours():
 
 
 def load(path):
-    return np.load(path)
+    return np.load(path, mmap_mode="r")  # an array that cannot be written
 
 
 def test_values_may_be_read_when_they_are_needed(tmp_path):
