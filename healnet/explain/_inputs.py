@@ -13,6 +13,7 @@ from healnet.tokens import Masked
 __all__ = [
     "batch_size",
     "check_modality",
+    "copies",
     "element_mask_of",
     "hide",
     "main_field",
@@ -21,6 +22,8 @@ __all__ = [
     "repeat_rows",
     "with_values",
 ]
+
+COPIED_BYTES = 2**26  # a bag of 100,000 patches must not be copied 256 times
 
 
 def check_modality(inputs: Mapping[str, Any], modality: str) -> Any:
@@ -114,6 +117,18 @@ def repeat_rows(value: Any, times: int) -> Any:
     if isinstance(value, Tensor):
         return value.repeat(times, *[1] * (value.dim() - 1))
     return type(value)(*[repeat_rows(field, times) for field in value])
+
+
+def copies(inputs: Mapping[str, Any], rows: int) -> int:
+    """How many times the batch may stand in one forward pass: `rows` patients, and 64 MiB of inputs, but at least once."""
+    size = sum(_bytes(value) for value in inputs.values())
+    return max(1, min(rows // batch_size(inputs), COPIED_BYTES // max(1, size)))
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    return 0 if value is None else sum(_bytes(field) for field in value)
 
 
 def batch_size(inputs: Mapping[str, Any]) -> int:

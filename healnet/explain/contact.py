@@ -80,7 +80,7 @@ def contact_sheet(
     columns: int = 4,
     figure: Figure | None = None,
 ) -> Figure:
-    """Pictures in rows, each with a caption below.
+    """Pictures in rows, each with a caption above.
 
     Args:
         images: (h, w, 3) arrays, as `top_patches` reads them.
@@ -103,7 +103,7 @@ def contact_sheet(
         ax.set_axis_off()
     for ax, image, name in zip(axes, images, names, strict=False):
         ax.imshow(np.asarray(image), interpolation="nearest")
-        ax.set_title(name, fontsize="small", y=-0.02, va="top")
+        ax.set_title(name, fontsize="small", pad=3)
     return figure
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-__all__ = ["LOWERS", "RAISES", "add_colorbar", "new_axes", "new_figure", "png"]
+__all__ = ["LOWERS", "RAISES", "add_colorbar", "colour_limits", "new_axes", "new_figure", "png"]
 
 # Okabe and Ito (2008): vermilion and blue stay apart for every kind of colour vision.
 RAISES, LOWERS = "#D55E00", "#0072B2"
@@ -47,6 +50,21 @@ def add_colorbar(scores: ScalarMappable, axes: list[Axes], label: str) -> None:
     bar = figure.colorbar(scores, ax=axes, shrink=0.75, label=label)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
+
+
+def colour_limits(scores: ArrayLike) -> tuple[float, float, str]:
+    """The ends of a colour map, and which: about 0, blue lowers and red raises, for scores of both signs; else sequential.
+
+    Raises:
+        ValueError: no score is a number.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(values).any():
+        raise ValueError("expected scores with at least one number, got none")
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high), "RdBu_r"
+    return low, high, "viridis"
 
 
 def png(figure: Figure, dpi: float = 144) -> bytes:

@@ -167,8 +167,8 @@ def gene_bars(
     sign = np.zeros(len(names), int) if signs is None else np.sign(np.asarray(signs)).astype(int)
     ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
     ax.set_yticks(range(len(top)), [names[i] for i in top], fontsize="small")
-    ax.invert_yaxis()
-    ax.set_xlabel(xlabel)
+    ax.set_ylim(len(top) - 0.4, -0.6)
+    ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
     ax.spines[["top", "right"]].set_visible(False)
     if steady is not None:
         for row, i in enumerate(top):

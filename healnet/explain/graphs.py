@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from healnet.explain.colours import finite_scores, scaled
-from healnet.explain.figures import add_colorbar, new_axes
+from healnet.explain.figures import add_colorbar, colour_limits, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def graph_overlay(
     ax: Axes | None = None,
     scale: str = "percentile",
     size: float = 14.0,
-    cmap: str = "viridis",
+    cmap: str | None = None,
     colorbar: bool = True,
     label: str | None = None,
 ) -> Axes:
@@ -39,7 +39,7 @@ def graph_overlay(
         ax: where to draw; by default new axes of a figure of their own.
         scale: colours by "percentile" rank or by the "raw" score.
         size: area of a node, in square points.
-        cmap: a matplotlib colour map.
+        cmap: a matplotlib colour map; by default viridis, for raw scores of both signs blue to red about 0.
         colorbar: draw one beside the axes.
         label: of the colour bar.
 
@@ -74,13 +74,13 @@ def graph_overlay(
         lines = LineCollection(list(places[once]), colors="black", linewidths=0.4, alpha=0.5, zorder=2)
         ax.add_collection(lines)
     order = np.argsort(shown, kind="stable")  # the highest on top
-    low, high = (0, 100) if scale == "percentile" else (None, None)
+    low, high, colours = (0.0, 100.0, "viridis") if scale == "percentile" else colour_limits(values)
     nodes = ax.scatter(
         places[order, 0],
         places[order, 1],
         c=shown[order],
         s=size,
-        cmap=cmap,
+        cmap=cmap or colours,
         edgecolors="white",
         linewidths=0.3,
         zorder=3,

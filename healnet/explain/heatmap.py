@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.explain.colours import finite_scores, scaled
-from healnet.explain.figures import add_colorbar, new_axes
+from healnet.explain.figures import add_colorbar, colour_limits, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def slide_heatmap(
     scale: str = "percentile",
     ax: Axes | None = None,
     max_size: int = 2048,
-    cmap: str = "viridis",
+    cmap: str | None = None,
     alpha: float = 0.6,
     colorbar: bool = True,
     label: str | None = None,
@@ -109,7 +109,7 @@ def slide_heatmap(
         scale: "percentile" colours by rank, which shows order even where few scores are huge; "raw" by the score itself.
         ax: where to draw; by default new axes of a figure of their own.
         max_size: longer side of the picture, in pixels, when read from a `Slide`.
-        cmap: a matplotlib colour map.
+        cmap: a matplotlib colour map; by default viridis, for raw scores of both signs blue to red about 0.
         alpha: opacity of the scores.
         colorbar: draw one beside the axes.
         label: of the colour bar.
@@ -125,11 +125,11 @@ def slide_heatmap(
         ax = new_axes(7.0 if aspect <= 1 else 6.0 / aspect + 1.0, 6.0 * min(aspect, 1) + 0.4)
     extent = (0, size[0], size[1], 0)
     ax.imshow(picture, extent=extent, interpolation="nearest", aspect="equal")
-    low, high = (0, 100) if scale == "percentile" else (None, None)
-    colours = ax.imshow(
+    low, high, colours = (0.0, 100.0, "viridis") if scale == "percentile" else colour_limits(heat)
+    drawn = ax.imshow(
         np.ma.masked_invalid(heat),
         extent=extent,
-        cmap=cmap,
+        cmap=cmap or colours,
         alpha=alpha,
         interpolation="nearest",
         vmin=low,
@@ -141,7 +141,7 @@ def slide_heatmap(
         draw_scale_bar(ax, size, mpp)
     if colorbar:
         text = label or ("score (percentile)" if scale == "percentile" else "score")
-        add_colorbar(colours, [ax], text)
+        add_colorbar(drawn, [ax], text)
     return ax
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from healnet.explain._inputs import (
     batch_size,
     check_modality,
+    copies,
     element_mask_of,
     hide,
     present,
@@ -45,7 +46,7 @@ def occlude(
         groups: which group each element belongs to, 0..g-1, or -1 for those that are never hidden; (*axes) for all patients
             or (b, *axes). By default each element is a group of its own.
         risk: one number per patient from the output.
-        rows: patients times groups in one forward pass.
+        rows: patients times groups in one forward pass, at most; large inputs are copied less often.
 
     Shape:
         returns: (b, g); 0 where a patient has nothing of that group.
@@ -67,7 +68,7 @@ def occlude(
         groups = torch.arange(real[0].numel(), device=real.device).reshape(real.shape[1:])
     groups = _checked_groups(groups, real, modality)
     count, batch = int(groups.max()) + 1, len(real)
-    at_once = max(1, rows // batch)
+    at_once = copies(inputs, rows)
     with evaluating(model):
         whole = risk_of(model, inputs, risk)
         scores = whole.new_zeros(batch, count)

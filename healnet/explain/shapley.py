@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from healnet.explain._inputs import batch_size, hide, present
+from healnet.explain._inputs import batch_size, copies, hide, present, repeat_rows
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
 from healnet.explain.figures import LOWERS, RAISES, new_axes
 
@@ -50,7 +50,7 @@ class ModalityShapley(NamedTuple):
 
 
 def shapley_modalities(
-    model: nn.Module, inputs: Mapping[str, Any], risk: Risk = default_risk
+    model: nn.Module, inputs: Mapping[str, Any], risk: Risk = default_risk, rows: int = 256
 ) -> ModalityShapley:
     """Exact Shapley values (Shapley 1953) of a patient's risk over the modalities, in 2^k forward passes.
 
@@ -61,6 +61,7 @@ def shapley_modalities(
         model: any model that takes `inputs`; used in evaluation mode.
         inputs: as for `model.forward`, with up to 8 modalities.
         risk: one number per patient from the output.
+        rows: patients times coalitions in one forward pass, at most; large inputs are copied less often.
 
     Raises:
         ValueError: no modality, or more than 8.
@@ -80,15 +81,16 @@ def shapley_modalities(
             f"exact Shapley values are for up to {MOST_PLAYERS} modalities (2^k passes), got {len(names)}: {list(names)}"
         )
     has = torch.stack([present(inputs[name]) for name in names], dim=1)
-    coalitions = []
+    parts = []
     with evaluating(model):
-        for coalition in range(2 ** len(names)):
+        for coalitions in torch.arange(2 ** len(names)).split(copies(inputs, rows)):
+            repeated = {name: repeat_rows(inputs[name], len(coalitions)) for name in names}
             shown = {
-                name: inputs[name] if coalition >> i & 1 else hide(inputs[name], has[:, i])
-                for i, name in enumerate(names)
+                name: hide(value, (coalitions >> i & 1 == 0).repeat_interleave(len(has)))
+                for i, (name, value) in enumerate(repeated.items())
             }
-            coalitions.append(risk_of(model, shown, risk))
-    values = torch.stack(coalitions)
+            parts.append(risk_of(model, shown, risk).reshape(len(coalitions), len(has)))
+    values = torch.cat(parts)
     return ModalityShapley(names, shapley_values(values), values[-1], values[0], has)
 
 
@@ -174,7 +176,7 @@ def contribution_bars(
         if len(numbers) > 1:
             ax.plot(own, row + spread[there[:, row]], ".", color="0.2", markersize=3, alpha=0.7, label=name)
     ax.set_yticks(range(len(names)), list(names))
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.4, -0.6)  # an absent one has no bar that would make room
     ax.set_xlabel(f"lowers  ←  {xlabel}  →  raises")
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.figures import add_colorbar, new_axes, new_figure
+from healnet.explain.figures import add_colorbar, colour_limits, new_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,12 +94,12 @@ def image_overlay(
         raise ValueError(
             f"expected an image (h, w[, 3]) and scores (h, w) of one size, got {picture.shape} and {heat.shape}"
         )
-    (low, high), colours = _limits(heat, limits, cmap)
+    low, high, colours = colour_limits(heat) if limits is None else (*limits, "viridis")
     ax = new_axes(5.0, 4.2) if ax is None else ax
     ax.imshow(picture, cmap="gray", interpolation="nearest", aspect=aspect)
     drawn = ax.imshow(
         np.ma.masked_invalid(heat),
-        cmap=colours,
+        cmap=cmap or colours,
         vmin=low,
         vmax=high,
         alpha=alpha,
@@ -145,7 +145,7 @@ def orthogonal_slices(
         raise ValueError(
             f"expected a volume (x, y, z[, c]) and scores (x, y, z) of one size, got {picture.shape} and {heat.shape}"
         )
-    limits, colours = _limits(heat, None, None)
+    low, high, colours = colour_limits(heat)
     if at is None:
         voxel = tuple(int(i) for i in np.unravel_index(np.nanargmax(np.abs(heat)), heat.shape))
     else:
@@ -160,7 +160,7 @@ def orthogonal_slices(
             picture.take(voxel[axis], axis=axis),
             heat.take(voxel[axis], axis=axis),
             ax,
-            limits=limits,
+            limits=(low, high),
             cmap=colours,
             alpha=alpha,
             aspect=spacing[down] / spacing[across],
@@ -198,17 +198,3 @@ def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = Non
     matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
     nibabel.save(nibabel.Nifti1Image(np.nan_to_num(values).astype(np.float32), matrix), path)
     return path
-
-
-def _limits(
-    heat: NDArray[Any], limits: tuple[float, float] | None, cmap: str | None
-) -> tuple[tuple[float, float], str]:
-    """The ends of the colour map, and which one: symmetric about 0 where scores have both signs."""
-    if not np.isfinite(heat).any():
-        raise ValueError("expected scores with at least one number, got none")
-    low, high = float(np.nanmin(heat)), float(np.nanmax(heat))
-    if low < 0 < high:
-        ends, colours = (-max(-low, high), max(-low, high)), "RdBu_r"
-    else:
-        ends, colours = (low, high), "viridis"
-    return limits or ends, cmap or colours

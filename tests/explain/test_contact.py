@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import tifffile
+
+from healnet.data.slides import Slide
+from healnet.explain import contact_sheet, top_patches
+
+
+@pytest.fixture
+def slide(tmp_path):
+    """512 x 256, its red the column and its green the row, halved; level 1 is black."""
+    y, x = np.mgrid[:256, :512] // 2
+    image = np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        file.write(image, tile=(128, 128), photometric="rgb", compression="zlib")
+        file.write(
+            np.zeros((128, 256, 3), np.uint8),
+            tile=(128, 128),
+            photometric="rgb",
+            subfiletype=1,
+            compression="zlib",
+        )
+    return Slide(tmp_path / "s.tif", mpp=0.5)
+
+
+def test_the_best_patches_are_read_at_full_resolution(slide):
+    coords = [[0, 0], [64, 0], [128, 64], [448, 192]]
+    best = top_patches(slide, coords, 64, [0.1, 5.0, 0.2, 3.0], k=2)
+    assert [(p.x, p.y, p.score, p.position) for p in best] == [(64, 0, 5.0, 1), (448, 192, 3.0, 3)]
+    assert best[1].image.shape == (64, 64, 3)
+    assert best[1].image[0, 0].tolist() == [224, 96, 0]
+    assert best[1].image[63, 63].tolist() == [255, 127, 0]
+
+
+def test_overlapping_patches_are_passed_over(slide):
+    coords = [[100, 0], [116, 0], [132, 0], [164, 0]]
+    scores = [4.0, 3.0, 2.0, 1.0]
+    assert [p.position for p in top_patches(slide, coords, 64, scores, k=3)] == [0, 2, 3]
+    assert [p.position for p in top_patches(slide, coords, 64, scores, k=3, apart=0)] == [0, 1, 2]
+
+
+def test_another_scale_gives_as_many_microns(slide):
+    assert top_patches(slide, [[0, 0]], 64, [1.0], mpp=1.0)[0].image.shape == (32, 32, 3)
+    slide.mpp = None
+    with pytest.raises(
+        ValueError, match=r"^the slide does not say its microns per pixel; leave mpp out, or open it"
+    ):
+        top_patches(slide, [[0, 0]], 64, [1.0], mpp=1.0)
+    with pytest.raises(ValueError, match=r"^expected k >= 1, got 0$"):
+        top_patches(slide, [[0, 0]], 64, [1.0], k=0)
+
+
+def test_the_sheet_shows_each_picture_with_its_caption():
+    images = [np.full((4, 4, 3), value, np.uint8) for value in (10, 20, 30)]
+    figure = contact_sheet(images, ["a", "b", "c"], columns=2)
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", ""]
+    assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in figure.axes[:3]] == [10, 20, 30]
+    with pytest.raises(ValueError, match=r"^expected images and a caption for each, got 3 and 1$"):
+        contact_sheet(images, ["a"])

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from healnet.explain import gene_bars, gene_set_scores, rank_genes, top_k_stability
+from healnet.explain.figures import LOWERS, RAISES
+
+NAMES = ["A", "B", "C"]
+
+
+def test_a_ranking_by_hand():
+    scores = [[1.0, -4.0, 0.0], [3.0, 2.0, np.nan]]
+    gradients = [[2.0, -1.0, 1.0], [2.0, 0.5, np.nan]]
+    table = rank_genes(NAMES, scores, gradients, repeats=[[1, 2, 3], [3, 2, 1], [3, 2, 1]], k=1)
+    assert list(table.index) == ["B", "A", "C"]
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["score"].tolist() == [3, 2, 0]
+    assert table["direction"].tolist() == [-1, 1, 1]
+    assert table["agreement"].tolist() == [0.5, 1, 1]
+    np.testing.assert_allclose(table["stability"], [0, 2 / 3, 1 / 3])
+
+
+def test_equal_scores_share_the_best_rank():
+    assert rank_genes(NAMES, [1.0, 2.0, 1.0])["rank"].to_dict() == {"B": 1, "A": 2, "C": 2}
+
+
+def test_stability_counts_only_who_surely_is_on_top():
+    assert top_k_stability([[5, 5, 1], [5, 4, 1]], k=1).tolist() == [0.5, 0, 0]
+    assert top_k_stability([[5, 5, 1]], k=2).tolist() == [1, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"^expected importances of shape \(r, f\) and k >= 1, got \(3,\) and 2$"
+    ):
+        top_k_stability([1, 2, 3], 2)
+
+
+def test_gene_sets_sum_their_members():
+    sets = {"one": ["TP53"], "both": ["TP53", "MYC"], "none": ["XXX"]}
+    scores = [[1.0, 2.0, -4.0], [np.nan, 1.0, 0.0]]
+    names = ["TP53_rnaseq", "TP53_mut", "MYC_rnaseq"]
+    found, sums = gene_set_scores(names, scores, sets, symbol=lambda name: name.split("_")[0])
+    assert found == ["one", "both"]
+    assert sums.tolist() == [[3, -1], [1, 1]]
+    with pytest.raises(ValueError, match=r"^none of the 1 gene sets has a member among the 3 features$"):
+        gene_set_scores(names, scores, {"none": ["XXX"]})
+
+
+def test_bars_show_size_direction_and_stability():
+    ax = gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0], stability=[0.2, 1.0, 0.0], k=2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "C"]
+    assert [bar.get_width() for bar in ax.patches] == [3, 2]
+    assert to_hex(ax.patches[0].get_facecolor()).upper() == LOWERS
+    assert [text.get_text() for text in ax.texts] == ["100%", "0%"]
+
+
+def test_signed_scores_of_one_patient_give_their_own_direction():
+    ax = gene_bars(NAMES, [1.0, -3.0, 0.5])
+    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [LOWERS, RAISES, RAISES]
+    assert [bar.get_width() for bar in ax.patches] == [3, 1, 0.5]
+    assert {to_hex(bar.get_facecolor()) for bar in gene_bars(NAMES, [1, 3, 2]).patches} == {"#999999"}
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"^expected direction of shape \(3,\), one per name, got \(2,\)$"):
+        gene_bars(NAMES, [1.0, 2.0, 3.0], direction=[1, 1])
+    with pytest.raises(ValueError, match=r"^expected gradients of shape \(3,\) or \(r, 3\), got \(2,\)$"):
+        rank_genes(NAMES, [1.0, 2.0, 3.0], gradients=[1, 1])

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from healnet.explain import attention_scores, gradient_attention, mean_attention, rollout
+from healnet.fusion import AttentionTrace
+
+
+def test_mean_attention_is_the_mean_over_layers_heads_and_latents(model, inputs):
+    model.eval()
+    _, plain = model.trace(inputs)
+    for keep in ("heads", "latents", "both"):
+        _, kept = model.trace(inputs, keep=keep)
+        for name in plain:
+            torch.testing.assert_close(mean_attention(kept, name), plain[name].mean(dim=0))
+    weights = mean_attention(plain, "slide")
+    torch.testing.assert_close(weights.sum(dim=1), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+
+
+def test_rollout_by_hand():
+    """One latent, two layers: what was read first is halved by every later update."""
+    first, second = torch.tensor([[0.25, 0.75]]), torch.tensor([[1.0, 0.0]])
+    one = torch.ones(1, 1, 1)
+    trace = AttentionTrace(
+        {"a": torch.stack([first, second]).unsqueeze(2), "b": torch.ones(2, 1, 1, 1)},
+        keep="latents",
+        latents={"a": torch.stack([one, one]), "b": torch.stack([one, one])},
+    )
+    found = rollout(trace)
+    # In order a, b, a, b: reading a first weighs 1/2 and is halved three times; b first 1/2, halved twice; and so on.
+    torch.testing.assert_close(found["a"], first / 16 + second / 4)
+    torch.testing.assert_close(found["b"], torch.tensor([[1 / 8 + 1 / 2]]))
+
+
+def test_rollout_follows_self_attention_between_latents():
+    """Latent 1 reads the token; self-attention hands half of it to latent 0."""
+    trace = AttentionTrace(
+        {"a": torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])},
+        keep="latents",
+        latents={"a": torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])},
+    )
+    torch.testing.assert_close(rollout(trace)["a"], torch.tensor([[0.25, 0.25]]))
+    stay = AttentionTrace(
+        {"a": torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])},
+        keep="latents",
+        latents={"a": torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])},
+    )
+    torch.testing.assert_close(rollout(stay)["a"], torch.tensor([[0.5, 0.0]]))
+
+
+def test_rollout_shares_sum_to_one_with_the_start(model, inputs):
+    found = attention_scores(model, inputs, "rollout")
+    total = sum(scores.sum(dim=1) for scores in found.values())
+    # Each of two layers halves once per modality that the patient has.
+    expected = 1 - 0.5 ** (2.0 * torch.tensor([3, 2, 2], dtype=torch.float64))
+    torch.testing.assert_close(total, expected)
+    assert found["protein"][1].abs().sum() == 0
+    assert found["slide"][1, 4:].abs().sum() == 0
+
+
+def test_rollout_of_each_patient_is_what_they_get_alone(model, inputs):
+    together = attention_scores(model, inputs, "rollout")["rna"]
+    for i in range(3):
+        alone = {name: type(v)(*[f[i : i + 1] for f in v]) for name, v in inputs.items() if name != "rna"}
+        alone["rna"] = inputs["rna"][i : i + 1]
+        torch.testing.assert_close(attention_scores(model, alone, "rollout")["rna"][0], together[i])
+
+
+def test_rollout_averages_kept_heads(model, inputs):
+    model.eval()
+    _, both = model.trace(inputs, keep="both")
+    _, latents = model.trace(inputs, keep="latents")
+    for name, scores in rollout(both).items():
+        torch.testing.assert_close(scores, rollout(latents)[name])
+
+
+def test_rollout_needs_latents(model, inputs):
+    _, trace = model.trace(inputs)
+    with pytest.raises(
+        ValueError,
+        match=r'^rollout needs model.trace\(inputs, keep="latents"\), got a trace with keep=\'none\'$',
+    ):
+        rollout(trace)
+
+
+def test_gradient_attention_is_weight_times_slope(model, inputs):
+    scores = attention_scores(model, inputs, "gradient")
+    _, trace = model.eval().trace(inputs, keep="both", gradient_of=lambda output: output[:, 0])
+    for name in scores:
+        torch.testing.assert_close(scores[name], gradient_attention(trace, name))
+        torch.testing.assert_close(scores[name], trace.gradients[name].mean(dim=(2, 3)).sum(dim=0))
+    assert scores["slide"][2].abs().sum() == 0
+    assert scores["slide"][0].min() < 0 < scores["slide"][0].max()
+
+
+def test_gradient_attention_changes_sign_with_the_risk(model, inputs):
+    up = attention_scores(model, inputs, "gradient")["rna"]
+    down = attention_scores(model, inputs, "gradient", risk=lambda output: -output[:, 0])["rna"]
+    torch.testing.assert_close(up, -down)
+
+
+def test_wrong_requests_are_refused(model, inputs):
+    with pytest.raises(ValueError, match=r"^expected method 'mean', 'rollout' or 'gradient', got 'max'$"):
+        attention_scores(model, inputs, "max")
+    _, trace = model.trace(inputs)
+    with pytest.raises(
+        ValueError, match=r"^this trace has no gradients: make it by model.trace\(inputs, gradient_of=...\)"
+    ):
+        gradient_attention(trace, "rna")
+    with pytest.raises(ValueError, match=r"^expected risk\(output\) to give one number per patient"):
+        attention_scores(model, inputs, "gradient", risk=lambda output: output)
+
+
+def test_the_model_stays_as_it_was(model, inputs):
+    model.train()
+    first, second = (attention_scores(model, inputs, "mean")["slide"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import nn
+
+from healnet.explain import faithfulness, faithfulness_curves
+from healnet.explain._inputs import element_mask_of, main_values
+from healnet.tokens import Masked
+
+
+class Sum(nn.Module):
+    """The risk is the sum of the real numbers."""
+
+    def forward(self, inputs):
+        value = inputs["x"]
+        return (main_values(value) * element_mask_of(value)).sum(dim=1, keepdim=True)
+
+
+X = torch.tensor([[4.0, -3.0, 2.0, 1.0]])
+
+
+def test_curves_by_hand():
+    found = faithfulness(Sum(), {"x": X}, "x", X, steps=4)
+    assert found.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert found.deletion.tolist() == [[4, 0, -2, -3, 0]]
+    assert found.insertion.tolist() == [[0, 4, 6, 7, 4]]
+
+
+def test_unsigned_scores_are_ranked_by_size():
+    found = faithfulness(Sum(), {"x": X}, "x", X, signed=False, steps=4)
+    assert found.deletion.tolist() == [[4, 0, 3, 1, 0]]
+
+
+def test_masked_elements_are_never_counted():
+    value = Masked(X.expand(2, 4), torch.tensor([[True] * 4, [False, False, True, True]]))
+    found = faithfulness(Sum(), {"x": value}, "x", torch.tensor([[4.0, 3, 2, 1], [9, 9, 2, 1]]), steps=2)
+    assert found.deletion[1].tolist() == [3, 1, 0]
+    assert found.insertion[1].tolist() == [0, 2, 3]
+
+
+def test_the_true_score_is_trusted_and_its_opposite_and_noise_are_not():
+    x = torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(40, 20, generator=torch.Generator().manual_seed(1))
+    good, bad, none = (
+        faithfulness(Sum(), {"x": x}, "x", score, repeats=10).trust().mean() for score in (x, -x, noise)
+    )
+    assert good > 3
+    assert bad < -3
+    assert abs(none) < 0.7
+    unsigned = faithfulness(Sum(), {"x": x.abs()}, "x", x.abs(), signed=False, repeats=10).trust().mean()
+    assert unsigned > 2
+
+
+def test_the_same_seed_gives_the_same_random_orders(model, inputs):
+    scores = torch.rand(3, 11)
+    first, second = (faithfulness(model, inputs, "slide", scores, steps=3) for _ in range(2))
+    assert torch.equal(first.random_deletion, second.random_deletion)
+    # The third patient has no slide: nothing can change.
+    assert first.deletion[2].unique().numel() == 1
+    torch.testing.assert_close(first.deletion[:, 0], first.insertion[:, -1])
+
+
+def test_curves_are_drawn_as_they_are():
+    found = faithfulness(Sum(), {"x": X}, "x", X, steps=4)
+    figure = faithfulness_curves({"true": found})
+    left, right = figure.axes
+    assert list(left.lines[1].get_ydata()) == [4, 0, -2, -3, 0]
+    assert list(right.lines[1].get_ydata()) == [0, 4, 6, 7, 4]
+    assert list(left.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
+    with pytest.raises(ValueError, match=r"^expected at least one score's curves, got none$"):
+        faithfulness_curves({})
+
+
+def test_wrong_requests_are_refused():
+    with pytest.raises(ValueError, match=r"^modality 'x': expected scores of shape \(1, 4\), got \(1, 3\)$"):
+        faithfulness(Sum(), {"x": X}, "x", torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"^expected steps >= 1 and repeats >= 1, got 0 and 3$"):
+        faithfulness(Sum(), {"x": X}, "x", X, steps=0)
