@@ -161,7 +161,7 @@ def check_fusion_layer(
     everyone = torch.arange(batch)
     before = {name: x.values.clone() for name, x in tokens.items()}
     kept_latents = latents.clone()
-    result = run(everyone, tokens)
+    result = layer(latents, tokens, None)
     if result.shape != latents.shape:
         raise LawBrokenError(
             f"a fusion layer keeps the latents' shape {tuple(latents.shape)}, got {tuple(result.shape)}"
@@ -261,9 +261,7 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
     rows = torch.zeros(batch, dtype=torch.bool)
     rows[0] = True
     hidden = hide_patients(inputs, rows)
-    hidden = _map(hidden, lambda tensor, _: _poison(tensor, rows))
-    leaves = [tensor.requires_grad_() for tensor, _ in _leaves(hidden) if tensor.is_floating_point()]
-    encoded = encoder(hidden)
+    encoded = encoder(_map(hidden, lambda tensor, _: _poison(tensor, rows)))
     if encoded.mask is None or bool(encoded.mask[0].any()):
         raise LawBrokenError("a patient whose input is all masked has no real token")
     others = torch.arange(1, batch)
@@ -272,6 +270,9 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
         _take_tokens(tokens, others),
         _take_tokens(encoded, others),
     )
+    # Finite again: some functions stop the gradient of a NaN, and would hide a leak.
+    leaves = [tensor.requires_grad_() for tensor, _ in _leaves(hidden) if tensor.is_floating_point()]
+    encoded = encoder(hidden)
     if not encoded.values.requires_grad:
         return
     weights = torch.linspace(-1, 1, encoded.values.numel(), dtype=torch.float64).view_as(encoded.values)

@@ -21,7 +21,9 @@ def test_standardised_is_computed_once_and_in_full_precision():
     assert first.dtype == torch.float64
     assert tokens.standardised(torch.float64) is first
     z = 1 / math.sqrt(2 / 3 + 1e-5)
-    torch.testing.assert_close(first[0, 0], torch.tensor([-z, 0, z], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        first[0, 0], torch.tensor([-z, 0, z], dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_masked_tokens_are_zero_and_get_no_gradient_even_from_nan():

@@ -144,9 +144,15 @@ def _translate(
 
     def take(layer: int, slot: str, name: str) -> Tensor:
         names = [f"layers.{layer}.{slot}.{name}"]
-        if tied and layer > 0:  # a state dict without repeated entries holds layer 1, and one cross feed-forward
+        if (
+            tied and layer > 0
+        ):  # a state dict without repeated entries holds layer 1, and one cross feed-forward
             shared = "1" if slot.isdigit() and int(slot) % 2 else slot
-            names += [f"layers.{layer}.{shared}.{name}", f"layers.1.{slot}.{name}", f"layers.1.{shared}.{name}"]
+            names += [
+                f"layers.{layer}.{shared}.{name}",
+                f"layers.1.{slot}.{name}",
+                f"layers.1.{shared}.{name}",
+            ]
         found = next((candidate for candidate in names if candidate in theirs), None)
         if found is None:
             raise ValueError(f"the checkpoint lacks {names[0]!r}, which the arguments ask for")

@@ -119,7 +119,20 @@ def test_one_layer(shape, backward, benchmark, matmul_speed, report, peak_memory
         plain_seconds = median_seconds(run_plain, shape.rounds)
     share = shape.flops(backward) / seconds / matmul_speed
     association = cheaper_association(shape.m, shape.c, shape.e)
-    report(TITLE, row(shape.name, shape.batch, backward, association, plain_seconds, seconds, plain_memory, memory, share))
+    report(
+        TITLE,
+        row(
+            shape.name,
+            shape.batch,
+            backward,
+            association,
+            plain_seconds,
+            seconds,
+            plain_memory,
+            memory,
+            share,
+        ),
+    )
 
 
 def row(name, batch, backward, association, plain_seconds, seconds, plain_memory, memory, share=None):

@@ -126,7 +126,9 @@ def test_autocast_agrees_with_full_precision(association):
     assert all(torch.isfinite(p.grad).all() for p in attention.parameters())
 
 
-@pytest.mark.parametrize("kind", [lambda t: CrossAttention(3, 3, temperature=t), lambda t: SelfAttention(3, temperature=t)])
+@pytest.mark.parametrize(
+    "kind", [lambda t: CrossAttention(3, 3, temperature=t), lambda t: SelfAttention(3, temperature=t)]
+)
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
 def test_a_temperature_that_is_not_positive_is_refused(kind, temperature):
     with pytest.raises(ValueError, match=rf"^expected a temperature above 0, got {temperature}$"):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -116,7 +117,7 @@ def test_large_scores_stay_finite(path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_accumulates_in_float32(path, dtype):
-    queries, keys, values, _ = example(n=1000)
+    queries, keys, _, _ = example(n=1000)
     queries = queries.to(dtype).requires_grad_()
     keys = keys.to(dtype)
     output, _, lse = online_attention(queries, keys, keys)
@@ -139,7 +140,9 @@ def test_data_tokens_are_not_differentiated(path, monkeypatch):
     output = online_attention(queries, keys, keys)[0]
     seen = []
     backward = online._backward
-    monkeypatch.setattr(online, "_backward", lambda needs, *rest: seen.append(needs) or backward(needs, *rest))
+    monkeypatch.setattr(
+        online, "_backward", lambda needs, *rest: seen.append(needs) or backward(needs, *rest)
+    )
     output.sum().backward()
     assert seen == [(True, False, False)]
     assert keys.grad is None
@@ -154,7 +157,7 @@ def test_data_tokens_are_not_differentiated(path, monkeypatch):
 def test_states_over_parts_merge_to_the_whole(cuts, order, masked):
     queries, keys, values, mask = example(v=V, mask=masked, seed=order.randint(0, 1000))
     edges = [0, *sorted(cuts), N]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     order.shuffle(parts)
     state = None
     for part in parts:

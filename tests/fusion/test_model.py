@@ -1,0 +1,228 @@
+import copy
+import io
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from healnet import HEALNet, Masked, Tokens
+from healnet.encoders import ModalityEncoder, OmicEncoder
+from healnet.testing import check_model
+
+WIDTHS = {"clinical": 5, "rna": 13, "protein": 7}
+SIZES = {"num_latents": 4, "latent_dim": 12, "num_heads": 2, "head_dim": 3}
+
+
+def build(tokens=3, **sizes):
+    torch.manual_seed(0)
+    encoders = {name: OmicEncoder(f, tokens=tokens, token_dim=6) for name, f in WIDTHS.items()}
+    return HEALNet(encoders, out_dim=2, **SIZES | sizes)
+
+
+def batch_of(b, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(b, f, generator=generator).to(dtype) for name, f in WIDTHS.items()}
+
+
+@pytest.mark.parametrize("tokens", ["features", "vector", 3])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"tie_layers": True, "depth": 3}, {"self_attention": 0}, {"gate": "gelu"}]
+)
+def test_the_laws(tokens, sizes):
+    check_model(build(tokens, **sizes), batch_of(5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_pattern_of_absence_gives_what_each_patient_gives_alone(data):
+    model = build("features").double().eval()
+    inputs = batch_of(4, dtype=torch.float64)
+    masks = {
+        name: torch.tensor(
+            data.draw(st.lists(st.lists(st.booleans(), min_size=f, max_size=f), min_size=4, max_size=4))
+        )
+        for name, f in WIDTHS.items()
+    }
+    together = model({name: Masked(x, masks[name]) for name, x in inputs.items()})
+    assert torch.isfinite(together).all()
+    for row in range(4):
+        alone = {
+            name: Masked(x[row : row + 1], masks[name][row : row + 1])
+            for name, x in inputs.items()
+            if masks[name][row].any()
+        }
+        torch.testing.assert_close(together[row : row + 1], model(alone), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_finite_and_zero_for_the_absent(training):
+    model = build()
+    model.train(training)
+    inputs = {name: x.requires_grad_() for name, x in batch_of(3).items()}
+    hidden = {name: Masked(x, torch.tensor([True, False, name == "rna"])) for name, x in inputs.items()}
+    model(hidden).sum().backward()
+    for name, x in inputs.items():
+        assert torch.isfinite(x.grad).all()
+        assert (x.grad[1] == 0).all()
+        assert (x.grad[0] != 0).any()
+        assert (x.grad[2] != 0).any() == (name == "rna")
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_nobody_has_anything():
+    model = build()
+    assert torch.equal(model({}), model({"rna": None}))
+    torch.testing.assert_close(model({}), model.head(model.latents[None]))
+    nothing = {name: Masked(x, torch.zeros(3, dtype=torch.bool)) for name, x in batch_of(3).items()}
+    torch.testing.assert_close(model(nothing), model({}).expand(3, -1))
+
+
+def test_fuse_then_head_is_forward():
+    model, inputs = build(), batch_of(3)
+    latents = model.fuse(inputs)
+    assert latents.shape == (3, 4, 12)
+    torch.testing.assert_close(model.head(latents), model(inputs))
+    expected = model.head.linear(model.head.norm(latents.mean(1)))
+    torch.testing.assert_close(model(inputs), expected)
+
+
+@pytest.mark.parametrize("tie_layers", [False, True])
+def test_saving_loading_and_copying(tie_layers):
+    model, inputs = build(tie_layers=tie_layers), batch_of(3)
+    expected = model(inputs)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    loaded = build(tie_layers=tie_layers)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert not torch.allclose(loaded(inputs), expected)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(loaded(inputs), expected)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(inputs), expected)
+    assert len(set(copied.layers)) == (1 if tie_layers else 2)
+    with torch.no_grad():
+        copied.latents.add_(1)
+    assert torch.equal(model(inputs), expected)
+
+
+def test_tied_layers_share_every_weight():
+    tied, single = build(tie_layers=True, depth=5), build(depth=1)
+    assert sum(p.numel() for p in tied.parameters()) == sum(p.numel() for p in single.parameters())
+
+
+def test_half_precision_features_in_a_double_model():
+    model = build("vector").double()
+    inputs = batch_of(2)
+    half = {name: x.half() for name, x in inputs.items()}
+    expected = model({name: x.half().double() for name, x in inputs.items()})
+    torch.testing.assert_close(model(half), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", ["features", 3])
+def test_compiled_in_one_graph_gives_the_same(tokens):
+    """`aot_eager` traces forward and backward like the default backend and needs no C++ compiler."""
+    model = build(tokens)
+    inputs = batch_of(3)
+    inputs["rna"] = Masked(inputs["rna"], torch.tensor([True, False, True]))
+    expected = model(inputs)
+    expected.square().sum().backward()
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    got = compiled(inputs)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    got.square().sum().backward()
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_agrees_with_full_precision():
+    model, inputs = build(), batch_of(4)
+    expected = model(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model(inputs)
+        got.float().sum().backward()
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+class Wrong(ModalityEncoder):
+    """Returns something else than it promises."""
+
+    token_dim = 3
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def forward(self, inputs):
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"ct": torch.zeros(3, 2)},
+            "unknown modality 'ct': this model's modalities are ['clinical', 'rna', 'protein']",
+        ),
+        ({"rna": torch.zeros(3, 12)}, "modality 'rna': expected a shape of (b, 13), got (3, 12)"),
+        ({"rna": torch.zeros(3, 1, 13)}, "modality 'rna': expected a shape of (b, 13), got (3, 1, 13)"),
+        (
+            {"protein": torch.zeros(4, 7)},
+            "modality 'protein': expected a batch of 3 patients as in modality 'clinical', got 4",
+        ),
+        ({"rna": [1.0]}, "modality 'rna': expected a tensor or Masked(values, mask), got list"),
+        (
+            {"rna": Masked(torch.zeros(3, 13), torch.ones(3))},
+            "modality 'rna': expected a bool mask (True = real), got torch.float32",
+        ),
+        (
+            {"rna": Masked(torch.zeros(3, 13), torch.ones(3, 2, dtype=torch.bool))},
+            "modality 'rna': expected a mask of shape (3,) or (3, 13), got (3, 2)",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build()(batch_of(3) | change)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (torch.zeros(2, 1, 3), "modality 'x': expected its encoder to return Tokens, got Tensor"),
+        (
+            Tokens(torch.zeros(2, 1, 4)),
+            "modality 'x': expected tokens of width 3 (its encoder's token_dim), got 4",
+        ),
+    ],
+)
+def test_an_encoder_that_breaks_its_promise_is_named(result, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        HEALNet({"x": Wrong(result)})({"x": 0})
+
+
+@pytest.mark.parametrize(
+    ("encoders", "message"),
+    [
+        ({}, "expected at least one encoder, got none"),
+        ({"rna": torch.nn.Linear(2, 2)}, "modality 'rna': expected a ModalityEncoder, got Linear"),
+        (
+            {"a.b": OmicEncoder(2)},
+            "modality 'a.b': expected a name without dots that is not a method of ModuleDict",
+        ),
+        (
+            {"items": OmicEncoder(2)},
+            "modality 'items': expected a name without dots that is not a method of ModuleDict",
+        ),
+    ],
+)
+def test_bad_encoders_are_refused_by_name(encoders, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        HEALNet(encoders)
