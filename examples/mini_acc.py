@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sksurv.compare import compare_survival
 from sksurv.ensemble import RandomSurvivalForest
 from sksurv.linear_model import CoxnetSurvivalAnalysis
-from sksurv.nonparametric import kaplan_meier_estimator
 from tqdm import tqdm
 
 from healnet import HEALNet
 from healnet.data import Cohort, CohortDataset, ModalityDropout, Standardizer
 from healnet.datasets import load_breast_cancer, load_mini_acc
 from healnet.encoders import OmicEncoder
-from healnet.survival import concordance, cox_nll
+from healnet.survival import SurvivalTarget, concordance, cox_nll
+from healnet.survival.plots import plot_forest, plot_kaplan_meier
 
 DATASETS = {"mini-acc": load_mini_acc, "breast-cancer": load_breast_cancer}
 # One setting for every HEALNet below. Small cohorts want few steps, strong dropout and an average over seeds.
@@ -34,11 +32,11 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY, MODALITY_DROPOUT, MEMBERS = 15, 1e-3, 0.3, 0
 
 
 def build(cohort: Cohort) -> HEALNet:
-    """Four learned tokens per table, read by 16 latents in two fusion layers, into one log hazard."""
+    """Four learned tokens per table, read by 8 latents in two fusion layers, into one log hazard."""
     encoders = {
-        name: OmicEncoder(cohort.table(name).shape[1], tokens=4, input_dropout=0.5) for name in cohort.tables
+        name: OmicEncoder(width, tokens=4, input_dropout=0.5) for name, width in cohort.widths.items()
     }
-    return HEALNet(encoders, depth=2, num_latents=16, latent_dim=32, num_heads=1, self_attention=0, ff_mult=2)
+    return HEALNet(encoders, depth=2, num_latents=8, latent_dim=32, num_heads=1, self_attention=0, ff_mult=1)
 
 
 def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet:
@@ -122,64 +120,18 @@ def write_csv(rows: list[dict], path: Path) -> None:
     part.replace(path)
 
 
-def draw_groups(ax: Axes, table_ax: Axes, risk: pd.Series, cohort: Cohort) -> None:
-    """Kaplan-Meier curves of the halves of lower and higher out-of-fold risk, numbers at risk below."""
-    target, unit = cohort.target, 365.25
-    high = (risk > risk.median()).to_numpy()
-    p = compare_survival(target.to_structured(), high)[1]
-    ticks = np.arange(0, target.time.max() / unit, 2)
-    for row, (label, group, color) in enumerate(
-        (("low risk", ~high, "#0072B2"), ("high risk", high, "#D55E00"))
-    ):
-        part = target[group]
-        times, curve, (lower, upper) = kaplan_meier_estimator(part.event, part.time, conf_type="log-log")
-        times = np.insert(times, 0, 0) / unit
-        curve, lower, upper = (np.insert(values, 0, 1) for values in (curve, lower, upper))
-        ax.step(times, curve, where="post", color=color, label=f"{label} ({len(part)} patients)")
-        ax.fill_between(times, lower, upper, step="post", color=color, alpha=0.15, linewidth=0)
-        for tick in ticks:
-            table_ax.text(
-                tick, -row, str((part.time >= tick * unit).sum()), ha="center", va="center", color=color
-            )
-    ax.set(ylabel="surviving", ylim=(0, 1.02), xticks=ticks)
-    ax.set_title(f"Halves by out-of-fold risk, log-rank p = {p:.2g}")
-    ax.legend(frameon=False, loc="lower left")
-    table_ax.set(
-        yticks=[0, -1], yticklabels=["low", "high"], ylim=(-1.6, 0.6), xlabel="years (below: numbers at risk)"
-    )
-
-
-def draw_forest(ax: Axes, results: pd.DataFrame) -> None:
-    """Every fold as a dot, mean and standard deviation of each model beside it."""
-    for row, (model, scores) in enumerate(results.groupby("model", sort=False)["c_index"]):
-        fused = model.startswith("fused")
-        color = (
-            "#D55E00"
-            if fused
-            else "#666666"
-            if model in ("elastic-net Cox", "random survival forest")
-            else "#0072B2"
-        )
-        ax.plot(scores, np.full(len(scores), row), "o", color=color, alpha=0.25, markersize=4)
-        ax.errorbar(scores.mean(), row, xerr=scores.std(), fmt="D", color=color, capsize=3)
-    names = results["model"].unique()
-    ax.set(
-        yticks=range(len(names)), yticklabels=names, xlabel="Harrell's C: folds, mean and standard deviation"
-    )
-    ax.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
-    ax.invert_yaxis()
-
-
 def draw(results: pd.DataFrame, risk: pd.Series, cohort: Cohort, output: Path) -> None:
-    """`survival_curves.png` of those with an out-of-fold risk, and `forest.png`."""
-    known = risk.notna().to_numpy()
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
-    curves, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
-    draw_groups(curves, table, risk[known], cohort[known])
-    figure.savefig(output / "survival_curves.png", dpi=150)
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    draw_forest(figure.subplots(), results)
+    """`forest.png` of the table, `survival_curves.png` of those with an out-of-fold risk."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    plot_forest(figure.subplots(), results, label="Harrell's C: test folds, mean and standard deviation")
     figure.savefig(output / "forest.png", dpi=150)
+    known = risk.notna().to_numpy()
+    target, risk = cohort.target[known], risk[known]
+    halves = np.where(risk > risk.median(), "high risk", "low risk")
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    years = SurvivalTarget(target.time / 365.25, target.event)
+    plot_kaplan_meier(figure.subplots(), years, halves, unit="years", order=["low risk", "high risk"])
+    figure.savefig(output / "survival_curves.png", dpi=150)
 
 
 def main() -> None:
