@@ -1,0 +1,238 @@
+"""What the pictures show, read back from the artists; and that they are drawn without pyplot."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from healnet.survival import (
+    SurvivalTarget,
+    TimeBins,
+    calibration_groups,
+    kaplan_meier,
+    logrank_p,
+    survival_function,
+)
+from healnet.survival.plots import (
+    plot_calibration,
+    plot_forest,
+    plot_kaplan_meier,
+    plot_risk_histogram,
+    plot_survival_curves,
+)
+
+
+@pytest.fixture
+def axes():
+    return Figure(layout="constrained").add_subplot()
+
+
+def cohort(n=60):
+    rng = np.random.default_rng(0)
+    risk = rng.normal(size=n)
+    time, limit = rng.exponential(900 * np.exp(-risk)), rng.exponential(1500, n)
+    return risk, SurvivalTarget(np.minimum(time, limit), time <= limit)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_kaplan_meier(axes):
+    risk, target = cohort()
+    groups = np.where(risk > 0, "high risk", "low risk")
+    assert plot_kaplan_meier(axes, target, groups, unit="weeks", order=["low risk", "high risk"]) is axes
+    low = target[risk <= 0]
+    step = axes.lines[0]
+    np.testing.assert_array_equal(step.get_ydata(), kaplan_meier(low).survival)
+    assert step.get_drawstyle() == "steps-post"
+    assert axes.lines[0].get_linestyle() != axes.lines[2].get_linestyle()  # told apart without colour, too
+    assert legend(axes) == [
+        f"{name} (n = {len(part)}, {part.event.sum()} events)"
+        for name, part in (("low risk", low), ("high risk", target[risk > 0]))
+    ]
+    p = logrank_p(target, groups)
+    assert axes.get_legend().get_title().get_text() == (
+        "log-rank p < 0.001" if p < 0.001 else f"log-rank p = {p:.3f}"
+    )
+    assert axes.get_xlabel() == "Time (weeks)"
+    assert axes.get_ylabel() == "Probability of survival"
+    ticks = axes.get_xticks()
+    at_risk = texts(axes)[1:]
+    assert at_risk[0] == "low risk"
+    assert at_risk[1 : len(ticks) + 1] == [str((low.time >= tick).sum()) for tick in ticks]
+    assert at_risk[1] == str(len(low))
+
+
+def test_censoring_ticks_lie_on_the_curve(axes):
+    target = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
+    plot_kaplan_meier(axes, target, at_risk=False)
+    assert axes.lines[1].get_xdata().tolist() == [2, 4]
+    assert axes.lines[1].get_ydata().tolist() == [0.75, 0.375]
+    assert texts(axes) == []
+
+
+@pytest.mark.parametrize(("death_rate", "corner"), [(1.0, 1), (0.1, 3)])
+def test_the_legend_stands_where_the_curves_are_not(axes, death_rate, corner):
+    rng = np.random.default_rng(1)
+    plot_kaplan_meier(axes, SurvivalTarget(rng.random(60), rng.random(60) < death_rate * 0.9))
+    assert axes.get_legend()._loc == corner  # matplotlib's codes: 1 upper right, 3 lower left
+
+
+def test_the_numbers_at_risk_stay_inside_the_figure(axes):
+    risk, target = cohort()
+    plot_kaplan_meier(axes, target, np.where(risk > 0, "high", "low"))
+    figure = axes.figure
+    figure.draw_without_rendering()
+    box = figure.bbox
+    drawn = [text.get_window_extent() for text in axes.texts]
+    assert all(t.x0 >= box.x0 and t.y0 >= box.y0 and t.x1 <= box.x1 for t in drawn)
+    label = axes.xaxis.label.get_window_extent()
+    assert all(t.y1 <= label.y0 for t in drawn)
+
+
+@pytest.mark.parametrize(("p", "text"), [(1e-5, "< 0.001"), (0.0123, "= 0.012"), (0.456, "= 0.46")])
+def test_p_values(p, text):
+    from healnet.survival.plots import _p_text
+
+    assert _p_text(p) == text
+
+
+def test_groups_are_checked(axes):
+    target = SurvivalTarget([1, 2], [True, False])
+    with pytest.raises(ValueError, match=r"^groups must have shape \(2,\), one per patient, got \(1,\)$"):
+        plot_kaplan_meier(axes, target, ["a"])
+    with pytest.raises(ValueError, match=r"^order must name the groups \['a', 'b'\], got \['a', 'c'\]$"):
+        plot_kaplan_meier(axes, target, ["a", "b"], order=["a", "c"])
+
+
+def test_predicted_curves(axes):
+    curve = survival_function(torch.tensor([[0.0, 0.0], [-1.0, -1.0]]), TimeBins([0, 10, 20]))
+    target = SurvivalTarget([5, 25], [True, False])
+    assert (
+        plot_survival_curves(axes, curve, [0, 10, 20], labels=["A", "B"], target=target, unit="months")
+        is axes
+    )
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [1, 0.5, 0.25])
+    event, censored = axes.lines[1], axes.lines[3]
+    assert (event.get_xdata()[0], event.get_ydata()[0]) == (5, 0.75)
+    assert event.get_markerfacecolor() != "white"
+    assert censored.get_markerfacecolor() == "white"
+    assert legend(axes) == ["A", "B", "event", "censored"]
+    assert axes.get_xlabel() == "Time (months)"
+
+
+def test_predicted_curves_from_an_array_begin_at_one(axes):
+    plot_survival_curves(axes, [[0.5, 0.2]], [10, 20])
+    assert axes.lines[0].get_xdata().tolist() == [0, 10, 20]
+    assert axes.lines[0].get_ydata().tolist() == [1, 0.5, 0.2]
+    assert legend(axes) == ["patient 1"]
+
+
+def test_predicted_curves_are_checked(axes):
+    with pytest.raises(
+        ValueError, match=r"^an array of survival needs times: the time of each of its columns$"
+    ):
+        plot_survival_curves(axes, [[0.5]])
+    with pytest.raises(ValueError, match=r"^survival must have shape \(n, 2\) for 2 times, got \(1, 1\)$"):
+        plot_survival_curves(axes, [[0.5]], [1, 2])
+    with pytest.raises(ValueError, match=r"^labels must be of the 1 patients of survival, got 2$"):
+        plot_survival_curves(axes, [[0.5]], [1], labels=["A", "B"])
+    with pytest.raises(ValueError, match=r"^target must be of the 1 patients of survival, got 2$"):
+        plot_survival_curves(axes, [[0.5]], [1], target=SurvivalTarget([1, 2], [True, False]))
+
+
+def test_calibration(axes):
+    risk, target = cohort()
+    survival = np.exp(-500 / 900 * np.exp(risk))
+    result = calibration_groups(survival, target, 500, num_groups=5)
+    assert plot_calibration(axes, result, horizon="500 days") is axes
+    (points,) = axes.containers
+    np.testing.assert_allclose(points.lines[0].get_xdata(), result.predicted)
+    np.testing.assert_allclose(points.lines[0].get_ydata(), result.observed)
+    assert axes.get_xlabel() == "Predicted probability by 500 days"
+    assert axes.get_aspect() == 1
+
+
+def test_calibration_without_the_undefined_groups_and_without_limits(axes):
+    target = SurvivalTarget([1, 2, 3, 9, 9, 1], [True, True, True, False, False, False])
+    result = calibration_groups([0.2, 0.2, 0.2, 0.8, 0.8, 0.5], target, time=5, num_groups=4)
+    plot_calibration(axes, result)
+    (points,) = axes.containers
+    assert points.lines[0].get_ydata().tolist() == [0, 1]
+    (bars,) = points.lines[2]
+    assert np.isfinite(np.array(bars.get_segments())).all()
+
+
+def test_risk_histogram(axes):
+    risk, target = cohort()
+    assert plot_risk_histogram(axes, risk, target, bins=7, label="Log hazard") is axes
+    assert legend(axes) == [f"censored (n = {(~target.event).sum()})", f"event (n = {target.event.sum()})"]
+    heights = [patch.get_height() for patch in axes.containers[0]]
+    expected = np.histogram(risk[~target.event], np.histogram_bin_edges(risk, 7))[0] / (~target.event).sum()
+    np.testing.assert_allclose(heights, expected)
+    assert axes.get_xlabel() == "Log hazard"
+    with pytest.raises(ValueError, match=r"^risk must be 60 finite values, got shape \(3,\)$"):
+        plot_risk_histogram(axes, [1, 2, 3], target)
+
+
+def test_a_histogram_without_events(axes):
+    plot_risk_histogram(axes, [1.0, 2.0], SurvivalTarget([1, 2], [False, False]))
+    assert legend(axes) == ["censored (n = 2)"]
+
+
+def test_forest_of_folds(axes):
+    table = pd.DataFrame({"model": ["b", "a", "b", "a", "b"], "c_index": [0.6, 0.8, 0.7, 0.9, np.nan]})
+    assert plot_forest(axes, table) is axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]  # as they first appear
+    assert axes.yaxis_inverted()
+    deviation = np.std([0.6, 0.7], ddof=1)
+    assert texts(axes) == [f"0.650 ± {deviation:.3f}", f"0.850 ± {deviation:.3f}"]
+    dots, bar, center = axes.lines[:3]
+    assert dots.get_xdata().tolist() == [0.6, 0.7]
+    np.testing.assert_allclose(bar.get_xdata(), [0.65 - deviation, 0.65 + deviation])
+    assert center.get_xdata()[0] == pytest.approx(0.65)
+    assert axes.lines[-1].get_xdata() == [0.5, 0.5]
+    assert axes.get_xlabel() == "Concordance index"
+
+
+def test_forest_of_intervals(axes):
+    table = pd.DataFrame({"name": ["a"], "c": [0.7], "from": [0.6], "to": [0.75]})
+    plot_forest(axes, table, name="name", value="c", low="from", high="to", reference=None, label="C")
+    assert texts(axes) == ["0.700 (0.600 to 0.750)"]
+    assert axes.lines[0].get_xdata().tolist() == [0.6, 0.75]
+    assert len(axes.lines) == 2
+
+
+def test_forest_is_checked(axes):
+    table = pd.DataFrame({"model": ["a", "a"], "c_index": [0.6, 0.7], "low": 0.5, "high": 0.8})
+    for options, message in (
+        ({"low": "low"}, "low and high must be given together"),
+        ({"low": "low", "high": "high"}, "low and high need one row per model"),
+        ({"value": "auc"}, "results lack the columns ['auc'], they have ['model', 'c_index', 'low', 'high']"),
+    ):
+        with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+            plot_forest(axes, table, **options)
+        assert str(error.value) == message
+    with pytest.raises(ValueError, match=r"^results hold no values to draw$"):
+        plot_forest(axes, table.iloc[:0])
+
+
+def test_pyplot_is_never_imported():
+    code = (
+        "import sys; from matplotlib.figure import Figure\n"
+        "from healnet.survival import SurvivalTarget\n"
+        "from healnet.survival.plots import plot_kaplan_meier\n"
+        "plot_kaplan_meier(Figure().add_subplot(), SurvivalTarget([1, 2], [True, False]), ['a', 'b'])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
