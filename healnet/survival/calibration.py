@@ -65,7 +65,9 @@ def d_calibration(survival: ArrayLike, event: ArrayLike, num_bins: int = 10) -> 
     try:
         from scipy.stats import chi2 as law
     except ImportError as error:
-        raise ImportError("d_calibration needs scipy, which comes with scikit-survival") from error
+        raise ImportError(
+            "d_calibration needs scipy, which comes with scikit-survival: pip install scikit-survival"
+        ) from error
     own = np.minimum((s * num_bins).astype(np.int64), num_bins - 1)
     whole = np.zeros((len(s), num_bins))
     whole[np.arange(len(s)), own] = 1

@@ -84,7 +84,12 @@ def plot_kaplan_meier(
     axes.set(xlabel=f"Time ({unit})", ylabel="Probability of survival", ylim=(0, 1.03))
     axes.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
     # Curves fall from the upper left; the corner that is free depends on how far.
-    legend = axes.legend(frameon=False, loc="lower left" if min(ends) > 0.5 else "upper right")
+    legend = axes.legend(
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+        loc="lower left" if min(ends) > 0.5 else "upper right",
+    )
     if len(names) > 1 and target.event.any():
         legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
         legend.set_alignment("left")
