@@ -24,34 +24,27 @@ class TimeBins:
     and refuses to transform. A value: it never changes, compares by its edges, pickles, and goes through JSON
     by `to_dict` and `from_dict`.
 
-    How ends and ties are treated, here and elsewhere (MCAT's `dataset_survival.py`; pycox's
-    `LabTransDiscreteTime`):
+    How ends and ties are treated here, in MCAT's `dataset_survival.py` and in pycox's `LabTransDiscreteTime`:
 
-    =====================  ======================  ==========================
-    ================================== .                      here                    MCAT
-       pycox =====================  ======================  ==========================
-       ==================================
-    outputs for            k bins                  k bins                      k grid points, the first at 0
-    placed by              quantiles of event      quantiles of event times    equal steps up to the last
-    time, or
-                           times, or equal steps   of the *whole* cohort       quantiles of Kaplan-Meier
-    first, last edge       0, largest time         smallest - eps,             0, largest time
-                                                   largest + eps
-    event at an edge       the bin that begins     the bin that begins there   the point itself: (c[j-1],
-    c[j]]
-                           there                                               is rounded up to j
-    censored               the bin that holds      the bin that holds the      rounded down: the last point
-    that
-                           the time                time                        was survived
-    at time 0              bin 0                   bin 0                       point 0
-    beyond the last edge   the last bin            no label (NaN)              censored at the last point
-    quantiles that tie     ValueError              ValueError (pandas)         fewer points, with a warning
-    =====================  ======================  ==========================
-    ==================================
+    ====================  =========================  =========================  ============================
+    .                     here                       MCAT                       pycox
+    ====================  =========================  =========================  ============================
+    outputs for           k bins                     k bins                     k points, the first at 0
+    placed by             quantiles of the training  quantiles of event times   equal steps, or quantiles of
+                          patients' event times, or  of the *whole* cohort      Kaplan-Meier
+                          equal steps
+    first and last edge   0, largest time            smallest time - eps,       0, largest time
+                                                     largest time + eps
+    event at an edge      the bin that begins there  the bin that begins there  that point; between points,
+                                                                                the later one
+    censored              the bin that holds it      the bin that holds it      the last point survived
+    at time 0             bin 0                      bin 0                      point 0
+    beyond the last edge  the last bin               no label (NaN)             censored at the last point
+    quantiles that tie    ValueError                 ValueError (pandas)        fewer points and a warning
+    ====================  =========================  =========================  ============================
 
-    So our labels are MCAT's wherever MCAT gives one, and an event label is pycox's wherever the time is no
-    edge. A censored patient is credited with the whole of the bin they left in, as in MCAT; where that
-    matters take more bins.
+    So labels are MCAT's for the same edges, wherever MCAT gives one. A censored patient is credited with the
+    whole of the bin they left in, as in MCAT; where that matters, take more bins.
 
     Args:
         edges: (k + 1,) strictly increasing, from 0 on. The last is the nominal end of the last bin.

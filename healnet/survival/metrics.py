@@ -75,17 +75,15 @@ def evaluate(
 ) -> pd.DataFrame:
     """Every metric that the given predictions allow, one row each.
 
-    ==================
-    ======================================================================================= harrell_c
-     Harrell's C (as `concordance`) uno_c               Uno's C for events before tau = `time`: the last time
-     that both cohorts reach (Uno 2011)
-    auc, mean_auc       cumulative/dynamic AUC at each time, and its mean (Lambert and Chevret 2016)
-    brier,              Brier score at each time, and its integral over the times divided by their span
-    integrated_brier    (Graf 1999)
-    calibration_error   mean |predicted - Kaplan-Meier| risk at each time, in up to ten groups
-    (`calibration_groups`) d_calibration_p     p of `d_calibration`: small = the curves are not calibrated
-    ==================
-    =======================================================================================
+    ===================  ================================================================================
+    harrell_c            Harrell's C, as `concordance`
+    uno_c                Uno's C for events before tau, which `time` states (Uno et al. 2011)
+    auc, mean_auc        cumulative/dynamic AUC at each time; its mean (Lambert and Chevret 2016)
+    brier,               Brier score at each time (Graf et al. 1999);
+    integrated_brier     its integral over the times, divided by their span
+    calibration_error    mean |predicted - Kaplan-Meier| risk at each time, in up to ten groups of patients
+    d_calibration_p      p of `d_calibration`: small = the curves are not calibrated
+    ===================  ================================================================================
 
     All but the calibrations are scikit-survival's; the censoring that weighs them is estimated on
     `target_train`.
