@@ -17,6 +17,7 @@ from healnet.data.bags import Bags
 from healnet.data.batch import Batch, collate
 from healnet.data.cohort import Cohort
 from healnet.data.modalities import Modality, Table, Values
+from healnet.data.patches import PatchFile
 from healnet.tokens import Masked, PatchBag
 
 __all__ = ["CohortDataset"]
@@ -121,24 +122,25 @@ class _BagReader:
     max_patches: int | None
 
     def __call__(self, position: int) -> PatchBag:
-        features = [torch.empty(0, self.width, dtype=self.dtype)]
-        coords = [torch.empty(0, 3)]
         files = self.bags.files(position)
-        chosen = self._choose([file.num_patches for file in files])
-        for number, (file, rows) in enumerate(zip(files, chosen, strict=True)):
+        features, coords = [], []
+        for number, (file, rows) in enumerate(zip(files, self._choose(files), strict=True)):
             part, corners = file.load(rows, dtype=self.dtype)
-            features.append(part)
             # float32 holds level-0 coordinates exactly: the largest slides have some 2^18 pixels a side, of 2^24.
             place = torch.zeros(len(part), 3)
             if corners is not None:
                 place[:, :2] = corners
             place[:, 2] = number
+            features.append(part)
             coords.append(place)
-        bag = torch.cat(features)
+        if not files:
+            features, coords = [torch.empty(0, self.width, dtype=self.dtype)], [torch.empty(0, 3)]
+        bag = features[0] if len(features) == 1 else torch.cat(features)
         return PatchBag(bag, torch.cat(coords), torch.ones(len(bag), dtype=torch.bool))
 
-    def _choose(self, lengths: list[int]) -> list[NDArray[np.int64] | None]:
+    def _choose(self, files: list[PatchFile]) -> list[NDArray[np.int64] | None]:
         """Rows of each file, in order; None = all. Even over all patches of the patient, not over slides."""
+        lengths = [file.num_patches for file in files]
         total = sum(lengths)
         if self.max_patches is None or total <= self.max_patches:
             return [None] * len(lengths)

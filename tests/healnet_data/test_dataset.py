@@ -140,16 +140,16 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     dataset = CohortDataset(whole, max_patches=12)
     assert dataset.lengths()[:3].tolist() == [12, 5, 0]
     torch.manual_seed(0)
-    draws = [dataset[0].inputs["slide"] for _ in range(200)]
+    draws = [dataset[0].inputs["slide"] for _ in range(100)]
     for bag in draws:
         values = bag.features[:, 0]
         assert len(values.unique()) == 12
         assert torch.equal(bag.coords[:, 2] == 1, values >= 30)
     counts = torch.cat([bag.features[:, 0] for bag in draws]).long().bincount(minlength=40)
     # Each of the 40 is drawn with probability 12 / 40, whichever slide it is on.
-    assert counts.float().mean() == pytest.approx(60)
-    assert 30 <= counts.min()
-    assert counts.max() <= 92
+    assert counts.float().mean() == pytest.approx(30)
+    assert 10 <= counts.min()
+    assert counts.max() <= 55
     torch.manual_seed(0)
     assert torch.equal(dataset[0].inputs["slide"].features, draws[0].features)
     assert len(dataset[1].inputs["slide"].features) == 5

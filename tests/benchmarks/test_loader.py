@@ -1,0 +1,116 @@
+"""Does the loader keep up with the model? `pytest tests/benchmarks/test_loader.py` prints tokens per second of each.
+
+A cohort of slides in TRIDENT's format in a temporary folder, which the page cache holds: what is measured is opening,
+reading, checking, padding and moving between processes, not a disk. The model trains on the GPU if there is one. Nothing
+gates on seconds.
+"""
+
+import os
+import time
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from healnet import HEALNet
+from healnet.data import Cohort, CohortDataset, LengthBuckets, collate
+from healnet.encoders import PatchEncoder
+from healnet.survival import SurvivalTarget, cox_nll
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+PATIENTS = 64 if CUDA else 12
+DIM = 1024
+BATCH = 4
+WORKERS = [0, 1, 4, 8] if (os.cpu_count() or 1) >= 8 else [0, 1]
+TITLE = "| what | seconds an epoch | thousand tokens a second | padding |\n|---|---|---|---|"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features")
+    generator = np.random.default_rng(0)
+    files = {}
+    for number, length in enumerate(generator.integers(1500, 6000, PATIENTS)):
+        path = folder / f"slide-{number}.h5"
+        side = int(np.ceil(np.sqrt(length)))
+        with h5py.File(path, "w") as file:
+            file["features"] = generator.standard_normal((length, DIM), dtype=np.float32)
+            file["coords"] = np.stack(np.divmod(np.arange(length), side), axis=1) * 512
+            file["coords"].attrs["patch_size_level0"] = 512
+        files[f"p{number}"] = path
+    target = SurvivalTarget(generator.exponential(30, PATIENTS), np.arange(PATIENTS) % 2 == 0)
+    age = pd.DataFrame({"age": generator.normal(size=PATIENTS)}, index=list(files))
+    return Cohort({"age": age, "slide": files}, target, files).select(["slide"])
+
+
+def loader(cohort, workers, buckets=True, max_patches=None):
+    dataset = CohortDataset(cohort, max_patches=max_patches)
+    order = (
+        {"batch_sampler": LengthBuckets(dataset.lengths(), BATCH)}
+        if buckets
+        else {"batch_size": BATCH, "shuffle": True}
+    )
+    keep = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
+    return DataLoader(dataset, collate_fn=collate, num_workers=workers, pin_memory=CUDA, **order, **keep)
+
+
+def epoch(batches, step=None):
+    """Seconds, real tokens and padded tokens of one pass."""
+    start, real, padded = time.perf_counter(), 0, 0
+    for batch in batches:
+        mask = batch.inputs["slide"].mask
+        if step is not None:
+            step(batch)
+        else:
+            real, padded = real + int(mask.sum()), padded + mask.numel()
+    if CUDA:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, real, padded
+
+
+def trainer():
+    torch.manual_seed(0)
+    model = HEALNet({"slide": PatchEncoder(DIM)}, out_dim=1).to(DEVICE)
+    optimiser = torch.optim.AdamW(model.parameters())
+
+    def step(batch):
+        batch = batch.to(DEVICE, non_blocking=True)
+        optimiser.zero_grad(set_to_none=True)
+        cox_nll(model(batch.inputs), batch.time, batch.event).backward()
+        optimiser.step()
+
+    return step
+
+
+def test_the_model_does_not_wait(cohort, report):
+    def row(what, seconds, padding=""):
+        report(TITLE, f"| {what} | {seconds:.2f} | {tokens / seconds / 1e3:.0f} | {padding} |")
+        return tokens / seconds
+
+    tokens = int(CohortDataset(cohort).lengths().sum())
+    alone = {}
+    for buckets in (True, False):
+        for workers in WORKERS:
+            batches = loader(cohort, workers, buckets)
+            epoch(batches)  # the first starts the workers
+            seconds, real, padded = epoch(batches)
+            assert real == tokens
+            what = f"loader alone, {workers} workers{'' if buckets else ', no buckets'}"
+            alone[workers] = max(row(what, seconds, f"{padded / real - 1:.0%}"), alone.get(workers, 0))
+    step = trainer()
+    held = [batch.to(DEVICE) for batch in loader(cohort, 0)]
+    epoch(held, step)
+    model = row(f"model alone, forward and backward on {DEVICE}", epoch(held, step)[0])
+    del held
+    for workers in WORKERS:
+        batches = loader(cohort, workers)
+        epoch(batches, step)
+        row(f"both, {workers} workers", epoch(batches, step)[0])
+        report(
+            TITLE,
+            f"With {workers} workers the loader alone makes {alone[workers] / model:.1f} times the model's tokens.",
+        )
