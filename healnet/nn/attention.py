@@ -26,6 +26,10 @@ __all__ = ["Association", "Attended", "CrossAttention", "SelfAttention", "cheape
 
 Association = Literal["token", "projected"]
 
+# Keys and values of one projected attention may take this many elements (1 GiB in float32). Beyond, token space is used even
+# where it multiplies more, so that memory stays bounded however many tokens there are.
+PROJECTED_ELEMENTS = 2**28
+
 
 def cheaper_association(num_latents: int, token_dim: int, head_dim: int) -> Association:
     """Which association takes fewer multiplications.
@@ -162,7 +166,7 @@ class CrossAttention(nn.Module):
     ) -> tuple[Tensor, Attended]:
         """The update, and what is needed to look at the attention afterwards."""
         if association is None:
-            association = cheaper_association(latents.shape[1], tokens.shape[2], self.head_dim)
+            association = self._choose(latents, tokens)
         queries = rearrange(
             self.to_q(self.norm(latents)) * self.scale, "b m (h e) -> b h m e", h=self.num_heads
         )
@@ -171,6 +175,12 @@ class CrossAttention(nn.Module):
         heads, attended = attend(queries, tokens.to(queries.dtype), mask, keep)
         update = self.to_out(rearrange(heads, "b h m e -> b m (h e)"))
         return self.activation(update), attended
+
+    def _choose(self, latents: Tensor, tokens: Tensor) -> Association:
+        batch, n, token_dim = tokens.shape
+        if 2 * batch * n * self.num_heads * self.head_dim > PROJECTED_ELEMENTS:
+            return "token"
+        return cheaper_association(latents.shape[1], token_dim, self.head_dim)
 
     def _token_dropout(self, tokens: Tensor) -> Tensor | None:
         if not self.training or self.dropout == 0:

@@ -105,7 +105,12 @@ def online_attention(
         (B, r). All three are differentiable, twice if need be (the second derivative builds the full score matrix).
     """
     if torch.compiler.is_compiling():
-        return _plain(queries, keys, values, mask, token_weights)
+        output, mass, lse = _plain(queries, keys, values, mask, token_weights)
+        if (
+            token_weights is None
+        ):  # the fused kernel; a compiler drops what `_plain` did for an output nobody reads
+            output = _fused(queries, keys, values, mask)
+        return output, mass, lse
     output, mass, lse = _OnlineAttention.apply(  # type: ignore[no-untyped-call]
         queries, keys, values, mask, token_weights
     )
@@ -139,6 +144,18 @@ def _plain(
     mass = weights.sum(dim=-1) if token_weights is not None else seen.to(weights.dtype)
     output = torch.bmm(weights.to(values.dtype), values)
     return output, mass, lse.masked_fill(~seen, -math.inf)
+
+
+def _fused(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """The output alone, by torch's own differentiable attention."""
+    bias = None
+    if mask is not None:
+        seen = mask.any(dim=1, keepdim=True)
+        bias = (mask | ~seen)[:, None, None].expand(-1, 1, queries.shape[1], -1)
+    output = F.scaled_dot_product_attention(
+        queries.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1), attn_mask=bias, scale=1.0
+    ).squeeze(1)
+    return output if mask is None else output.masked_fill(~seen.unsqueeze(-1), 0)
 
 
 class _OnlineAttention(torch.autograd.Function):

@@ -114,6 +114,21 @@ def test_the_rule_picks_the_fewer_multiplications(m, c, e, n):
         assert cheaper_association(m, c, e) == ("token" if token < projected else "projected")
 
 
+@pytest.mark.parametrize(
+    ("num_latents", "limit", "expected"),
+    [(M, 2**28, "token"), (1000, 2**28, "projected"), (1000, 400, "token")],
+)
+def test_what_is_chosen_per_call(num_latents, limit, expected, monkeypatch):
+    """Projected only where it is cheaper (m c / (m + c) = 7 > e) and its keys and values fit."""
+    monkeypatch.setattr("healnet.nn.attention.PROJECTED_ELEMENTS", limit)
+    attention = CrossAttention(D, C, num_heads=H, head_dim=E if num_latents == M else 5)
+    _, attended = attention.attend(torch.randn(B, num_latents, D), torch.randn(B, N, C))
+    assert (
+        attended.queries.shape
+        == {"token": (B, H * num_latents, C), "projected": (B * H, num_latents, 5)}[expected]
+    )
+
+
 @pytest.mark.parametrize("association", ["token", "projected"])
 def test_autocast_agrees_with_full_precision(association):
     attention, (latents, values) = module().float(), example()
