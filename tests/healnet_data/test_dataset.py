@@ -132,6 +132,14 @@ def test_slides_of_a_patient_become_one_bag(tmp_path):
     assert dataset.batch([1, 2]).inputs["slide"].features.shape == (2, 0, 2)
 
 
+def test_it_holds_no_features(tmp_path):
+    """A thousand slides train in the memory of a few batches, and cost a loader's workers nothing to receive."""
+    files = {p: write_bag(tmp_path / f"{p}.h5", np.zeros((2000, 64)), np.zeros((2000, 2))) for p in PATIENTS}
+    dataset = CohortDataset(Cohort({"slide": files}, TARGET, PATIENTS))
+    assert dataset.batch().inputs["slide"].features.nbytes == 11 * 2000 * 64 * 4
+    assert len(pickle.dumps(dataset)) < 2_000 * len(PATIENTS)
+
+
 def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     one = write_bag(tmp_path / "one.h5", np.arange(30.0).reshape(30, 1), np.zeros((30, 2)))
     two = write_bag(tmp_path / "two.h5", np.arange(30.0, 40).reshape(10, 1), np.zeros((10, 2)))
