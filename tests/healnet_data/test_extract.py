@@ -1,6 +1,7 @@
 """Feature files are whole, right, and the same however often the run was killed."""
 
 import csv
+import gc
 import json
 import os
 import re
@@ -134,6 +135,24 @@ def test_a_bad_slide_is_reported_and_the_others_are_done(slides, tmp_path, capfd
     reports = {r.slide: r for r in extract([*slides, *bad], tmp_path / "out", tissue_fraction=0)}
     assert not reports["bad"].error
     assert (tmp_path / "out" / "a.h5").stat().st_mtime_ns == stamp
+
+
+def test_a_failed_slide_leaves_no_loader_behind(slides, tmp_path):
+    """One in a reference cycle would live on in the next slide's workers and wait there for workers not its own."""
+    data = bytearray(slides[0].read_bytes())
+    with tifffile.TiffFile(slides[0]) as file:
+        start = file.pages[0].dataoffsets[12]
+    data[start : start + 100] = bytes(100)
+    (tmp_path / "a.tif").write_bytes(data)
+    gc.collect()
+    gc.disable()
+    try:
+        (report,) = extract([tmp_path / "a.tif"], tmp_path / "out", num_workers=1, tissue_fraction=0)
+        alive = [object_ for object_ in gc.get_objects() if "DataLoaderIter" in type(object_).__name__]
+    finally:
+        gc.enable()
+    assert "damaged at" in report.error
+    assert not alive
 
 
 def test_finished_slides_are_not_redone_and_keep_their_row(slides, tmp_path):

@@ -146,6 +146,8 @@ def test_tensors_of_every_float_type_in_both_of_torchs_formats(tmp_path, zipped,
     torch.save(tensor, path, _use_new_zipfile_serialization=zipped)
     features, coords = read_patches(path).load(slice(3, 6))
     assert torch.equal(features, tensor[0, 3:6].float())
+    kept = torch.float32 if dtype == torch.bfloat16 else dtype  # NumPy has no bfloat16
+    assert read_patches(path).load(dtype=None)[0].dtype == kept
     assert coords is None
 
 

@@ -170,6 +170,20 @@ def test_the_whole_slide_is_the_mean_over_area_across_the_seams_of_its_pieces(on
     assert np.abs(whole - mean).max() <= 1
 
 
+@pytest.mark.parametrize(("x", "y", "downsample"), [(10.3, 20.6, 3.7), (11.0, 7.0, 2.5), (0.5, 0.25, 6.0)])
+def test_a_region_between_pixels_is_the_mean_over_its_own_area(one_level, x, y, downsample):
+    region = Slide(one_level).scaled_region(x, y, 30, 20, downsample)
+    # The colours rise by one a pixel: pixel i covers i..i+1, and the mean over an interval is its middle less a half.
+    across = x + downsample * (np.arange(30) + 0.5) - 0.5
+    down = y + downsample * (np.arange(20) + 0.5) - 0.5
+    # Pillow counts a pixel that is cut in two wholly on one side: half a pixel, and half for rounding.
+    assert np.abs(region[..., 0] - across[None]).max() <= 1
+    assert np.abs(region[..., 1] - down[:, None]).max() <= 1
+    # One pixel further along is the same picture moved by one pixel.
+    moved = Slide(one_level).scaled_region(x + downsample, y + downsample, 30, 20, downsample)
+    assert np.array_equal(moved[:-1, :-1], region[1:, 1:])
+
+
 def test_a_scale_that_does_not_divide_still_covers_the_whole_slide(one_level):
     whole = Slide(one_level).as_array(mpp=3.35)  # 6.7 pixels each
     assert whole.shape == (round(2100 / 6.7), round(3000 / 6.7), 3)

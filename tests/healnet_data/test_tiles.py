@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from healnet.data.slides import Slide
 from healnet.data.tiles import tile_grid
@@ -97,6 +97,27 @@ def test_workers_read_what_one_process_reads(slide):
     there = torch.cat(list(DataLoader(tiles, batch_size=5, num_workers=2)))
     assert torch.equal(here, there)
     assert torch.equal(pickle.loads(pickle.dumps(tiles))[3], here[3])
+
+
+class Handles(Dataset):
+    """Whether a worker reads through the handle that it inherited."""
+
+    def __init__(self, slide):
+        self.slide, self.inherited = slide, slide._handle
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.slide.region(0, 0, 5, 5)
+        return self.slide._handle is self.inherited
+
+
+def test_a_forked_worker_opens_the_slide_for_itself(slide):
+    slide.region(0, 0, 5, 5)
+    assert Handles(slide)[0]
+    (shared,) = DataLoader(Handles(slide), num_workers=1, multiprocessing_context="fork")
+    assert not shared
 
 
 def test_a_transform_runs_on_each_tile(slide):
