@@ -1,0 +1,110 @@
+"""The main job, run whole on a cohort and with settings small enough for a test."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sksurv.ensemble import RandomSurvivalForest
+
+from healnet.data import Cohort
+from healnet.survival import SurvivalTarget, concordance
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mini_acc.py"
+FUSED = ["fused (complete cases)", "fused (all patients)"]
+BASELINES = ["elastic-net Cox", "random survival forest"]
+
+
+def small_cohort(n=60):
+    """Two tables that both tell the risk; every fourth patient lacks the second."""
+    rng = np.random.default_rng(0)
+    risk = rng.normal(size=n)
+    ids = [f"p{i}" for i in range(n)]
+    tables = {}
+    for name, width in (("clinical", 3), ("rna", 7)):
+        values = rng.normal(size=(n, width)) + risk[:, None]
+        tables[name] = pd.DataFrame(values, ids, [f"{name}{j}" for j in range(width)])
+    tables["rna"].iloc[::4] = np.nan
+    time = rng.exponential(1000 * np.exp(-2 * risk))
+    return Cohort(tables, SurvivalTarget(time, np.arange(n) % 3 > 0), ids)
+
+
+def small_forest(n_estimators, **kwargs):
+    return RandomSurvivalForest(n_estimators=n_estimators // 20, **kwargs)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    spec = importlib.util.spec_from_file_location("mini_acc", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "DATASETS", {"mini-acc": small_cohort})
+    monkeypatch.setattr(module, "STEPS", 8)
+    monkeypatch.setattr(module, "MEMBERS", 1)
+    monkeypatch.setattr(module, "RandomSurvivalForest", small_forest)
+    return module
+
+
+def run(module, monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["mini_acc.py", *map(str, args)])
+    module.main()
+
+
+def test_it_writes_every_model_on_the_same_folds(example, monkeypatch, tmp_path, capsys):
+    run(example, monkeypatch, "--output", tmp_path / "new" / "folder", "--quick")
+    results = pd.read_csv(tmp_path / "new" / "folder" / "results.csv")
+    assert list(results.columns) == ["model", "repeat", "fold", "c_index"]
+    models = ["clinical", "rna", *FUSED, *BASELINES]
+    assert list(results["model"][:6]) == models
+    folds = results.groupby("model")[["repeat", "fold"]].apply(lambda part: list(map(tuple, part.to_numpy())))
+    assert all(rows == [(0, f) for f in range(5)] for rows in folds)
+    means = results.groupby("model")["c_index"].mean()
+    # Both tables hold the risk: whoever reads them right is far from chance, and on its right side, after 8 steps.
+    assert (means > 0.6).all()
+    assert means["fused (all patients)"] > means[["clinical", "rna"]].max()
+    printed = capsys.readouterr().out
+    assert all(f"{means[model]:.3f}" in printed for model in models)
+    for picture in ("forest.png", "survival_curves.png"):
+        assert (tmp_path / "new" / "folder" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupt_keeps_the_finished_folds(example, monkeypatch, tmp_path, capsys):
+    forest, calls = example.forest, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forest(*args)
+
+    monkeypatch.setattr(example, "forest", interrupted)
+    run(example, monkeypatch, "--output", tmp_path, "--quick")
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert sorted(set(results["fold"])) == [0, 1]
+    assert len(results) == 2 * 6
+    assert "stopped" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "forest.png", "survival_curves.png"}
+
+
+def test_the_baselines_see_training_statistics_only(example):
+    cohort = small_cohort()
+    seen, new = example.flat(cohort[:40], cohort[40:])
+    frame = cohort.to_frame()
+    mean = frame[:40].mean()
+    filled = frame.fillna(mean)
+    expected = ((filled - mean) / filled[:40].std(ddof=0)).to_numpy()
+    np.testing.assert_allclose(np.concatenate([seen, new]), expected, atol=1e-12)
+    assert np.abs(seen[::4, 3:]).max() < 1e-12  # who lacks the table gets its mean
+
+
+def test_training_lowers_the_loss_and_repeats_itself(example, monkeypatch):
+    monkeypatch.setattr(example, "STEPS", 30)
+    cohort, losses = small_cohort(), []
+    model = example.train(cohort, 5, losses.append)
+    assert len(losses) == 30
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.05
+    assert concordance(example.predict(model, cohort), cohort.target) > 0.75
+    again = example.train(cohort, 5, lambda loss: None)
+    np.testing.assert_array_equal(example.predict(model, cohort), example.predict(again, cohort))
