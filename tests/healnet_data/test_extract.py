@@ -398,11 +398,12 @@ log = {"kills": 0, "seconds": duration, "finished_after": [], "redone": 0, "half
 while log["kills"] < 10:
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
         try:
+            os.setpgid(0, 0)
             run(output)
         finally:
             os._exit(0)
+    os.setpgid(child, child)  # here too: the child may not have come to it when it is killed
     time.sleep(moments.uniform(0, duration / 4))
     # A scheduler kills the whole group; the kernel, out of memory, one process.
     (os.kill if log["kills"] % 2 else os.killpg)(child, signal.SIGKILL)
