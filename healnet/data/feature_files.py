@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from healnet.data.slides import Slide, magnification_of
 from healnet.data.tiles import Tiles
 
 __all__ = ["ExtractionSettings", "SlideReport", "finished_report", "write_features", "write_report"]
+
+logger = logging.getLogger(__name__)
 
 
 class SlideReport(NamedTuple):
@@ -140,16 +143,19 @@ def finished_report(path: Path, settings: ExtractionSettings) -> SlideReport | N
     """The report of a slide that an earlier run finished; None if there is no such file or it is damaged.
 
     Raises:
-        ValueError: the file was made with other settings.
+        ValueError: the file was made with other settings, or by another tool.
     """
-    try:
-        bag = read_patches(path, patches=path)
-        with open_h5(path) as file:
-            found = {key: file["coords"].attrs.get(key) for key in settings.attributes()}
-            root = dict(file.attrs)
-    except (FileNotFoundError, ValueError, OSError, KeyError):
+    if not path.exists():
         return None
-    found["encoder"] = bag.encoder
+    try:
+        bag = read_patches(path)
+        with open_h5(path) as file:
+            notes = dict(file["coords"].attrs) if "coords" in file else {}
+            root = dict(file.attrs)
+    except (ValueError, OSError) as error:
+        logger.warning("%s; it is made again", error)
+        return None
+    found = {key: notes.get(key) for key in settings.attributes()} | {"encoder": bag.encoder}
     expected = settings.attributes() | {"encoder": settings.encoder}
     other = {key: value for key, value in found.items() if value != expected[key]}
     if other:

@@ -63,22 +63,25 @@ def test_files_of_any_other_setting_are_refused(slide, tmp_path, changed):
         finished_report(tmp_path / "a.h5", ExtractionSettings(**(values | changed)))
 
 
-def test_what_is_no_finished_file(slide, tmp_path):
+def test_what_is_no_finished_file(tmp_path, caplog):
     assert finished_report(tmp_path / "a.h5", SETTINGS) is None
+    assert not caplog.records
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert finished_report(tmp_path / "a.h5", SETTINGS) is None
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["features"] = np.ones((5, 3), np.float32)
-    assert finished_report(tmp_path / "a.h5", SETTINGS) is None
+    assert caplog.records[0].getMessage().startswith(f"{tmp_path / 'a.h5'}: expected a feature file")
+    assert caplog.records[0].getMessage().endswith("; it is made again")
 
 
-def test_a_file_of_another_tool_is_not_taken_for_ones_own(tmp_path):
+@pytest.mark.parametrize("coords", [True, False])
+def test_a_file_of_another_tool_is_neither_taken_for_ones_own_nor_overwritten(tmp_path, coords):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["features"] = np.ones((5, 3), np.float32)
-        file["coords"] = np.ones((5, 2), int)
-        file["coords"].attrs["patch_size"] = 64
+        if coords:
+            file["coords"] = np.ones((5, 2), int)
+            file["coords"].attrs["patch_size"] = 64
     with pytest.raises(
-        ValueError, match=r"a\.h5: made with mpp None, overlap None, tissue_fraction None, encoder None, this"
+        ValueError,
+        match=r"a\.h5: made with .*mpp None, overlap None, tissue_fraction None, encoder None, this",
     ):
         finished_report(tmp_path / "a.h5", SETTINGS)
 
