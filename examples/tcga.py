@@ -1,0 +1,255 @@
+"""The paper's experiment on a TCGA cohort: tables, or tables and slides, in; risks of held-out patients out.
+
+    python examples/tcga.py --table tcga_blca_all_clean.csv.zip --splits splits/tcga_blca --output blca
+
+The table is MCAT's or PORPOISE's: `--features` adds a folder of CLAM or TRIDENT patch features as one more modality.
+Each finished fold is kept: a run that was stopped, or was asked for `--folds 0,1` only, goes on where it ended.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from sksurv.ensemble import RandomSurvivalForest
+from sksurv.linear_model import CoxnetSurvivalAnalysis
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from healnet import HEALNet
+from healnet.data import (
+    Cohort,
+    CohortDataset,
+    ModalityDropout,
+    Standardizer,
+    collate,
+    read_omics,
+    read_splits,
+)
+from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
+from healnet.survival import SurvivalTarget, concordance, cox_nll
+from healnet.survival.plots import plot_kaplan_meier
+
+# One setting for every cohort.
+SETTINGS = {
+    "members": 5,  # models that differ by their seed; their risks are averaged
+    "epochs": 5,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.3,
+    "modality_dropout": 0.3,
+    "input_dropout": 0.5,  # of tables with more than `narrow` features; a few clinical ones are all needed
+    "narrow": 16,
+    "tokens": 4,
+    "depth": 2,
+    "num_latents": 8,
+    "latent_dim": 32,
+    "max_patches": 1024,  # of a patient, drawn anew in each epoch
+}
+MODELS = ("healnet", "elastic-net Cox", "random survival forest")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(cohort: Cohort) -> HEALNet:
+    """A few learned tokens per table, raw patches of slides, and few latents, for hundreds of patients."""
+    encoders: dict[str, ModalityEncoder] = {}
+    for name, width in cohort.widths.items():
+        if name in cohort.tables:
+            dropout = SETTINGS["input_dropout"] if width > SETTINGS["narrow"] else 0.0
+            encoders[name] = OmicEncoder(width, SETTINGS["tokens"], input_dropout=dropout)
+        else:
+            encoders[name] = PatchEncoder(width)
+    return HEALNet(
+        encoders,
+        depth=SETTINGS["depth"],
+        num_latents=SETTINGS["num_latents"],
+        latent_dim=SETTINGS["latent_dim"],
+        num_heads=1,
+        self_attention=0,
+        ff_mult=1,
+    ).to(DEVICE)
+
+
+def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet:
+    """A plain training loop; `report` hears the loss of every epoch."""
+    torch.manual_seed(seed)
+    model, hide = build(cohort), ModalityDropout(SETTINGS["modality_dropout"])
+    data = CohortDataset(cohort, max_patches=SETTINGS["max_patches"])
+    size = min(SETTINGS["batch_size"], len(cohort))
+    loader = DataLoader(data, size, shuffle=True, drop_last=True, collate_fn=collate)
+    rate = SETTINGS["learning_rate"]
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=SETTINGS["weight_decay"])
+    steps = SETTINGS["epochs"] * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(SETTINGS["epochs"]):
+        losses = []
+        for batch in loader:
+            batch = batch.to(DEVICE)
+            loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        report(float(np.mean(losses)))
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: HEALNet, cohort: Cohort) -> np.ndarray:
+    """Log hazard per patient, from all of their patches."""
+    loader = DataLoader(CohortDataset(cohort), batch_size=16, collate_fn=collate)
+    return torch.cat([model(batch.to(DEVICE).inputs).squeeze(1).cpu() for batch in loader]).numpy()
+
+
+def healnet(seen: Cohort, new: Cohort, seed: int, report: Callable[[float], None]) -> np.ndarray:
+    """Risks of new patients, averaged over members, in units of the training patients' spread."""
+    scaler = Standardizer().fit(seen)
+    seen, new = scaler.transform(seen), scaler.transform(new)
+    risks = []
+    for member in range(SETTINGS["members"]):
+        model = train(seen, seed * SETTINGS["members"] + member, report)
+        known = predict(model, seen)
+        risks.append((predict(model, new) - known.mean()) / known.std())
+    return np.mean(risks, axis=0)
+
+
+def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:
+    """Elastic-net Cox at the middle of its path, then a forest: tables side by side, gaps filled with training means."""
+    a, b = seen.select(seen.tables).to_frame(), new.select(new.tables).to_frame()
+    a, b = (frame.fillna(a.mean()).fillna(0) for frame in (a, b))
+    mean, std = a.mean(), a.std(ddof=0).replace(0, 1)
+    a, b = (((frame - mean) / std).to_numpy() for frame in (a, b))
+    outcome = seen.target.to_structured()
+    cox = CoxnetSurvivalAnalysis(l1_ratio=0.1, n_alphas=30).fit(a, outcome)
+    yield cox.predict(b, alpha=cox.alphas_[len(cox.alphas_) // 2])
+    forest = RandomSurvivalForest(n_estimators=200, min_samples_leaf=5, random_state=seed, n_jobs=-1)
+    yield forest.fit(a, outcome).predict(b)
+
+
+def manifest(args: argparse.Namespace) -> dict:
+    """What a run depends on: settings, seed, inputs by hash, versions."""
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    inputs = {path.name: digest(path) for path in [args.table, *sorted(args.splits.glob("splits_*.csv"))]}
+    if args.features:  # too large to read twice: names and sizes
+        files = sorted(
+            (str(p.relative_to(args.features)), p.stat().st_size) for p in args.features.rglob("*.*")
+        )
+        inputs["features"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    packages = ("healnet", "torch", "numpy", "pandas", "scikit-survival")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return {"settings": SETTINGS, "seed": args.seed, "inputs": inputs, "versions": versions}
+
+
+def check_manifest(path: Path, current: dict) -> None:
+    """Write it, or refuse to mix folds of runs that differ; versions may."""
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [key for key in ("settings", "seed", "inputs") if before[key] != current[key]]
+        if changed:
+            sys.exit(
+                f"{path.parent} holds folds of a run with other {' and '.join(changed)}; choose another --output"
+            )
+    path.write_text(json.dumps(current, indent=2))
+
+
+def score(folds: pd.DataFrame) -> pd.DataFrame:
+    """One row per fold and model."""
+    rows = []
+    for fold, part in folds.groupby("fold"):
+        target = SurvivalTarget.unchecked(part["time"].to_numpy(), part["event"].to_numpy())
+        rows += [
+            {"model": model, "repeat": 0, "fold": fold, "c_index": concordance(part[model], target)}
+            for model in MODELS
+        ]
+    return pd.DataFrame(rows)
+
+
+def draw(folds: pd.DataFrame, path: Path) -> None:
+    """Kaplan-Meier curves of the halves of lower and higher out-of-fold risk."""
+    target = SurvivalTarget(folds["time"].to_numpy(), folds["event"].to_numpy())
+    halves = np.where(folds["healnet"] > folds["healnet"].median(), "high risk", "low risk")
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    plot_kaplan_meier(figure.subplots(), target, halves, unit="months", order=["low risk", "high risk"])
+    figure.savefig(path, dpi=150)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """The whole file or the old one, never half of it."""
+    part = path.with_suffix(".part")
+    table.to_csv(part, index=False)
+    part.replace(path)
+
+
+def main() -> None:
+    """Run the folds that are still to do, then report on all that are there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, required=True, help="CSV (zipped or not) or parquet")
+    parser.add_argument(
+        "--splits", type=Path, required=True, help="folder with splits_0.csv, splits_1.csv, ..."
+    )
+    parser.add_argument("--features", type=Path, help="folder of patch features")
+    parser.add_argument("--output", type=Path, required=True, help="folder of results and pictures")
+    parser.add_argument("--folds", help="some of them, as in 0,1; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    cohort = read_omics(args.table, missing_outcome="drop")
+    if args.features:
+        cohort = cohort.with_patches(args.features)
+    print(cohort.summary())
+    splits = {split.fold: split for split in read_splits(args.splits, cohort)}
+    wanted = list(splits) if args.folds is None else [int(fold) for fold in args.folds.split(",")]
+    unknown = [fold for fold in wanted if fold not in splits]
+    if unknown:
+        parser.error(f"--folds {args.folds}: {args.splits} has {list(splits)}, not {unknown}")
+    args.output.mkdir(parents=True, exist_ok=True)
+    check_manifest(args.output / "manifest.json", manifest(args))
+
+    paths = {fold: args.output / f"fold_{fold}.csv" for fold in splits}
+    todo = [fold for fold in wanted if not paths[fold].exists()]
+    with tqdm(total=len(todo) * SETTINGS["members"] * SETTINGS["epochs"], unit="epoch") as bar:
+        for fold in todo:
+            bar.set_description(f"fold {fold}")
+
+            def report(loss: float) -> None:
+                bar.set_postfix(loss=f"{loss:.3f}")
+                bar.update()
+
+            seen, new = (cohort[cohort.locate(ids)] for ids in (splits[fold].train, splits[fold].held_out))
+            seed = args.seed * len(splits) + fold
+            risks = [healnet(seen, new, seed, report), *baselines(seen, new, seed)]
+            table = pd.DataFrame(
+                {"patient": new.patients, "fold": fold, **dict(zip(MODELS, risks, strict=True))}
+            )
+            write_csv(table.assign(time=new.target.time, event=new.target.event), paths[fold])
+
+    folds = pd.concat([pd.read_csv(path, dtype={"patient": str}) for path in paths.values() if path.exists()])
+    results = score(folds)
+    write_csv(results, args.output / "results.csv")
+    risks = folds.rename(columns={"healnet": "risk"})[["patient", "fold", "risk", "time", "event"]]
+    write_csv(risks, args.output / "risks.csv")
+    draw(folds, args.output / "survival_curves.png")
+    table = results.pivot(index="fold", columns="model", values="c_index")[list(MODELS)]
+    for model in MODELS[1:]:
+        table[f"healnet - {model}"] = table["healnet"] - table[model]
+    table = pd.concat([table, table.agg(["mean", "std"])])
+    print(f"\nHarrell's C of held-out patients\n\n{table.to_string(float_format='{:.3f}'.format)}")
+
+
+if __name__ == "__main__":
+    main()
