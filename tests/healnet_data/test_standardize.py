@@ -107,9 +107,10 @@ def test_clip_bounds_what_training_never_saw():
 
 
 def test_columns_are_found_by_name():
-    scaler = Standardizer().fit(cohort([[1.0, 10.0], [3.0, 30.0]], ["a", "b"]))
-    result = scaler.transform(cohort([[30.0, 1.0]], ["b", "a"])).table("rna")
-    assert result.columns.tolist() == ["a", "b"]
+    # Not in alphabetical order, into which pandas would bring them by itself.
+    scaler = Standardizer().fit(cohort([[1.0, 10.0], [3.0, 30.0]], ["b", "a"]))
+    result = scaler.transform(cohort([[30.0, 1.0]], ["a", "b"])).table("rna")
+    assert result.columns.tolist() == ["b", "a"]
     assert result.to_numpy().tolist() == [[-1.0, 1.0]]
 
 
