@@ -5,13 +5,14 @@ Everywhere a mask is boolean and **True means real**: padding and absence are th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LAYER_NORM_EPS", "Masked", "PatchBag", "Tokens"]
+__all__ = ["LAYER_NORM_EPS", "Graph", "Masked", "PatchBag", "TimeSeries", "Tokens"]
 
 LAYER_NORM_EPS = 1e-5  # torch.nn.LayerNorm's default, which released checkpoints were trained with
 
@@ -123,3 +124,104 @@ class Tokens:
                 values = values.masked_fill(~self.mask.unsqueeze(-1), 0)
             self._standardised = F.layer_norm(values, values.shape[-1:], eps=LAYER_NORM_EPS)
         return self._standardised
+
+
+class TimeSeries(NamedTuple):
+    """Measurements at irregular times, short series padded to the longest of the batch.
+
+    Shape:
+        values: (b, t, c) float.
+        times: (b, t) when each step was measured, in any one unit.
+        mask: bool, True = measured. (b, t, c) says which values of a step are real, (b, t) which steps are.
+    """
+
+    values: Tensor
+    times: Tensor
+    mask: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> TimeSeries:
+        """Move as `Tensor.to` does; a dtype applies to values and times, never to the mask."""
+        return TimeSeries(
+            self.values.to(*args, **kwargs),
+            self.times.to(*args, **kwargs),
+            _move_mask(self.mask, *args, **kwargs),
+        )
+
+
+class Graph(NamedTuple):
+    """One graph per patient, smaller ones padded to the largest of the batch. `Graph.of` makes one, `stack` a batch.
+
+    Shape:
+        nodes: (b, n, c) float, features of the nodes.
+        edge_index: (b, 2, e) integer, the two ends of each edge, numbered within the graph (PyTorch Geometric's layout).
+        mask: (b, n) bool, True = a real node. A patient without a graph is a row of all False.
+        edge_mask: (b, e) bool, True = a real edge.
+        edges: (b, e, w) float, features of the edges; w = 0 where they have none.
+        centroids: (b, n, a) places of the nodes; a = 0 where they have none.
+    """
+
+    nodes: Tensor
+    edge_index: Tensor
+    mask: Tensor
+    edge_mask: Tensor
+    edges: Tensor
+    centroids: Tensor
+
+    @staticmethod
+    def ragged() -> tuple[str, ...]:
+        """Fields that `healnet.data.collate` may pad along every axis."""
+        return ("edge_index",)
+
+    @classmethod
+    def of(
+        cls, nodes: Tensor, edge_index: Tensor, edges: Tensor | None = None, centroids: Tensor | None = None
+    ) -> Graph:
+        """The graph of one patient, without the axis b: nodes (n, c), edge_index (2, e), edges (e, w), centroids (n, a).
+
+        Example:
+            >>> path = Graph.of(torch.zeros(3, 5), torch.tensor([[0, 1], [1, 2]]))
+            >>> lonely = Graph.of(torch.zeros(1, 5), torch.empty(2, 0, dtype=torch.long))
+            >>> Graph.stack([path, lonely]).mask.tolist()
+            [[True, True, True], [True, False, False]]
+        """
+        n, e = len(nodes), edge_index.shape[-1]
+        return cls(
+            nodes,
+            edge_index,
+            torch.ones(n, dtype=torch.bool, device=nodes.device),
+            torch.ones(e, dtype=torch.bool, device=nodes.device),
+            nodes.new_zeros(e, 0) if edges is None else edges,
+            nodes.new_zeros(n, 0) if centroids is None else centroids,
+        )
+
+    @classmethod
+    def stack(cls, graphs: Sequence[Graph]) -> Graph:
+        """Graphs of single patients into one batch, padded at the end."""
+        n = max(len(graph.nodes) for graph in graphs)
+        e = max(graph.edge_index.shape[1] for graph in graphs)
+        padded = []
+        for graph in graphs:
+            more_nodes, more_edges = n - len(graph.nodes), e - graph.edge_index.shape[1]
+            padded.append(
+                cls(
+                    F.pad(graph.nodes, (0, 0, 0, more_nodes)),
+                    F.pad(graph.edge_index, (0, more_edges)),
+                    F.pad(graph.mask, (0, more_nodes)),
+                    F.pad(graph.edge_mask, (0, more_edges)),
+                    F.pad(graph.edges, (0, 0, 0, more_edges)),
+                    F.pad(graph.centroids, (0, 0, 0, more_nodes)),
+                )
+            )
+        return cls(*(torch.stack(field) for field in zip(*padded, strict=True)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Graph:
+        """Move as `Tensor.to` does; a dtype applies to features and centroids alone."""
+        device = self.nodes.to(*args, **kwargs).device
+        return Graph(
+            self.nodes.to(*args, **kwargs),
+            self.edge_index.to(device),
+            self.mask.to(device),
+            self.edge_mask.to(device),
+            self.edges.to(*args, **kwargs),
+            self.centroids.to(*args, **kwargs),
+        )

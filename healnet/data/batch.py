@@ -110,7 +110,8 @@ def _collate_modality(name: str, values: list[Any], index: Tensor) -> Any:
         if field == "mask":
             fields.append(masks)
             continue
-        _refuse_other_widths(name, field, parts, masks.dim() - 1, index)
+        if field not in getattr(kind, "ragged", tuple)():
+            _refuse_other_widths(name, field, parts, masks.dim() - 1, index)
         fields.append(_pad(parts))
         if parts[0].shape[: masks.dim() - 1] == values[0].mask.shape:
             _refuse_non_finite(name, fields[-1], masks, index)

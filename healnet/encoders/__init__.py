@@ -1,9 +1,27 @@
 """Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
 
 from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.gene_sets import GeneSetEncoder, read_gmt, read_signatures
+from healnet.encoders.graph import GraphEncoder
 from healnet.encoders.grid import GridEncoder
+from healnet.encoders.learned import LearnedEncoder
 from healnet.encoders.omic import OmicEncoder
 from healnet.encoders.patches import PatchEncoder
-from healnet.tokens import PatchBag
+from healnet.encoders.sequence import SequenceEncoder
+from healnet.tokens import Graph, PatchBag, TimeSeries
 
-__all__ = ["GridEncoder", "ModalityEncoder", "OmicEncoder", "PatchBag", "PatchEncoder"]
+__all__ = [
+    "GeneSetEncoder",
+    "Graph",
+    "GraphEncoder",
+    "GridEncoder",
+    "LearnedEncoder",
+    "ModalityEncoder",
+    "OmicEncoder",
+    "PatchBag",
+    "PatchEncoder",
+    "SequenceEncoder",
+    "TimeSeries",
+    "read_gmt",
+    "read_signatures",
+]

@@ -34,6 +34,7 @@ def within_extent(coords: Tensor, mask: Tensor | None = None, groups: Tensor | N
     low, high = coords, coords
     if mask is not None:
         masked = ~mask.unsqueeze(-1)
+        coords = coords.masked_fill(masked, 0)  # not even their NaN may reach a gradient
         low, high = coords.masked_fill(masked, math.inf), coords.masked_fill(masked, -math.inf)
     if groups is None:
         low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
