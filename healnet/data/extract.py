@@ -86,7 +86,8 @@ def extract_features(
         num_workers: processes that read tiles; 0 reads in this one.
         device: of the tiles; by default where the encoder's parameters are.
         autocast: type for mixed precision, as torch.bfloat16; None keeps full precision.
-        shard: (i, n) takes every n-th slide from the i-th on. By default torchrun's RANK and WORLD_SIZE, or all slides.
+        shard: (i, n) takes every n-th slide, by name, from the i-th on; give all shards the same slides. By default
+            torchrun's RANK and WORLD_SIZE, or all slides.
         progress: show a bar with slides, tiles per second and time left.
 
     Returns:
@@ -96,6 +97,21 @@ def extract_features(
         ValueError: two slides of one name, settings that cannot be or differ from those of files in `output`, an encoder
             that does not return (b, d) floating point.
         ImportError: OpenSlide or h5py is absent.
+
+    Example, with a torchvision model that was trained on normalised pictures::
+
+        model = torchvision.models.resnet50(weights="DEFAULT").cuda()
+        model.fc = torch.nn.Identity()
+        normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        extract_features(
+            sorted(Path("slides").glob("*.svs")),
+            lambda tiles: model.eval()(normalise(tiles)),
+            "features",
+            encoder_name="resnet50",
+            device="cuda",
+            autocast=torch.float16,
+        )
+        bag = read_patches("features/slide-1.h5")
     """
     need("openslide", "openslide-python openslide-bin", "reading slides")
     need("h5py", "h5py", "writing feature files")

@@ -21,6 +21,9 @@ Array = np.ndarray[Any, Any]
 # A scanner's pixels are 0.1 to 1 micron; 40 leaves room for exported overviews. Beyond it the number is a printer's
 # resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimetre in the place of microns.
 PLAUSIBLE_MPP = (0.02, 40.0)
+SQUARE = (
+    1.05  # x and y of scanners differ in the third digit; more is an error in the file, or no scan of pixels
+)
 FINEST = 0.9  # pixels may be asked for 10 % finer than the slide has them; more would be invented
 BLOCK = 2048  # side of the pieces, in source pixels, in which large areas are read: 16 MiB each
 MAX_PIXELS = 1 << 28  # of one array: 768 MiB
@@ -49,6 +52,14 @@ class Slide:
         ImportError: OpenSlide is absent.
         FileNotFoundError: no such file.
         ValueError: not a slide, a damaged one, or an mpp that cannot be.
+
+    Example::
+
+        slide = Slide("slide-1.svs")  # Slide("slide-1.svs", mpp=0.25) where the file does not say it
+        tissue = slide.tissue()  # tissue.mask, tissue.picture, tissue.area_mm2
+        tiles = slide.tiles(size=256, mpp=0.5, tissue=tissue)  # tiles.coords, tiles.footprint
+        pixels = tiles[0]  # (3, 256, 256) uint8
+        overview = slide.as_array(mpp=8.0)  # (h, w, 3) uint8
     """
 
     def __init__(self, path: str | Path, mpp: float | None = None, name: str | None = None) -> None:
@@ -192,7 +203,7 @@ class Slide:
         """
         along_x, along_y = (downsample, downsample) if isinstance(downsample, int | float) else downsample
         finest = min(along_x, along_y) * 1.01  # levels' downsamples are rounded: 2.0005 for 2
-        level = max((i for i, d in enumerate(self.level_downsamples) if d <= finest), default=0)
+        level = max((d, i) for i, d in enumerate(self.level_downsamples) if d <= finest or i == 0)[1]
         own = self.level_downsamples[level]
         source = (width * along_x / own, height * along_y / own)
         if abs(source[0] - width) < 1 and abs(source[1] - height) < 1:
@@ -277,8 +288,9 @@ def mpp_from_properties(properties: Mapping[str, str]) -> float | None:
     """Microns per level-0 pixel as the file says it, by the first of these that says something possible.
 
     ``openslide.mpp-x/-y``; ``aperio.MPP``; ``hamamatsu.XResolution``; ``tiff.XResolution`` with ``tiff.ResolutionUnit``
-    (centimetre: 1e4/x, inch: 25400/x). The mean of x and y where both are given. Values outside 0.02..40 are resolutions
-    that image software writes for printers (72 dpi = 353 microns), and are passed over. None if nothing is left.
+    (centimetre: 1e4/x, inch: 25400/x). The mean of x and y where both are given. Passed over are values outside 0.02..40,
+    resolutions that image software writes for printers (72 dpi = 353 microns), and pixels that are not square. None if
+    nothing is left.
 
     Example:
         >>> mpp_from_properties({"tiff.XResolution": "20000", "tiff.ResolutionUnit": "centimeter"})
@@ -294,7 +306,7 @@ def mpp_from_properties(properties: Mapping[str, str]) -> float | None:
     ]
     for values in candidates:
         possible = [value for value in values if PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]]
-        if possible:
+        if possible and max(possible) <= SQUARE * min(possible):
             return sum(possible) / len(possible)
     return None
 

@@ -50,7 +50,7 @@ def expected_pixels(x, y, width, height):
 @pytest.mark.parametrize(
     ("properties", "mpp"),
     [
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.27", "aperio.MPP": "0.5"}, 0.26),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.252", "aperio.MPP": "0.5"}, 0.251),
         ({"openslide.mpp-x": "0.25"}, 0.25),
         ({"aperio.MPP": "0.4990"}, 0.499),
         ({"aperio.MPP": "0,4990"}, 0.499),
@@ -63,12 +63,13 @@ def expected_pixels(x, y, width, height):
             },
             0.5,
         ),
-        ({"tiff.XResolution": "50800", "tiff.YResolution": "25400", "tiff.ResolutionUnit": "inch"}, 0.75),
+        ({"tiff.XResolution": "50800", "tiff.YResolution": "50000", "tiff.ResolutionUnit": "inch"}, 0.504),
         ({"openslide.mpp-x": "352.77", "openslide.mpp-y": "352.77"}, None),  # 72 dpi
         ({"tiff.XResolution": "96", "tiff.ResolutionUnit": "inch"}, None),
         ({"tiff.XResolution": "20000"}, None),  # in no unit
         ({"tiff.XResolution": "0", "tiff.ResolutionUnit": "inch"}, None),
         ({"aperio.MPP": "nan"}, None),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}, None),  # pixels that are not square
         ({"openslide.objective-power": "40"}, None),
         ({}, None),
     ],
