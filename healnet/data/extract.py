@@ -36,6 +36,7 @@ from healnet.data.feature_files import (
     write_report,
 )
 from healnet.data.files import atomic_path, leftovers, need, shown
+from healnet.data.progress import SlideBar
 from healnet.data.slides import Slide
 from healnet.data.tiles import Tiles
 
@@ -139,7 +140,7 @@ def extract_features(
             pin_memory=encode.device.type == "cuda",
         )
         try:
-            with _Bar(len(mine), len(reports), progress) as bar:
+            with SlideBar(len(mine), len(reports), progress) as bar:
                 for slide_name, path in mine:
                     if slide_name in reports:
                         continue
@@ -170,7 +171,7 @@ def _extract_slide(
     transform: Callable[[Tensor], Tensor] | None,
     loader: Callable[[Tiles], DataLoader[Tensor]],
     encode: TileEncoder,
-    bar: _Bar,
+    bar: SlideBar,
 ) -> SlideReport:
     begin = time.perf_counter()
     tiles: Tiles | None = None
@@ -207,38 +208,6 @@ def _extract_slide(
         time.perf_counter() - begin,
         error,
     )
-
-
-class _Bar:
-    """A progress bar over slides that also moves within one, so that the time left is known before the first is done."""
-
-    def __init__(self, slides: int, finished: int, shown_: bool) -> None:
-        self.slides, self.finished, self.shown = slides, finished, shown_
-        self.tiles, self.begin = 0, time.perf_counter()
-
-    def __enter__(self) -> _Bar:
-        form = "{l_bar}{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
-        if self.shown:
-            tqdm = need("tqdm", "tqdm", "the progress bar").tqdm
-            self.bar = tqdm(total=self.slides, initial=self.finished, desc="features", bar_format=form)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.close()
-
-    def advance(self, slide: str, tiles: int, of: int) -> None:
-        """Some tiles of a slide are done."""
-        self.tiles += tiles
-        if self.shown:
-            rate = self.tiles / (time.perf_counter() - self.begin)
-            self.bar.set_postfix_str(f"{rate:.0f} tiles/s, {slide}", refresh=False)
-            self.bar.update(tiles / of)
-
-    def finish(self, done: int, of: int) -> None:
-        """A slide is done or given up; what it still owed is made up for."""
-        if self.shown:
-            self.bar.update(1 - done / of if of else 1)
 
 
 def _release(failure: BaseException | None) -> None:
