@@ -1,0 +1,60 @@
+"""Any network as an encoder."""
+
+import pytest
+import torch
+from torch import nn
+
+from healnet import HEALNet, Masked
+from healnet.encoders import LearnedEncoder
+from healnet.testing import check_encoder, check_model
+
+
+class SmallCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 5, kernel_size=2, stride=2)
+
+    def forward(self, x):
+        return self.convolution(x).flatten(2).transpose(1, 2)
+
+
+def test_tokens_are_what_the_module_makes():
+    images = torch.randn(2, 3, 4, 4)
+    cnn = SmallCNN()
+    tokens = LearnedEncoder(cnn, 5)(Masked(images, torch.tensor([True, False])))
+    torch.testing.assert_close(tokens.values[0], cnn(images)[0], rtol=0, atol=0)
+    assert tokens.mask.tolist() == [[True] * 4, [False] * 4]
+
+
+def test_gradients_flow_into_the_module_and_not_into_the_absent():
+    images = torch.randn(2, 3, 4, 4, requires_grad=True)
+    model = HEALNet({"image": LearnedEncoder(SmallCNN(), 5)}, out_dim=1)
+    model({"image": Masked(images, torch.tensor([True, False]))}).sum().backward()
+    assert model.encoders["image"].module.convolution.weight.grad.abs().sum() > 0
+    assert images.grad[0].abs().sum() > 0
+    assert images.grad[1].abs().sum() == 0
+
+
+def test_laws():
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 4, 6)
+    check_encoder(LearnedEncoder(SmallCNN(), 5), images, wrong=[Masked(images, torch.ones(2).bool())])
+    elements = Masked(torch.randn(3, 7, 4), torch.rand(3, 7) < 0.7)
+    check_encoder(LearnedEncoder(nn.Linear(4, 5), 5), elements, wrong=[elements._replace(mask=elements.mask[:, :6])])
+    check_model(HEALNet({"image": LearnedEncoder(SmallCNN(), 5)}), {"image": images})
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"^expected the module to return a shape of \(b, n, 6\), got \(2, 4, 5\)$"):
+        LearnedEncoder(SmallCNN(), 6)(torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"^expected the module to return a shape of \(b, n, 4\), got \(2, 4\)$"):
+        LearnedEncoder(nn.Identity(), 4)(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"^expected a mask of shape \(2,\) or \(2, 3\), got \(3,\)$"):
+        LearnedEncoder(SmallCNN(), 5)(Masked(torch.zeros(2, 3, 4, 4), torch.ones(3).bool()))
+    with pytest.raises(
+        ValueError,
+        match=r"^expected a mask of shape \(2,\) for a module that makes 4 tokens of 3 elements, got \(2, 3\)$",
+    ):
+        LearnedEncoder(SmallCNN(), 5)(Masked(torch.zeros(2, 3, 4, 4), torch.ones(2, 3).bool()))
+    with pytest.raises(ValueError, match=r"^expected token_dim to be positive, got 0$"):
+        LearnedEncoder(nn.Identity(), 0)
