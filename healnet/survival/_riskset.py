@@ -106,8 +106,7 @@ def _signed(values: Tensor, log_sum: Callable[[Tensor], Tensor]) -> Tensor:
 def _scan(x: Tensor, start: Tensor | None) -> Tensor:
     if start is None:
         return torch.logcumsumexp(x, dim=0)
-    # Doubling (Hillis and Steele 1986): after the pass of reach r, a row holds the sum of the 2r rows that
-    # end in it.
+    # Doubling (Hillis and Steele 1986): after the pass of reach r, each row sums the 2r rows that end in it.
     y = x
     length = torch.arange(len(x), device=x.device) - start
     longest, reach = int(length.max()) if len(x) else 0, 1

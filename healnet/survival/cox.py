@@ -69,8 +69,7 @@ def cox_nll(
         raise ValueError("time must not be NaN")
     if weight is not None and not bool((weight > 0).all()):
         raise ValueError("weights must be positive; leave a patient out instead of giving a weight of zero")
-    # float32 cannot hold a running sum over a million patients: log A grows by less than one unit in the last
-    # place.
+    # A running sum over a million patients outgrows float32: log A would grow by less than its last place.
     precise = exact(eta)
     weight = torch.ones_like(precise) if weight is None else weight.to(precise.dtype)
     terms = _event_terms(precise, times, seen, ties == "efron", stratum, weight)

@@ -97,7 +97,8 @@ def evaluate(
             event times.
         tau: Uno's C counts events before it; the last time that both cohorts reach if left out.
         bootstrap: how many times to draw the test patients with replacement for an interval; 0 for none. The
-            model and the training patients are taken as they are.
+            model and the training patients are taken as they are. A draw repeats patients, which makes groups
+            less even: it moves calibration_error up and d_calibration_p down.
         confidence: of the percentile interval.
         seed: of the draws.
 

@@ -185,11 +185,12 @@ def test_a_curve_and_its_values_agree():
 def test_beyond_the_last_known_time_patients_are_censored_there():
     """A curve known until 1 says of a death at 2 only that S was below S(1)."""
     target = SurvivalTarget(np.full(60, 2.0), np.arange(60) < 30)
-    survival = np.full((60, 1), 0.4)
-    expected = d_calibration(np.full(60, 0.4), np.zeros(60, dtype=bool)).p_value
+    survival = np.full((60, 1), 0.95)
+    expected = d_calibration(np.full(60, 0.95), np.zeros(60, dtype=bool)).p_value
+    assert expected > 0.9  # as deaths at S = 0.95 they would all lie in the last decile
     table = evaluate(target, target, survival=survival, times=[1.0])
     assert values(table, "d_calibration_p") == pytest.approx([expected])
-    curve = survival_function(torch.full((60, 1), math.log(1.5)), TimeBins([0, 1]))
+    curve = survival_function(torch.full((60, 1), -math.log(19)), TimeBins([0, 1]))
     assert values(evaluate(target, target, survival=curve), "d_calibration_p") == pytest.approx([expected])
 
 

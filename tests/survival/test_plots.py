@@ -80,6 +80,12 @@ def test_censoring_ticks_lie_on_the_curve(axes):
     assert texts(axes) == []
 
 
+def test_who_leaves_at_a_tick_is_at_risk_there(axes):
+    plot_kaplan_meier(axes, SurvivalTarget([1, 2, 3, 4], [True, False, True, False]))
+    shown = dict(zip(axes.get_xticks(), texts(axes)[2:], strict=True))
+    assert [shown[tick] for tick in (0, 1, 2, 3, 4)] == ["4", "4", "3", "2", "1"]
+
+
 @pytest.mark.parametrize(("death_rate", "corner"), [(1.0, 1), (0.1, 3)])
 def test_the_legend_stands_where_the_curves_are_not(axes, death_rate, corner):
     rng = np.random.default_rng(1)
