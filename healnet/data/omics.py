@@ -224,8 +224,8 @@ def _numbers(path: Path, frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             values = chosen[column].dropna()
             text = values[pd.to_numeric(values, errors="coerce").isna()]
-            example = f", such as {text.iloc[0]!r}" if len(text) else ""
-            raise ValueError(f"{shown(path)}: expected numbers in column {column!r}, got {dtype}{example}")
+            got = repr(text.iloc[0]) if len(text) else str(dtype)
+            raise ValueError(f"{shown(path)}: expected numbers in column {column!r}, got {got}")
     return chosen.astype(np.float64)
 
 

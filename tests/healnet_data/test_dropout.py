@@ -24,7 +24,9 @@ def mixed(present):
 
 
 def presence(inputs):
-    return torch.stack([value.mask.reshape(len(value.mask), -1).any(dim=1) for value in inputs.values()], dim=1)
+    return torch.stack(
+        [value.mask.reshape(len(value.mask), -1).any(dim=1) for value in inputs.values()], dim=1
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -44,7 +44,6 @@ def fit(whole: Cohort, train: np.ndarray, loss: str):
     model = HEALNet(
         encoders, out_dim=4 if loss == "discrete" else 1, depth=1, num_latents=4, latent_dim=8, num_heads=1
     )
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     hide = ModalityDropout(0.3)
     for batch in DataLoader(CohortDataset(part), batch_size=16, shuffle=True, collate_fn=collate):
         out = model(hide(batch.inputs))
@@ -52,9 +51,11 @@ def fit(whole: Cohort, train: np.ndarray, loss: str):
             value = discrete_nll(out, torch.as_tensor(bins.transform(batch.time)), batch.event)
         else:
             value = cox_nll(out, batch.time, batch.event)
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
+        gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for weight, gradient in zip(model.parameters(), gradients, strict=True):
+                if gradient is not None:
+                    weight -= 0.01 * gradient
     fitted = {f"weight {name}": tensor for name, tensor in model.state_dict().items()}
     for name, table in scaler.statistics.items():
         fitted[f"statistics {name}"] = torch.tensor(table.to_numpy(dtype=float))

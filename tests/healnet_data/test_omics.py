@@ -267,11 +267,11 @@ HOSTILE = {
     ),
     "text among numbers": (
         ROWS.replace("1.5,,-2", "high,,-2"),
-        "expected numbers in column 'MYC_rnaseq', got object, such as 'high'",
+        "expected numbers in column 'MYC_rnaseq', got 'high'",
     ),
     "decimal commas": (
         ROWS.replace("0.5,-0.25", '"0,5",-0.25'),
-        "expected numbers in column 'MYC_rnaseq', got object, such as '0,5'",
+        "expected numbers in column 'MYC_rnaseq', got '0,5'",
     ),
     "an infinite cell": (
         ROWS.replace("1.5,,-2", "-inf,,-2"),
