@@ -142,11 +142,12 @@ def _stretched(walk: Any, trivial: Any, start: Any, number: int) -> _Filter:
         ritz = _ritz_values(stretch, trivial, start, 40 + number)
         if len(ritz) < number or (stretch.degree > 1 and ritz[-number] <= 1):
             break
-        cut = min(stretch.before(float(ritz[-number])), 1 - 1e-9)
-        settled = stretch.degree > 1 and 1 - cut > 0.4 * (1 - stretch.cut)
-        stretch = _Filter(walk, cut, degree=max(2, int(np.ceil(1.5 / np.sqrt(1 - cut)))))
-        if settled:
+        distance = max(1 - stretch.before(float(ritz[-number])), 1e-9)
+        if stretch.degree > 1 and distance > 0.4 * (1 - stretch.cut):
             break
+        # Half as far again, so that the last eigenvalue wanted stands clear of the cut.
+        cut = 1 - min(1.5 * distance, 1.5)
+        stretch = _Filter(walk, cut, degree=max(2, int(np.ceil(1.5 / np.sqrt(1 - cut)))))
     return stretch
 
 
