@@ -16,7 +16,8 @@ class LengthBuckets(Sampler[list[int]]):
 
     Patients are shuffled, cut into pools of `pool` batches, sorted by length within each pool and cut into batches, whose
     order is shuffled. The larger the pool, the less padding and the less random the batches. Every patient comes exactly
-    once an epoch, in a batch of `batch_size` but for the last of each pool.
+    once an epoch, in a batch of `batch_size` but for one. Patients without any tokens mostly share batches, in which the
+    modality is then absent for all.
 
     Args:
         lengths: (n,) tokens per patient, as `CohortDataset.lengths` gives them.
