@@ -13,6 +13,7 @@ from healnet.explain.graphs import graph_overlay
 from healnet.explain.heatmap import score_map, slide_heatmap
 from healnet.explain.integrated import integrated_gradients
 from healnet.explain.occlusion import occlude, occlude_modalities, tiles_of
+from healnet.explain.patterns import activation_pattern
 from healnet.explain.reports import report
 from healnet.explain.scores import attention_scores, gradient_attention, mean_attention, rollout
 from healnet.explain.shapley import ModalityShapley, contribution_bars, shapley_modalities, shapley_values
@@ -23,6 +24,7 @@ __all__ = [
     "Faithfulness",
     "ModalityShapley",
     "TopPatch",
+    "activation_pattern",
     "attention_scores",
     "contact_sheet",
     "contribution_bars",

@@ -33,10 +33,10 @@ p { margin: 0 0 12px } .soft { color: var(--soft); font-size: .87rem }
 .facts { display: flex; flex-wrap: wrap; gap: 10px 28px; margin: 14px 0 20px; padding: 0 }
 .facts dt { color: var(--soft); font-size: .8rem }
 .facts dd { margin: 0; font-size: 1.1rem; font-weight: 600; overflow-wrap: anywhere }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
-  gap: 16px; align-items: start }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; min-width: 0 }
-section.wide { grid-column: 1 / -1 }
+.cards { columns: 2 420px; column-gap: 16px }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
+  margin: 0 0 16px; break-inside: avoid }
+section.wide { column-span: all }
 img, svg { display: block; max-width: 100%; height: auto; margin: 4px auto 0 }
 svg { width: 100%; max-width: 560px } svg text { fill: var(--soft); font-size: 12px }
 table { width: 100%; border-collapse: collapse; table-layout: fixed; font-variant-numeric: tabular-nums }
@@ -44,7 +44,7 @@ th { font-weight: 500; color: var(--soft); font-size: .8rem; text-align: left; p
 td { padding: 2px 0; border-top: 1px solid var(--line); vertical-align: middle }
 td.name { width: 34%; overflow-wrap: anywhere; padding-right: 8px; font-size: .9rem }
 td.number { text-align: right; font-size: .87rem }
-th.number { text-align: right } col.number { width: 4.6rem } col.name { width: 34% }
+th.number { text-align: right } th.sides { text-align: center } col.number { width: 4.6rem } col.name { width: 34% }
 .track { position: relative; height: 14px;
   background: linear-gradient(var(--soft), var(--soft)) center / 1px 100% no-repeat }
 .track i { position: absolute; top: 1px; bottom: 1px; border-radius: 2px }
@@ -114,7 +114,7 @@ def bars(
     names: Sequence[str],
     values: ArrayLike,
     notes: Sequence[str] | None = None,
-    heads: tuple[str, str, str] = ("", "lowers the risk | raises the risk", ""),
+    heads: tuple[str, str, str] = ("", "lowers | raises", ""),
 ) -> str:
     """A table of bars about 0, orange to the right, blue to the left; NaN is a row without a bar.
 
@@ -142,7 +142,7 @@ def bars(
             f'<td class="number">{escaped(note)}</td></tr>'
         )
     first, middle, last = (escaped(head) for head in heads)
-    top = f'<th>{first}</th><th>{middle}</th><th class="number">{last}</th>'
+    top = f'<th>{first}</th><th class="sides">{middle}</th><th class="number">{last}</th>'
     return (
         '<table><colgroup><col class="name"><col><col class="number"></colgroup>'
         f"<thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -91,7 +91,7 @@ def _facts(shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
         if others.ndim != 1 or not len(others):
             raise ValueError(f"expected cohort_risks of shape (n,), got {others.shape}")
         place = (others < risk).mean() + (others == risk).mean() / 2
-        pairs.append((f"higher than this share of {len(others)} patients", f"{place:.0%}"))
+        pairs.append(("higher than", f"{place:.0%} of {len(others)} patients"))
     has = shares.has[0].tolist()
     pairs.append(("has", ", ".join(n for n, h in zip(shares.names, has, strict=True) if h) or "nothing"))
     lacks = ", ".join(n for n, h in zip(shares.names, has, strict=True) if not h)
@@ -128,6 +128,6 @@ def _features(
         [names[i] for i in top],
         scores[top],
         [f"{float(numbers[0, i]):.2f}" for i in top],
-        heads=("feature", "lowers | raises the risk", "value"),
+        heads=("feature", "lowers | raises", "value"),
     )
     return page.card(title, table, "Gradient times value: what each value adds to the risk, to first order.")

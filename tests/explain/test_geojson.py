@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import geojson
@@ -97,6 +98,20 @@ def test_a_run_that_fails_leaves_no_half_file(tmp_path):
     with pytest.raises(OSError, match="directory"):
         to_geojson([[0, 0]], 8, [2.0], folder)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """Streamed: 40,000 tiles take less memory than half of the text they become."""
+    n = 40_000
+    coords = np.stack([np.arange(n) * 8.0, np.zeros(n)], axis=1)
+    scores = np.random.default_rng(0).random(n)
+    tracemalloc.start()
+    try:
+        path = to_geojson(coords, 8, scores, tmp_path / "s.geojson")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < path.stat().st_size / 2
 
 
 def test_an_older_file_is_replaced_whole(tmp_path):

@@ -48,7 +48,7 @@ def test_the_numbers_in_the_file_are_those_of_the_model(tmp_path, small, patient
     assert f"{float(shares.values[0, 0]):+.3f}" in text
     assert ">absent<" in text
     assert "<dd><bdi>protein</bdi></dd>" in text
-    assert "<dd><bdi>50%</bdi></dd>" in text
+    assert "<dd><bdi>50% of 4 patients</bdi></dd>" in text
     scores = gradient_x_input(small, patient)["rna"][0].abs()
     listed = re.findall(r'class="name"><bdi>(FOXM1|&lt;b&gt;|TP53)</bdi>.*?class="number">([-\d.]+)<', text)
     expected = [("FOXM1", "0.50"), ("&lt;b&gt;", "-1.00"), ("TP53", "2.00")]

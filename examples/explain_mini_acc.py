@@ -1,0 +1,198 @@
+"""What HEALNet reads in a real cohort: genes, modalities, and whether to trust the scores. Then a report of one patient.
+
+    python examples/explain_mini_acc.py --output explained
+
+Trains the main job's model on the training folds of mini-ACC and explains it on the test folds, so that every patient is
+explained by models that never saw them. Writes `genes.csv` (every gene's rank under each method), `genes.png`,
+`gene_sets.png`, `modalities.png`, `trust.png` and `report_<patient>.html`. `--quick` trains one model on two of the folds.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from healnet import HEALNet
+from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standardizer
+from healnet.datasets import load_mini_acc
+from healnet.encoders import OmicEncoder
+from healnet.explain import (
+    ModalityShapley,
+    activation_pattern,
+    attention_scores,
+    contribution_bars,
+    faithfulness,
+    faithfulness_curves,
+    gene_bars,
+    gene_set_scores,
+    gradient_x_input,
+    input_gradients,
+    occlude,
+    rank_genes,
+    report,
+    shapley_modalities,
+)
+from healnet.survival import SurvivalTarget, concordance, cox_nll
+
+# Members of the cohort's 198 genes, by what they do.
+GENE_SETS = {
+    "cell cycle": "FOXM1 CDK1 CCNB1 CCNE1 CCNE2 CCND1 E2F1 PCNA TYMS ANLN STMN1 EZH2 CHEK1 CHEK2 RB1 CDKN1A CDKN1B CDKN2A",
+    "DNA repair": "ATM BRCA2 RAD50 RAD51 MRE11A XRCC1 XRCC5 ERCC1 MSH2 MSH6 PARP1 TP53BP1 BAP1",
+    "apoptosis": "BAX BAK1 BAD BID BCL2 BCL2L1 BCL2L11 CASP3 CASP7 CASP8 CASP9 XIAP BIRC2 DIABLO",
+    "PI3K, AKT, mTOR": "PIK3CA PIK3R1 PIK3R2 AKT1 AKT2 AKT3 PTEN MTOR RPTOR RICTOR TSC1 TSC2 RPS6 RPS6KB1 EIF4EBP1 PDK1",
+    "RAS, MAPK": "KRAS NRAS BRAF ARAF RAF1 MAP2K1 MAPK1 MAPK3 MAPK8 MAPK9 MAPK14 SHC1",
+    "Wnt, adhesion": "CTNNB1 CTNNA1 CDH1 CDH2 CDH3 GSK3A GSK3B DVL3 CLDN7 FN1 ITGA2",
+}
+STEPS, LEARNING_RATE = 15, 1e-3  # of examples/mini_acc.py
+
+
+def train(cohort: Cohort, seed: int, rna_tokens: int | str = 4, steps: int = STEPS) -> HEALNet:
+    """The main job's loop; `rna_tokens="features"` gives every gene a token, so that attention ranks genes."""
+    torch.manual_seed(seed)
+    encoders = {
+        name: OmicEncoder(width, tokens=rna_tokens if name == "rna" else 4, input_dropout=0.5)
+        for name, width in cohort.widths.items()
+    }
+    model = HEALNet(encoders, depth=2, num_latents=8, latent_dim=32, num_heads=1, self_attention=0, ff_mult=1)
+    hide, batch = ModalityDropout(0.3), CohortDataset(cohort).batch()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    for _ in range(steps):
+        loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShapley) -> dict[str, Tensor]:
+    """Scores of the genes of those who have RNA, (patients, genes) each; a pattern is one row."""
+    inputs, has = batch.inputs, batch.inputs["rna"].mask.any(dim=1)
+    rna = shares.values[has, shares.names.index("rna")]
+    found = {
+        "gradient x input": gradient_x_input(model, inputs)["rna"],
+        "occlusion": occlude(model, inputs, "rna"),
+        "attention (a token each)": attention_scores(by_gene, inputs, "mean")["rna"],
+        "gradient attention (a token each)": attention_scores(by_gene, inputs, "gradient")["rna"],
+        "gradient": input_gradients(model, inputs)["rna"],
+    }
+    found = {method: scores[has] for method, scores in found.items()}
+    found["activation pattern"] = activation_pattern(inputs["rna"].values[has], rna).unsqueeze(0)
+    return found
+
+
+def breslow(risk: np.ndarray, target: SurvivalTarget) -> tuple[np.ndarray, np.ndarray]:
+    """Breslow's cumulative baseline hazard at the event times of the training patients."""
+    times = np.unique(target.time[target.event])
+    events = np.array([((target.time == t) & target.event).sum() for t in times])
+    at_risk = np.array([np.exp(risk[target.time >= t]).sum() for t in times])
+    return times, np.cumsum(events / at_risk)
+
+
+def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.DataFrame:
+    """The table of ranks, the most important genes and gene sets."""
+    columns = {}
+    for method in (m for m in scores if m != "gradient"):
+        importance = np.stack([fold.abs().mean(dim=0).numpy() for fold in scores[method]])
+        columns[method] = rank_genes(names, importance, repeats=importance)["rank"]
+    table = pd.DataFrame(columns).sort_values("gradient x input")
+    table.to_csv(output / "genes.csv", index_label="gene")
+
+    terms, slopes = torch.cat(scores["gradient x input"]).numpy(), torch.cat(scores["gradient"]).numpy()
+    repeats = np.stack([fold.abs().mean(dim=0).numpy() for fold in scores["gradient x input"]])
+    ranked = rank_genes(names, terms, slopes, repeats=repeats, k=20)
+    ax = gene_bars(ranked.index, ranked["score"], ranked["direction"], ranked["stability"])
+    ax.set_title("RNA, gradient x input")
+    ax.figure.savefig(output / "genes.png", dpi=150)
+
+    sets = {name: genes.split() for name, genes in GENE_SETS.items()}
+    found, sums = gene_set_scores(names, terms, sets)
+    _, directions = gene_set_scores(names, slopes, sets)
+    ax = gene_bars(found, np.abs(sums).mean(axis=0), np.sign(directions.mean(axis=0)))
+    ax.figure.savefig(output / "gene_sets.png", dpi=150)
+    return table
+
+
+def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: dict[str, Figure]) -> Path:
+    """About the patient of highest risk in a test fold; the curve is Breslow's, scaled to the training patients."""
+    inputs = CohortDataset(new).batch().inputs
+    with torch.no_grad():
+        trained = model(CohortDataset(seen).batch().inputs).squeeze(1).numpy()
+        risks = model(inputs).squeeze(1).numpy()
+    worst = int(risks.argmax())
+    times, hazard = breslow(trained, seen.target)
+    return report(
+        model,
+        CohortDataset(new[[worst]]).batch().inputs,
+        str(new.patients[worst]),
+        output,
+        curve=(times, np.exp(-hazard * np.exp(risks[worst]))),
+        cohort_risks=trained,
+        features={name: list(new.table(name).columns) for name in ("rna", "clinical", "protein")},
+        maps=maps,
+    )
+
+
+def main() -> None:
+    """Train over folds, explain the held-out patients, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("explained"))
+    parser.add_argument("--quick", action="store_true", help="one model on two of the folds")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    cohort = load_mini_acc()
+    names = list(cohort.table("rna").columns)
+    folds, members = (cohort.folds(5, seed=0)[:2], 1) if options.quick else (cohort.folds(5, seed=0), 4)
+
+    scores, shares, curves, c_index = defaultdict(list), [], [], []
+    for fold, (train_rows, test_rows) in enumerate(bar := tqdm(folds, desc="fold")):
+        scaler = Standardizer().fit(cohort[train_rows])
+        seen, new = scaler.transform(cohort[train_rows]), scaler.transform(cohort[test_rows])
+        batch, risk, own = CohortDataset(new).batch(), 0.0, defaultdict(list)
+        for member in range(members):
+            model = train(seen, fold * members + member)
+            by_gene = train(seen, fold * members + member, "features", steps=2 * STEPS)
+            modalities = shapley_modalities(model, batch.inputs)
+            for method, found in explain(model, by_gene, batch, modalities).items():
+                own[method].append(found)
+            risk = risk + modalities.risk
+        for method, found in own.items():
+            scores[method].append(torch.stack(found).mean(dim=0))
+        shares.append(modalities)
+        c_index.append(concordance(risk.numpy(), new.target))
+        bar.set_postfix(c=f"{np.mean(c_index):.3f}")
+        if fold == 0:
+            rna = batch.inputs["rna"].mask.any(dim=1)
+            curves = {
+                "gradient x input": gradient_x_input(model, batch.inputs)["rna"],
+                "occlusion": occlude(model, batch.inputs, "rna"),
+            }
+            curves = {k: faithfulness(model, batch.inputs, "rna", v) for k, v in curves.items()}
+            picture = faithfulness_curves(curves)
+            picture.savefig(options.output / "trust.png", dpi=150)
+            trust = {k: float(v.trust()[rna].mean()) for k, v in curves.items()}
+            path = write_report(
+                model, seen, new, options.output, {"Are the gene scores to be trusted?": picture}
+            )
+
+    ranks = draw(scores, names, options.output)
+    values, has = torch.cat([s.values for s in shares]), torch.cat([s.has for s in shares])
+    ax = contribution_bars(shares[0].names, values, has, xlabel="Shapley value (log hazard)")
+    ax.figure.savefig(options.output / "modalities.png", dpi=150)
+    print(f"\nHarrell's C on the test folds: {np.mean(c_index):.3f}")
+    print(f"\nRanks among {len(names)} RNA genes:\n{ranks.loc[['FOXM1', 'CDK1']].T.to_string()}")
+    print("\nTrust (insertion less deletion area, against random orders): " + str(trust))
+    print(f"\nPictures, genes.csv and {path.name} are in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
