@@ -23,6 +23,8 @@ def test_the_python_blocks_run_one_after_the_other(capsys):
 
 def test_the_commands_name_files_that_exist():
     root = README.parent
-    for command in re.findall(r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for command in re.findall(
+        r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
         for path in re.findall(r"\b(?:examples|tests)/[\w./]+", command):
             assert (root / path).exists(), path
