@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from healnet import HEALNet
+from healnet.encoders import GraphEncoder, GridEncoder, SequenceEncoder
+from healnet.explain import gradient_x_input, occlude, shapley_modalities
 from healnet.explain._inputs import (
     batch_size,
     check_modality,
@@ -12,7 +15,7 @@ from healnet.explain._inputs import (
     repeat_rows,
     with_values,
 )
-from healnet.tokens import Masked, PatchBag
+from healnet.tokens import Graph, Masked, PatchBag, TimeSeries
 
 
 def bag():
@@ -81,3 +84,36 @@ def test_batch_size_needs_a_modality():
 def test_a_modality_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"^modality 'ct' is not among the inputs, which have \['rna'\]$"):
         check_modality({"rna": torch.zeros(1, 1), "ct": None}, "ct")
+
+
+def test_a_hidden_node_takes_its_edges_along():
+    path = Graph.stack([Graph.of(torch.ones(4, 2), torch.tensor([[0, 1, 2], [1, 2, 3]]))] * 2)
+    hidden = hide(path, torch.tensor([[False, True, False, False], [True, True, True, True]]))
+    assert hidden.mask.tolist() == [[True, False, True, True], [False] * 4]
+    assert hidden.edge_mask.tolist() == [[False, False, True], [False] * 3]
+    assert hide(path, torch.tensor([True, False])).edge_mask.tolist() == [[False] * 3, [True] * 3]
+
+
+def test_graphs_and_series_are_explained_like_any_modality():
+    torch.manual_seed(0)
+    encoders = {
+        "cells": GraphEncoder(3, walk_length=3, eigenvectors=1),
+        "vitals": SequenceEncoder(2),
+        "ct": GridEncoder(1, 2),
+    }
+    model = HEALNet(encoders, 1, depth=1, num_latents=3, latent_dim=4, num_heads=1, head_dim=2).double()
+    values = {"dtype": torch.float64}
+    ring = Graph.of(torch.randn(5, 3, **values), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]]))
+    step = torch.ones(2, 6, dtype=torch.bool)
+    inputs = {
+        "cells": Graph.stack([ring, ring]),
+        "vitals": TimeSeries(torch.randn(2, 6, 2, **values), torch.arange(6.0).expand(2, 6), step),
+        "ct": torch.randn(2, 3, 4, 1, **values),
+    }
+    shares = shapley_modalities(model, inputs)
+    torch.testing.assert_close(shares.values.sum(dim=1), shares.risk - shares.nothing, atol=1e-12, rtol=0)
+    assert shares.values.abs().min() > 0
+    assert occlude(model, inputs, "cells").shape == (2, 5)
+    assert occlude(model, inputs, "vitals").abs().min() > 0
+    assert occlude(model, inputs, "ct", torch.arange(12).reshape(3, 4) // 4).shape == (2, 3)
+    assert gradient_x_input(model, inputs, per_token=True)["vitals"].shape == (2, 6)
