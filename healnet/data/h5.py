@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from healnet.data.files import need, shown
 from healnet.data.rows import Array, Rows, count_rows, table_shape
 
-__all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5"]
+__all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5", "reading_h5"]
 
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
@@ -32,6 +34,28 @@ def open_h5(path: Path) -> Any:
     return h5py.File(path, "r", locking=False)
 
 
+@contextmanager
+def reading_h5(path: Path, expected: str) -> Iterator[Any]:
+    """An open HDF5 file, in whose block any error becomes one that names the file.
+
+    HDF5 answers damage with a dozen types, ValueError without a file's name among them.
+
+    Raises:
+        ImportError: h5py is absent.
+        ValueError: "<path>: expected <expected>, got a damaged HDF5 file (...)", or what the block itself raised with the
+            path in front.
+    """
+    try:
+        with open_h5(path) as file:
+            yield file
+    except ImportError:
+        raise
+    except Exception as error:
+        if str(error).startswith(f"{shown(path)}: "):
+            raise
+        raise ValueError(f"{shown(path)}: expected {expected}, got a damaged HDF5 file ({error})") from error
+
+
 @dataclass(frozen=True)
 class H5Rows(Rows):
     """Rows of one dataset of an HDF5 file, stored as (n, d) or (1, n, d)."""
@@ -40,11 +64,8 @@ class H5Rows(Rows):
     leading: bool = False
 
     def _read(self, wanted: slice | Array) -> Array:
-        try:
-            with open_h5(self.path) as file:
-                return self._read_blocks(file[self.dataset], wanted)
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
-            raise ValueError(f"{shown(self.path)}: `{self.dataset}` cannot be read ({error})") from error
+        with reading_h5(self.path, f"readable values of `{self.dataset}`") as file:
+            return self._read_blocks(file[self.dataset], wanted)
 
     def _read_blocks(self, dataset: Any, wanted: slice | Array) -> Array:
         if dataset.shape[-2:] != self.shape and count_rows(wanted):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from healnet.data.files import shown
-from healnet.data.h5 import h5_attributes, h5_rows, open_h5
+from healnet.data.h5 import h5_attributes, h5_rows, reading_h5
 from healnet.data.pickled import load_array
 from healnet.data.rows import Rows, Selection, TensorRows, table_shape
 
@@ -194,23 +194,15 @@ def _open_torch_features(path: Path) -> Rows:
 
 def _open_h5_features(path: Path) -> tuple[Rows, Rows | None, dict[str, Any]]:
     """Features, coordinates and what the attributes say, of CLAM's or TRIDENT's feature file."""
-    try:
-        with open_h5(path) as file:
-            if "features" not in file and "coords" in file:
-                raise ValueError(
-                    f"{shown(path)}: {EXPECTED}; got coordinates alone, as a patches file has them"
-                )
-            features = h5_rows(path, file, "features", "f")
-            positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file else None
-            notes = h5_attributes(path, file["coords"]) if positions is not None else {}
-            notes |= {
-                key: value for key, value in h5_attributes(path, file["features"]).items() if key not in notes
-            }
-            notes["names"] = [
-                h5_attributes(path, file[key]).get("name") for key in ("features", "coords") if key in file
-            ]
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{shown(path)}: {EXPECTED}; got a damaged HDF5 file ({error})") from error
+    with reading_h5(path, EXPECTED.removeprefix("expected ")) as file:
+        if "features" not in file and "coords" in file:
+            raise ValueError(f"{shown(path)}: {EXPECTED}; got coordinates alone, as a patches file has them")
+        features = h5_rows(path, file, "features", "f")
+        positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file else None
+        notes = h5_attributes(path, file["coords"]) if positions is not None else {}
+        own = h5_attributes(path, file["features"])
+        names = [notes.get("name"), own.get("name")]
+        notes = own | notes | {"names": names}
     if positions is not None and len(positions) != len(features):
         raise ValueError(
             f"{shown(path)}: expected a coordinate for every patch, got {len(features)} features and {len(positions)} coords"
@@ -276,14 +268,9 @@ def _patches_file(path: Path, patches: str | Path | None) -> Path | None:
 
 def _join(path: Path, features: Rows, positions: Rows | None, beside: Path) -> tuple[Rows, dict[str, Any]]:
     """The coordinates of a patches file, once they are known to be those of the features."""
-    try:
-        with open_h5(beside) as file:
-            coords = h5_rows(beside, file, "coords", "iu", 2)
-            notes = h5_attributes(beside, file["coords"])
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{shown(beside)}: expected a patches file with `coords`, got a damaged one ({error})"
-        ) from error
+    with reading_h5(beside, "a patches file with `coords`") as file:
+        coords = h5_rows(beside, file, "coords", "iu", 2)
+        notes = h5_attributes(beside, file["coords"])
     if len(coords) != len(features):
         raise ValueError(
             f"{shown(beside)}: expected the {len(features)} patches of {shown(path)}, got {len(coords)} coordinates"

@@ -27,6 +27,7 @@ __all__ = ["load_array", "unpickle_array"]
 
 # A pickled array takes about 40 opcodes and a dozen memo places. The C unpickler allocates up to any place a file names.
 MAX_OPCODES = 10_000
+ZIP_SIGNATURE = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 NUMBER_CODE = re.compile(r"[biuf](1|2|4|8)")
 
@@ -37,8 +38,9 @@ def load_array(path: Path) -> Tensor:
     Raises:
         ValueError: a damaged file, other contents, or a pickle that asks for anything but arrays and tensors.
     """
-    zipped = zipfile.is_zipfile(path)
     try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == ZIP_SIGNATURE  # as torch.load itself tells the formats apart
         with _pickle_stream(path, zipped) as stream:
             if _names_torch(stream):
                 loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

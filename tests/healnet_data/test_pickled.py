@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -31,6 +31,7 @@ def test_any_array_of_numbers_in_any_protocol(array, protocol, fortran):
 
 
 @settings(max_examples=150, deadline=None)
+@example(position=3, byte=92, protocol=2)
 @given(position=st.integers(0, 200), byte=st.integers(0, 255), protocol=st.integers(2, 5))
 def test_a_damaged_pickle_gives_an_array_or_an_error_of_pickle(position, byte, protocol):
     data = bytearray(pickle.dumps(np.arange(6.0).reshape(2, 3), protocol=protocol))
@@ -46,6 +47,7 @@ def test_a_damaged_pickle_gives_an_array_or_an_error_of_pickle(position, byte, p
         IndexError,
         AttributeError,
         OverflowError,
+        DeprecationWarning,  # a backslash in a name, which pickletools takes for an escape
     ):
         return
     assert array.nbytes <= 2 * len(data)
