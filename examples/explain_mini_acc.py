@@ -9,6 +9,7 @@ explained by models that never saw them. Writes `genes.csv` (every gene's rank u
 
 import argparse
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from healnet.explain import (
     gene_set_scores,
     gradient_x_input,
     input_gradients,
+    integrated_gradients,
     occlude,
     rank_genes,
     report,
@@ -80,9 +82,12 @@ def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShap
         "gradient x input": gradient_x_input(model, inputs)["rna"],
         "occlusion": occlude(model, inputs, "rna"),
         "attention (a token each)": attention_scores(by_gene, inputs, "mean")["rna"],
+        "rollout (a token each)": attention_scores(by_gene, inputs, "rollout")["rna"],
         "gradient attention (a token each)": attention_scores(by_gene, inputs, "gradient")["rna"],
         "gradient": input_gradients(model, inputs)["rna"],
     }
+    if find_spec("captum"):
+        found["integrated gradients"] = integrated_gradients(model, inputs, steps=16)[0]["rna"]
     found = {method: scores[has] for method, scores in found.items()}
     found["activation pattern"] = activation_pattern(inputs["rna"].values[has], rna).unsqueeze(0)
     return found
@@ -99,25 +104,35 @@ def breslow(risk: np.ndarray, target: SurvivalTarget) -> tuple[np.ndarray, np.nd
 def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.DataFrame:
     """The table of ranks, the most important genes and gene sets."""
     columns = {}
-    for method in (m for m in scores if m != "gradient"):
+    for method in scores:
         importance = np.stack([fold.abs().mean(dim=0).numpy() for fold in scores[method]])
         columns[method] = rank_genes(names, importance, repeats=importance)["rank"]
-    table = pd.DataFrame(columns).sort_values("gradient x input")
-    table.to_csv(output / "genes.csv", index_label="gene")
+    ranks = pd.DataFrame(columns).sort_values("gradient x input")
+    ranks.to_csv(output / "genes.csv", index_label="gene")
 
     terms, slopes = torch.cat(scores["gradient x input"]).numpy(), torch.cat(scores["gradient"]).numpy()
     repeats = np.stack([fold.abs().mean(dim=0).numpy() for fold in scores["gradient x input"]])
-    ranked = rank_genes(names, terms, slopes, repeats=repeats, k=20)
-    ax = gene_bars(ranked.index, ranked["score"], ranked["direction"], ranked["stability"])
-    ax.set_title("RNA, gradient x input")
-    ax.figure.savefig(output / "genes.png", dpi=150)
+    patterns = torch.cat(scores["activation pattern"]).numpy()
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax, title, table in (
+        (left, "What the model reads: gradient x input", rank_genes(names, terms, slopes, repeats, k=20)),
+        (
+            right,
+            "What goes along with it: pattern",
+            rank_genes(names, patterns, patterns, np.abs(patterns), k=20),
+        ),
+    ):
+        gene_bars(table.index, table["score"], table["direction"], table["stability"], ax=ax)
+        ax.set_title(title)
+    figure.savefig(output / "genes.png", dpi=150)
 
     sets = {name: genes.split() for name, genes in GENE_SETS.items()}
     found, sums = gene_set_scores(names, terms, sets)
     _, directions = gene_set_scores(names, slopes, sets)
     ax = gene_bars(found, np.abs(sums).mean(axis=0), np.sign(directions.mean(axis=0)))
     ax.figure.savefig(output / "gene_sets.png", dpi=150)
-    return table
+    return ranks
 
 
 def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: dict[str, Figure]) -> Path:

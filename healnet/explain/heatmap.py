@@ -97,7 +97,8 @@ def slide_heatmap(
 ) -> Axes:
     """Scores over the slide's thumbnail; overlapping patches averaged, glass and unscored tissue left as they are.
 
-    The axes are in level-0 pixels, so that anything else in level-0 coordinates can be drawn on top.
+    The axes are in level-0 pixels, so that anything else in level-0 coordinates can be drawn on top. Of a bag of several
+    slides (a slide's index in the third column of `PatchBag.coords`) draw each slide's rows by themselves, without padding.
 
     Args:
         slide: a `Slide`, or a thumbnail (h, w, 3) of the *whole* slide at any magnification.

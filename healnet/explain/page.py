@@ -36,7 +36,7 @@ p { margin: 0 0 12px } .soft { color: var(--soft); font-size: .87rem }
 .cards { columns: 2 420px; column-gap: 16px }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
   margin: 0 0 16px; break-inside: avoid }
-section.wide { column-span: all }
+section.wide { column-span: all; margin-top: 16px }
 img, svg { display: block; max-width: 100%; height: auto; margin: 4px auto 0 }
 svg { width: 100%; max-width: 560px } svg text { fill: var(--soft); font-size: 12px }
 table { width: 100%; border-collapse: collapse; table-layout: fixed; font-variant-numeric: tabular-nums }

@@ -32,19 +32,14 @@ def test_rollout_by_hand():
 
 
 def test_rollout_follows_self_attention_between_latents():
-    """Latent 1 reads the token; self-attention hands half of it to latent 0."""
+    """Each latent reads a token of its own; then both attend to latent 0, and keep half of what they had."""
     trace = AttentionTrace(
         {"a": torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])},
         keep="latents",
-        latents={"a": torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])},
-    )
-    torch.testing.assert_close(rollout(trace)["a"], torch.tensor([[0.25, 0.25]]))
-    stay = AttentionTrace(
-        {"a": torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])},
-        keep="latents",
         latents={"a": torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])},
     )
-    torch.testing.assert_close(rollout(stay)["a"], torch.tensor([[0.5, 0.0]]))
+    # R = [[1/2, 0], [0, 1/2]] becomes [[1/2, 0], [1/4, 1/4]].
+    torch.testing.assert_close(rollout(trace)["a"], torch.tensor([[0.375, 0.125]]))
 
 
 def test_rollout_shares_sum_to_one_with_the_start(model, inputs):
