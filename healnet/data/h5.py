@@ -17,6 +17,7 @@ from healnet.data.rows import Array, Rows, count_rows, table_shape
 
 __all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5", "reading_h5"]
 
+MANY = 16  # values of an attribute; the longest that is read has two
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
 SPARSE = 16  # a call for one row costs about as much as reading 10 rows in a row, measured with CLAM's one-row chunks
@@ -117,7 +118,7 @@ def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = No
         raise ValueError(f"{shown(path)}: expected a dataset `{name}`, got {held}")
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"{shown(path)}: the values of `{name}` lie in another file, which is not followed")
-    if dataset.dtype.kind not in kinds or dataset.shape is None:
+    if dataset.dtype.kind not in kinds or dataset.dtype.itemsize > 8 or dataset.shape is None:
         wanted = "floating-point" if kinds == "f" else "integer"
         raise ValueError(
             f"{shown(path)}: expected `{name}` to be {wanted}, got {dataset.dtype} of shape {dataset.shape}"
@@ -148,22 +149,35 @@ def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in (*known, "level0_magnification", "target_magnification"):
         if key in dataset.attrs:
-            found[key] = _plain(path, key, dataset.attrs[key])
+            found[key] = _plain(path, key, dataset.attrs)
     return found
 
 
-def _plain(path: Path, key: str, value: Any) -> Any:
+def _plain(path: Path, key: str, attributes: Any) -> Any:
+    h5t = need("h5py", "h5py", "reading HDF5 feature files").h5t
     text = key in {"name", "encoder"}
-    try:
-        if text:
-            value = value if isinstance(value, str | bytes) else np.asarray(value).item()
-            value = value.decode() if isinstance(value, bytes) else value
-            value.encode()  # h5py hands over stray bytes as lone surrogates
-            return value
-        numbers = np.asarray(value).astype(np.float64).reshape(-1)
-    except (UnicodeError, AttributeError, ValueError, TypeError) as error:
-        wanted = "text in UTF-8" if text else "numbers"
+    wanted = "text in UTF-8" if text else "numbers"
+    stored = attributes.get_id(key)
+    kind, shape = stored.get_type().get_class(), stored.shape
+    held = {h5t.STRING: "text", h5t.INTEGER: "integers", h5t.FLOAT: "floats"}.get(kind, "another type")
+    # Before the value is touched: the HDF5 library crashes on values whose type was damaged into another.
+    if (
+        kind not in ((h5t.STRING,) if text else (h5t.INTEGER, h5t.FLOAT))
+        or shape is None
+        or math.prod(shape) > MANY
+    ):
         raise ValueError(
-            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {value!r}"
+            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {held} of shape {shape}"
+        )
+    value = np.asarray(attributes[key]).reshape(-1)
+    if not text:
+        numbers = value.astype(np.float64)
+        return numbers if key == "downsample" else float(numbers[0]) if len(numbers) else math.nan
+    try:
+        name = value[0].decode() if isinstance(value[0], bytes) else str(value[0])
+        name.encode()  # h5py hands over stray bytes as lone surrogates
+    except (UnicodeError, IndexError) as error:
+        raise ValueError(
+            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {value.tolist()!r}"
         ) from error
-    return numbers if key == "downsample" else float(numbers[0]) if len(numbers) else math.nan
+    return name

@@ -60,6 +60,7 @@ class Rows(ABC):
                 f"{shown(self.path)}: expected {count_rows(wanted)} rows of {self.shape[1]} values, got {values.shape}; "
                 "the file has changed since it was opened"
             )
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch takes no other byte order
         if values.dtype.kind == "f":
             self._refuse_non_finite(values, wanted)
         return values
