@@ -121,9 +121,9 @@ def predict(model: HEALNet, inputs: dict[str, Any]) -> np.ndarray:
     return (risk - risk.mean()) / risk.std()
 
 
-def run(seed: int, patients: int, epochs: int) -> dict[str, float]:
-    """Harrell's C of every model on 400 new patients."""
-    data, (inputs, time, event) = simulate(patients, seed), simulate(400, 1000 + seed)
+def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
+    """Harrell's C of every model on new patients."""
+    data, (inputs, time, event) = simulate(patients, seed), simulate(new, 1000 + seed)
     subsets = {name: (name,) for name in MODALITIES} | {"table + image": PAIR, "all five, fused": MODALITIES}
     risks = {}
     for label, names in tqdm(subsets.items(), desc=f"seed {seed}", leave=False):
@@ -168,11 +168,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    seeds, patients, epochs = (1, 256, 4) if options.quick else (5, 1280, 14)
+    seeds, patients, new, epochs = (1, 128, 100, 2) if options.quick else (5, 1280, 400, 14)
     options.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[float]] = {}
     for seed in range(seeds):
-        for label, value in run(seed, patients, epochs).items():
+        for label, value in run(seed, patients, new, epochs).items():
             results.setdefault(label, []).append(value)
     with (options.output / "many_modalities.csv").open("w", newline="") as file:
         writer = csv.writer(file)
