@@ -124,7 +124,10 @@ def predict(model: HEALNet, inputs: dict[str, Any]) -> np.ndarray:
 def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
     """Harrell's C of every model on new patients."""
     data, (inputs, time, event) = simulate(patients, seed), simulate(new, 1000 + seed)
-    subsets = {name: (name,) for name in MODALITIES} | {"table + image": PAIR, "all five, fused": MODALITIES}
+    subsets = {name: (name,) for name in MODALITIES} | {
+        "table + image, fused": PAIR,
+        "all five, fused": MODALITIES,
+    }
     risks = {}
     for label, names in tqdm(subsets.items(), desc=f"seed {seed}", leave=False):
         risks[label] = predict(train(names, data, epochs, seed), inputs)
@@ -141,12 +144,12 @@ def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
 
 def draw(results: dict[str, list[float]]) -> Figure:
     """One row per subset of modalities: every seed a dot, their mean a bar."""
-    order = [*MODALITIES, "table + image, late", "table + image", "all five, late", "all five, fused"]
+    order = [*MODALITIES, "table + image, late", "table + image, fused", "all five, late", "all five, fused"]
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for row, label in enumerate(order):
         values = results[label]
-        colour = "#0072B2" if label in ("table + image", "all five, fused") else "#999999"
+        colour = "#0072B2" if label in ("table + image, fused", "all five, fused") else "#999999"
         axes.barh(row, np.mean(values) - 0.5, left=0.5, color=colour, alpha=0.6)
         axes.plot(values, [row] * len(values), "o", color="black", markersize=3)
         axes.text(1.01, row, f"{np.mean(values):.2f}", va="center")

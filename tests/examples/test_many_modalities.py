@@ -49,7 +49,7 @@ def test_quick_run(tmp_path):
         "series",
         "graph",
         "table + image, late",
-        "table + image",
+        "table + image, fused",
         "all five, fused",
         "all five, late",
     ]

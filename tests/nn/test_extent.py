@@ -19,6 +19,13 @@ def test_groups_have_boxes_of_their_own():
     assert within_extent(coords, groups=groups).flatten().tolist() == [-1, 1, -1, 1, 0]
 
 
+def test_what_stands_in_padding_as_a_group_does_not_matter():
+    coords = torch.tensor([[[0.0], [10.0], [5.0], [3.0]]])
+    mask = torch.tensor([[True, True, False, False]])
+    places = within_extent(coords, mask, torch.tensor([[0, 0, -1, 10**12]]))
+    assert places.flatten().tolist() == [-1, 1, 0, 0]
+
+
 def test_a_single_place_is_in_the_middle_and_nobody_is_no_trouble():
     coords = torch.tensor([[[7.0, 9.0], [float("nan"), 5.0]], [[3.0, 3.0], [1.0, 1.0]]])
     mask = torch.tensor([[True, False], [False, False]])
