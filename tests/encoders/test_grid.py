@@ -16,12 +16,16 @@ from healnet.tokens import Masked
 
 
 def test_tokens_by_hand():
-    image = torch.tensor([[[[5.0], [6.0]], [[7.0], [8.0]], [[9.0], [10.0]]]], dtype=torch.float64)  # 3 x 2 pixels
+    image = torch.tensor(
+        [[[[5.0], [6.0]], [[7.0], [8.0]], [[9.0], [10.0]]]], dtype=torch.float64
+    )  # 3 x 2 pixels
     tokens = GridEncoder(channels=1, ndim=2, num_bands=1, max_freq=10.0)(image)
     wave = lambda x: [math.sin(math.pi * x), math.cos(math.pi * x), x]  # noqa: E731
     expected = [[5 + 2 * i + j, *wave(i - 1.0), *wave(2.0 * j - 1)] for i in range(3) for j in range(2)]
     assert tokens.mask is None
-    torch.testing.assert_close(tokens.values[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        tokens.values[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("axes", [(5,), (3, 1), (2, 3, 5), (2, 1, 3, 2)])
@@ -37,7 +41,9 @@ def test_channels_then_fourier_features_of_the_meshgrid(axes):
 def test_positions_are_those_of_linspace():
     for size in (1, 2, 7, 224):
         line = torch.linspace(-1, 1, size, dtype=torch.float64)
-        torch.testing.assert_close(axis_positions(size, torch.tensor([size]), torch.float64)[0], line, rtol=0, atol=1e-15)
+        torch.testing.assert_close(
+            axis_positions(size, torch.tensor([size]), torch.float64)[0], line, rtol=0, atol=1e-15
+        )
 
 
 def test_without_positions_and_channels_first():

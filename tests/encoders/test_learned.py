@@ -40,14 +40,20 @@ def test_laws():
     images = torch.randn(3, 3, 4, 6)
     check_encoder(LearnedEncoder(SmallCNN(), 5), images, wrong=[Masked(images, torch.ones(2).bool())])
     elements = Masked(torch.randn(3, 7, 4), torch.rand(3, 7) < 0.7)
-    check_encoder(LearnedEncoder(nn.Linear(4, 5), 5), elements, wrong=[elements._replace(mask=elements.mask[:, :6])])
+    check_encoder(
+        LearnedEncoder(nn.Linear(4, 5), 5), elements, wrong=[elements._replace(mask=elements.mask[:, :6])]
+    )
     check_model(HEALNet({"image": LearnedEncoder(SmallCNN(), 5)}), {"image": images})
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"^expected the module to return a shape of \(b, n, 6\), got \(2, 4, 5\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected the module to return a shape of \(b, n, 6\), got \(2, 4, 5\)$"
+    ):
         LearnedEncoder(SmallCNN(), 6)(torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"^expected the module to return a shape of \(b, n, 4\), got \(2, 4\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected the module to return a shape of \(b, n, 4\), got \(2, 4\)$"
+    ):
         LearnedEncoder(nn.Identity(), 4)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"^expected a mask of shape \(2,\) or \(2, 3\), got \(3,\)$"):
         LearnedEncoder(SmallCNN(), 5)(Masked(torch.zeros(2, 3, 4, 4), torch.ones(3).bool()))

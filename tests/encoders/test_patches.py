@@ -83,7 +83,9 @@ def test_wrong_input_is_refused():
     good = bag()
     with pytest.raises(ValueError, match=r"^expected features of shape \(b, n, 5\), got \(3, 7, 4\)$"):
         PatchEncoder(5)(good._replace(features=good.features[..., :4]))
-    with pytest.raises(ValueError, match=r"^expected coords of shape \(3, 7, 2\) or \(3, 7, 3\), got \(3, 6, 2\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected coords of shape \(3, 7, 2\) or \(3, 7, 3\), got \(3, 6, 2\)$"
+    ):
         PatchEncoder(5)(good._replace(coords=good.coords[:, :6]))
     with pytest.raises(ValueError, match=r"^expected coords of shape \(3, 7, 3\), got \(3, 7, 2\)$"):
         PatchEncoder(5, slide_position=True)(good)
@@ -95,5 +97,7 @@ def test_wrong_input_is_refused():
         PatchEncoder(5)(good.features)
     with pytest.raises(ValueError, match=r"^expected a positive scale or None, got -1$"):
         PatchEncoder(5, scale=-1)
-    with pytest.raises(ValueError, match=r"^expected positions=True with slide_position=True: a slide's index is a position$"):
+    with pytest.raises(
+        ValueError, match=r"^expected positions=True with slide_position=True: a slide's index is a position$"
+    ):
         PatchEncoder(5, positions=False, slide_position=True)

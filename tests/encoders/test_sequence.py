@@ -80,7 +80,8 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match=r"^expected times of shape \(3, 7\), got \(3, 7, 1\)$"):
         SequenceEncoder(2)(good._replace(times=good.times.unsqueeze(-1)))
     with pytest.raises(
-        ValueError, match=r"^expected a mask of one of the shapes \(3,\), \(3, 7\), \(3, 7, 2\), got \(3, 6\)$"
+        ValueError,
+        match=r"^expected a mask of one of the shapes \(3,\), \(3, 7\), \(3, 7, 2\), got \(3, 6\)$",
     ):
         SequenceEncoder(2)(good._replace(mask=good.mask[:, :6, 0]))
     with pytest.raises(ValueError, match=r"^expected a positive duration or None, got 0$"):
