@@ -124,7 +124,7 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
         ),
     ):
         gene_bars(table.index, table["score"], table["direction"], table["stability"], ax=ax)
-        ax.set_title(title)
+        ax.set_title(title, pad=26)  # above the legend
     figure.savefig(output / "genes.png", dpi=150)
 
     sets = {name: genes.split() for name, genes in GENE_SETS.items()}

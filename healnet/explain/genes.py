@@ -187,13 +187,21 @@ def gene_bars(
 
 
 def _direction_legend(ax: Axes) -> None:
+    """Above the bars, where it can cover none of them."""
     from matplotlib.patches import Patch
 
     handles = [
         Patch(color=RAISES, label="higher raises the risk"),
         Patch(color=LOWERS, label="higher lowers the risk"),
     ]
-    ax.legend(handles=handles, frameon=False, fontsize="small", loc="lower right")
+    ax.legend(
+        handles=handles,
+        frameon=False,
+        fontsize="small",
+        loc="lower center",
+        ncols=2,
+        bbox_to_anchor=(0.5, 1.0),
+    )
 
 
 def _table(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ patches within each patient, genes by their mean over patients:
 score                    patches genes, a token each  genes, 4 learned tokens
 ======================== ======= ==================== =======================
 `mean_attention`           0.980                0.999                       -
-`rollout`                  0.981                1.000                       -
+`rollout`                  0.981                0.999                       -
 `gradient_attention`       0.894                1.000                       -
 `gradient_x_input`         0.858                1.000                   1.000
 `integrated_gradients`     0.889                1.000                   1.000
