@@ -86,7 +86,7 @@ def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet
     size = min(SETTINGS["batch_size"], len(cohort))
     loader = DataLoader(data, size, shuffle=True, drop_last=True, collate_fn=collate)
     rate = SETTINGS["learning_rate"]
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=SETTINGS["weight_decay"])
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=SETTINGS["weight_decay"], fused=True)
     steps = SETTINGS["epochs"] * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(SETTINGS["epochs"]):
