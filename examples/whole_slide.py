@@ -1,0 +1,199 @@
+"""One whole slide from pixels to pictures: tissue, tiles, features, a trained toy model, and what it looked at.
+
+    python examples/whole_slide.py --output slide_results
+    python examples/whole_slide.py --slide my.svs --mpp 0.25 --output slide_results
+
+Without `--slide` it makes one, a pink section with a few dark nodules. **Outcomes are simulated**: each patient is a
+handful of the slide's tiles, and the more of them are among the slide's darkest twentieth, the earlier the event. So it is
+known which tiles matter, and the last lines say how well each score finds them.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from healnet import HEALNet, PatchBag
+from healnet.data import Slide, extract_features, read_patches
+from healnet.encoders import PatchEncoder
+from healnet.explain import (
+    attention_scores,
+    contact_sheet,
+    gradient_x_input,
+    slide_heatmap,
+    to_geojson,
+    top_patches,
+)
+from healnet.survival import concordance, cox_nll
+
+TILE, MPP, BAG, PATIENTS, STEPS = 128, 1.0, 24, 256, 150
+
+
+def make_slide(path: Path, side: int = 4096, nodules: int = 9) -> Path:
+    """A tiled pyramid at 0.5 microns per pixel: glass, a pink section, dark nodules in it."""
+    import tifffile  # pip install tifffile: only this function writes slides
+
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
+    section = (x / 0.42) ** 2 + (y / 0.34) ** 2 + 0.12 * np.sin(9 * x) * np.cos(7 * y) < 1
+    pixels = np.full((side, side, 3), 243, np.uint8)
+    pixels[section] = (226, 160, 196)
+    for angle, radius in zip(
+        rng.uniform(0, 2 * np.pi, nodules), rng.uniform(0.05, 0.26, nodules), strict=True
+    ):
+        size = rng.uniform(0.018, 0.035)
+        nodule = (x - radius * np.cos(angle)) ** 2 + (y - radius * np.sin(angle)) ** 2 < size**2
+        pixels[nodule & section] = (120, 60, 150)
+    noise = rng.integers(-14, 15, (side, side, 1), dtype=np.int16)
+    pixels = np.clip(pixels + noise * section[..., None], 0, 255).astype(np.uint8)
+    options = {
+        "tile": (256, 256),
+        "photometric": "rgb",
+        "compression": "zlib",
+        "resolutionunit": "CENTIMETER",
+    }
+    with tifffile.TiffWriter(path) as tiff:
+        for level in (1, 4, 16):
+            scale = 1e4 / (0.5 * level)  # pixels per centimetre
+            tiff.write(
+                pixels[::level, ::level], resolution=(scale, scale), subfiletype=int(level > 1), **options
+            )
+    return path
+
+
+class ColourStatistics(torch.nn.Module):
+    """Mean and deviation of each colour, of the tile and of its quarters: (b, 3, t, t) -> (b, 30). Bring a better one."""
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Statistics of each tile."""
+        quarters = tiles.unflatten(2, (2, -1)).unflatten(4, (2, -1))
+        parts = [
+            tiles.mean((2, 3)),
+            tiles.std((2, 3)),
+            quarters.mean((3, 5)).flatten(1),
+            quarters.std((3, 5)).flatten(1),
+        ]
+        return torch.cat(parts, dim=1)
+
+
+def simulate(dark: np.ndarray, seed: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Tiles (p, BAG), time and event of simulated patients; some have many dark tiles and most have none."""
+    rng = np.random.default_rng(seed)
+    share = rng.choice([0.0, 0.1, 0.3, 0.6], PATIENTS)
+    chosen = np.stack(
+        [
+            np.where(
+                rng.random(BAG) < s, rng.choice(np.flatnonzero(dark), BAG), rng.integers(len(dark), size=BAG)
+            )
+            for s in share
+        ]
+    )
+    death = rng.exponential(np.exp(-5 * dark[chosen].mean(axis=1)))
+    censoring = rng.exponential(2.0, PATIENTS)
+    return chosen, torch.tensor(np.minimum(death, censoring)), torch.tensor(death <= censoring)
+
+
+def bags(features: torch.Tensor, coords: torch.Tensor, tiles: np.ndarray) -> PatchBag:
+    """The patients' tiles as one batch."""
+    return PatchBag(features[tiles], coords[tiles], torch.ones(tiles.shape, dtype=torch.bool))
+
+
+def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps: int) -> HEALNet:
+    """A plain loop over simulated patients; the places of tiles mean nothing here, so the model does not see them."""
+    torch.manual_seed(0)
+    model = HEALNet(
+        {"slide": PatchEncoder(features.shape[1], positions=False)}, depth=2, num_latents=8, latent_dim=32
+    )
+    tiles, time, event = simulate(dark, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    bar = tqdm(range(steps), unit="step")
+    for _ in bar:
+        loss = cox_nll(model({"slide": bags(features, coords, tiles)}), time, event)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    return model.eval()
+
+
+def explain(
+    model: HEALNet, slide: Slide, bag: PatchBag, footprint: float, dark: np.ndarray, output: Path
+) -> None:
+    """Scores of every tile of the slide; heat maps, the top tiles, a file for QuPath."""
+    inputs = {"slide": bag}
+    scores = {
+        name: attention_scores(model, inputs, name)["slide"][0].numpy()
+        for name in ("mean", "rollout", "gradient")
+    }
+    scores["gradient x input"] = gradient_x_input(model, inputs)["slide"][0].sum(dim=-1).numpy()
+    for name, score in scores.items():
+        print(f"{name:>16}: AUROC {roc_auc_score(dark, np.abs(score)):.3f} for the tiles that carry the risk")
+    coords, attention = bag.coords[0].numpy(), scores["mean"]
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("mean", "gradient"), strict=True):
+        slide_heatmap(slide, coords, footprint, scores[name], ax=axes, label=f"{name} attention, percentile")
+    figure.savefig(output / "heatmap.png", dpi=150)
+    top = top_patches(slide, coords, footprint, attention, k=8)
+    captions = [f"({patch.x}, {patch.y})" for patch in top]
+    contact_sheet([patch.image for patch in top], captions).savefig(output / "top_patches.png", dpi=150)
+    to_geojson(coords, footprint, attention, output / f"{slide.name}.geojson", slide=slide.name)
+
+
+def main() -> None:
+    """Slide, tissue, tiles, features, model, pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slide", type=Path, help="a file that OpenSlide reads; by default one is made")
+    parser.add_argument("--mpp", type=float, help="microns per level-0 pixel, where the file does not say it")
+    parser.add_argument("--output", type=Path, default=Path("slide_results"))
+    parser.add_argument("--quick", action="store_true", help="a smaller slide and fewer steps")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.slide or make_slide(args.output / "made.tiff", side=2048 if args.quick else 4096)
+
+    slide = Slide(path, mpp=args.mpp)
+    tissue = slide.tissue()
+    Image.fromarray(tissue.picture).save(args.output / "tissue.png")
+    print(f"{slide}: {tissue.area_mm2:.2f} mm2 of tissue")
+    scale = None if args.mpp is None else args.mpp
+    (result,) = extract_features(
+        [path],
+        ColourStatistics(),
+        args.output / "features",
+        size=TILE,
+        mpp=MPP,
+        slide_mpp=scale,
+        num_workers=0,
+    )
+    if result.error:
+        raise SystemExit(f"{path}: {result.error}")
+
+    file = read_patches(args.output / "features" / f"{slide.name}.h5")
+    features, coords = file.load()
+    features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
+    brightness = file.load()[0][:, :3].mean(dim=1).numpy()
+    dark = brightness <= np.quantile(brightness, 0.05)
+    model = train(features, coords, dark, steps=60 if args.quick else STEPS)
+
+    tiles, time, event = simulate(dark, seed=1)
+    with torch.no_grad():
+        risk = model({"slide": bags(features, coords, tiles)}).squeeze(1)
+    print(f"Harrell's C on {PATIENTS} new simulated patients: {concordance(risk, time, event):.3f}")
+    explain(
+        model,
+        slide,
+        bags(features, coords, np.arange(len(features))[None]),
+        file.footprint,
+        dark,
+        args.output,
+    )
+
+
+if __name__ == "__main__":
+    main()
