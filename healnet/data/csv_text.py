@@ -13,9 +13,11 @@ from healnet.data.files import shown
 
 __all__ = ["MAX_BYTES", "check_csv", "read_csv_bytes"]
 
-MAX_BYTES = (
-    1 << 29
-)  # unpacked; TCGA's BRCA table has 15 MB, and a parsed table takes up to eight times its text
+# Unpacked; TCGA's BRCA table has 15 MB, and a parsed table takes up to eight times its text.
+MAX_BYTES = 1 << 29
+MAX_FIELD = (
+    131_072  # csv's own limit at start; other packages raise it for the whole process (scipy.io.arff does)
+)
 MAX_COLUMNS = 500_000  # beyond the 450,000 sites of a methylation array; each column costs pandas a kilobyte
 _PACKED = {
     b"\x1f\x8b": "gzip",
@@ -71,7 +73,10 @@ def check_csv(path: Path, data: bytes) -> list[str]:
         _check_header(path, header)
         # Counting commas is ten times faster than parsing, and the same where nothing is quoted.
         quoted = '"' in text
-        lengths = map(len, rows) if quoted else (line.count(",") + 1 if line.strip() else 0 for line in lines)
+        if quoted:
+            lengths = (len(_bounded_fields(row)) for row in rows)
+        else:
+            lengths = (line.count(",") + 1 if line.strip() else 0 for line in lines)
         filled = 0
         for number, length in enumerate(lengths, start=2):
             if length not in (0, len(header)):
@@ -108,6 +113,12 @@ def _bounded_lines(path: Path, text: str) -> Iterator[str]:
                 f"{shown(path)}: expected at most {MAX_COLUMNS} columns, got {line.count(',') + 1} in line {number}"
             )
         yield line
+
+
+def _bounded_fields(row: list[str]) -> list[str]:
+    if any(len(field) > MAX_FIELD for field in row):
+        raise csv.Error(f"field larger than field limit ({MAX_FIELD})")
+    return row
 
 
 def _check_header(path: Path, header: list[str]) -> None:

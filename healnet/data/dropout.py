@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from healnet.tokens import Masked
+from healnet.tokens import Masked, with_mask
 
 __all__ = ["ModalityDropout"]
 
@@ -95,4 +95,4 @@ def _present(name: str, value: Any) -> Tensor:
 def _hide(value: Any, kept: Tensor) -> Any:
     if isinstance(value, Tensor):
         return Masked(value, kept)
-    return value._replace(mask=value.mask & kept.reshape(-1, *[1] * (value.mask.dim() - 1)))
+    return with_mask(value, value.mask & kept.reshape(-1, *[1] * (value.mask.dim() - 1)))

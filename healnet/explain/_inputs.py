@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from healnet.tokens import Graph, Masked
+from healnet.tokens import Masked, with_mask
 
 __all__ = [
     "batch_size",
@@ -108,14 +108,7 @@ def hide(value: Any, where: Tensor) -> Any:
         raise ValueError(f"expected a tensor or a NamedTuple with a mask, got {type(value).__name__}")
     axes = max(mask.dim(), where.dim())
     shown = _broadcast(mask, axes) & ~_broadcast(where.to(mask.device), axes)
-    return _without_loose_edges(value, shown) if isinstance(value, Graph) else value._replace(mask=shown)
-
-
-def _without_loose_edges(graph: Graph, shown: Tensor) -> Graph:
-    """The graph with these nodes: an edge goes when one of its ends does."""
-    ends = graph.edge_index.long().masked_fill(~graph.edge_mask.unsqueeze(1), 0).flatten(1)
-    both = shown.gather(1, ends).reshape(graph.edge_index.shape).all(dim=1)
-    return graph._replace(mask=shown, edge_mask=graph.edge_mask & both)
+    return with_mask(value, shown)
 
 
 def repeat_rows(value: Any, times: int) -> Any:

@@ -175,7 +175,7 @@ def test_geometric_data_by_attributes():
 def test_dtype_moves_features_alone():
     moved = batch().to(torch.float32)
     assert [field.dtype for field in moved] == [
-        torch.float32, torch.int64, torch.bool, torch.bool, torch.float32, torch.float32,
+        torch.float32, torch.int64, torch.bool, torch.bool, torch.float32, torch.float64,
     ]  # fmt: skip
 
 

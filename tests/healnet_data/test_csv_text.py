@@ -1,6 +1,8 @@
 """Most of what a hostile file can be is in test_omics.py, through the reader that a user calls."""
 
+import csv
 import re
+import sys
 import zipfile
 
 import pytest
@@ -50,3 +52,15 @@ def test_rows_of_another_length_are_found_quoted_or_not(tmp_path_factory, width,
             check_csv(path, text.encode())
     elif not any(errors):
         assert check_csv(path, text.encode()) == header
+
+
+def test_a_field_stays_bounded_where_another_package_raised_the_limit_of_the_csv_module(tmp_path):
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        with pytest.raises(
+            ValueError, match=r"line 2 is not CSV \(field larger than field limit \(131072\)\)$"
+        ):
+            check_csv(tmp_path / "a.csv", b'a,b\n1,"' + b"x" * 131_073 + b'"\n')
+        check_csv(tmp_path / "a.csv", b'a,b\n1,"' + b"x" * 131_072 + b'"\n')
+    finally:
+        csv.field_size_limit(before)

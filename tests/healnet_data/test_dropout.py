@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet.data import ModalityDropout
-from healnet.tokens import Masked, PatchBag
+from healnet.encoders import GraphEncoder
+from healnet.tokens import Graph, Masked, PatchBag
 
 
 def seeded(seed=0):
@@ -138,3 +139,13 @@ def test_any_named_tuple_with_a_mask_will_do():
 def test_what_cannot_be_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_a_hidden_graph_loses_its_edges_so_that_its_encoder_takes_it():
+    graph = Graph.stack([Graph.of(torch.ones(3, 2), torch.tensor([[0, 1], [1, 2]]))] * 8)
+    inputs = {"cells": graph, "rna": torch.ones(8, 3)}
+    hidden = ModalityDropout(0.5)(inputs, generator=seeded())["cells"]
+    kept = hidden.mask.any(dim=1)
+    assert 0 < int(kept.sum()) < 8
+    assert torch.equal(hidden.edge_mask, kept.unsqueeze(1).expand(8, 2))
+    assert torch.equal(GraphEncoder(2)(hidden).present, kept)
