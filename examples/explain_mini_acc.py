@@ -40,7 +40,7 @@ from healnet.explain import (
     report,
     shapley_modalities,
 )
-from healnet.survival import SurvivalTarget, concordance, cox_nll
+from healnet.survival import BreslowBaseline, concordance, cox_nll
 
 # Members of the cohort's 198 genes, by what they do.
 GENE_SETS = {
@@ -93,14 +93,6 @@ def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShap
     return found
 
 
-def breslow(risk: np.ndarray, target: SurvivalTarget) -> tuple[np.ndarray, np.ndarray]:
-    """Breslow's cumulative baseline hazard at the event times of the training patients."""
-    times = np.unique(target.time[target.event])
-    events = np.array([((target.time == t) & target.event).sum() for t in times])
-    at_risk = np.array([np.exp(risk[target.time >= t]).sum() for t in times])
-    return times, np.cumsum(events / at_risk)
-
-
 def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.DataFrame:
     """The table of ranks, the most important genes and gene sets."""
     columns = {}
@@ -136,20 +128,20 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
 
 
 def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: dict[str, Figure]) -> Path:
-    """About the patient of highest risk in a test fold; the curve is Breslow's, scaled to the training patients."""
+    """About the patient of highest risk in a test fold; the curve stands on the training patients' baseline."""
     inputs = CohortDataset(new).batch().inputs
     with torch.no_grad():
-        trained = model(CohortDataset(seen).batch().inputs).squeeze(1).numpy()
-        risks = model(inputs).squeeze(1).numpy()
+        trained = model(CohortDataset(seen).batch().inputs)
+        risks = model(inputs)
     worst = int(risks.argmax())
-    times, hazard = breslow(trained, seen.target)
+    baseline = BreslowBaseline.fit(trained, seen.target)
     return report(
         model,
         CohortDataset(new[[worst]]).batch().inputs,
         str(new.patients[worst]),
         output,
-        curve=(times, np.exp(-hazard * np.exp(risks[worst]))),
-        cohort_risks=trained,
+        curve=(baseline.times, baseline.survival(risks[worst], baseline.times)[0]),
+        cohort_risks=trained.squeeze(1),
         features={name: list(new.table(name).columns) for name in ("rna", "clinical", "protein")},
         maps=maps,
     )

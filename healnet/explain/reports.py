@@ -54,7 +54,8 @@ def report(
         patient: the id, any text.
         folder: where to write; made if it is not there.
         risk: one number per patient from the output.
-        curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``.
+        curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
+            of a Cox model ``BreslowBaseline.fit(...).survival(log_hazard, times)[0]``.
         time_unit: of the curve.
         cohort_risks: risks of the patients to compare with.
         features: modality -> names of its (f,) features, for tables: their most important features are listed.

@@ -1,12 +1,12 @@
 """Survival analysis from raw model outputs: targets, time bins, losses, metrics and curves.
 
-Conventions: `event` is True where the event was observed; `time` >= 0 in any unit; larger risk = worse;
-    losses
-take raw outputs (`logits`, `log_hazard`), never probabilities. Metrics need scikit-survival and pandas,
-pictures (`healnet.survival.plots`) matplotlib; they are imported when first used.
+Conventions: `event` is True where the event was observed; `time` >= 0 in any unit; larger risk = worse; losses take raw
+outputs (`logits`, `log_hazard`), never probabilities. Metrics need scikit-survival and pandas, pictures
+(`healnet.survival.plots`) matplotlib; they are imported when first used.
 """
 
 from healnet.survival.accumulate import CoxAccumulator
+from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.bins import TimeBins
 from healnet.survival.calibration import calibration_groups, d_calibration
 from healnet.survival.comparison import compare
@@ -30,6 +30,7 @@ from healnet.survival.target import SurvivalTarget
 from healnet.survival.weibull import weibull_nll, weibull_parameters, weibull_survival
 
 __all__ = [
+    "BreslowBaseline",
     "CoxAccumulator",
     "CoxNLL",
     "DiscreteCrossEntropy",

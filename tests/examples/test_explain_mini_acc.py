@@ -52,10 +52,3 @@ def test_it_ranks_the_genes_and_draws_everything(example, monkeypatch, tmp_path,
     printed = capsys.readouterr().out
     assert "Ranks among 6 RNA genes" in printed
     assert "FOXM1" in printed
-
-
-def test_breslow_is_nelson_aalen_when_all_risks_are_equal(example):
-    target = SurvivalTarget([1.0, 2.0, 2.0, 3.0], [True, True, False, True])
-    times, hazard = example.breslow(np.zeros(4), target)
-    assert times.tolist() == [1, 2, 3]
-    np.testing.assert_allclose(hazard, [1 / 4, 1 / 4 + 1 / 3, 1 / 4 + 1 / 3 + 1])

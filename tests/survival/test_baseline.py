@@ -1,0 +1,147 @@
+"""Breslow's baseline: by hand, and as scikit-survival and lifelines have it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sksurv.linear_model.coxph import BreslowEstimator
+
+from healnet.survival import BreslowBaseline, SurvivalTarget, kaplan_meier
+
+HAND = SurvivalTarget([1, 2, 2, 3, 5], [True, True, False, True, False])
+
+
+def test_by_hand():
+    # exp: 1, 2, 4, 1, 2; at risk from 1: 10, from 2: 9, from 3: 3; the censored at 2 is still at risk at 2.
+    eta = torch.tensor([1.0, 2, 4, 1, 2], dtype=torch.float64).log()
+    baseline = BreslowBaseline.fit(eta, HAND)
+    steps = np.cumsum([1 / 10, 1 / 9, 1 / 3])
+    np.testing.assert_allclose(baseline.times, [1, 2, 3])
+    np.testing.assert_allclose(baseline.cumulative_hazard, steps * np.exp(float(eta.mean())), rtol=1e-14)
+    found = baseline.survival(eta[1:3, None], [0, 0.99, 1, 2.5, 3, 99])
+    expected = np.exp(-np.outer([2, 4], [0, 0, steps[0], steps[1], steps[2], steps[2]]))
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    assert baseline.median(eta[[0, 1, 2]]).tolist() == [
+        np.inf,
+        3,
+        2,
+    ]  # 2 * 0.544 and 4 * 0.211 reach log 2 = 0.693
+
+
+COHORTS = st.integers(3, 12).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(0, 6), min_size=n, max_size=n),
+        st.lists(st.booleans(), min_size=n, max_size=n).filter(any),
+        st.lists(st.floats(-5, 5), min_size=n, max_size=n),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(COHORTS, st.floats(-50, 50))
+def test_it_is_scikit_survivals_estimator_and_blind_to_a_shift(cohort, shift):
+    time, event, eta = (np.array(column) for column in cohort)
+    target = SurvivalTarget(time, event)
+    theirs = BreslowEstimator().fit(eta, event, time.astype(float))
+    ours = BreslowBaseline.fit(torch.from_numpy(eta), target)
+    shifted = BreslowBaseline.fit(torch.from_numpy(eta + shift), target)
+    asked = np.arange(7.0)[(np.arange(7) >= time.min()) & (np.arange(7) <= time.max())]
+    curves = np.array([[float(curve(t)) for t in asked] for curve in theirs.get_survival_function(eta)])
+    np.testing.assert_allclose(ours.survival(eta, asked), curves, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(shifted.survival(eta + shift, asked), curves, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_lifelines_baseline():
+    lifelines = pytest.importorskip("lifelines", reason="lifelines is not installed")
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 2))
+    time, event = np.ceil(rng.exponential(np.exp(-x[:, 0])) * 5), rng.random(80) < 0.7
+    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "time": time, "event": event})
+    cox = lifelines.CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "time", "event")
+    eta = np.log(cox.predict_partial_hazard(frame).to_numpy())
+    baseline = BreslowBaseline.fit(eta, SurvivalTarget(time, event))
+    asked = np.unique(time)
+    curves = cox.predict_survival_function(frame, times=asked).to_numpy().T
+    np.testing.assert_allclose(baseline.survival(eta, asked), curves, rtol=1e-9)
+    np.testing.assert_allclose(baseline.median(eta), cox.predict_median(frame).to_numpy().ravel())
+
+
+def test_without_differences_it_is_close_to_kaplan_meier():
+    rng = np.random.default_rng(1)
+    target = SurvivalTarget(rng.exponential(size=2000), rng.random(2000) < 0.6)
+    curve = BreslowBaseline.fit(torch.zeros(2000), target).survival(torch.zeros(1), target.time)
+    early = target.time < np.quantile(target.time, 0.9)
+    np.testing.assert_allclose(curve[0, early], kaplan_meier(target).at(target.time[early]), atol=2e-3)
+
+
+def test_log_hazards_of_any_size_give_probabilities():
+    eta = torch.tensor([-300.0, -100, 0, 100, 300])
+    baseline = BreslowBaseline.fit(eta, HAND)
+    # The last patient is all of every risk set: a hazard of 1 at each event, and none for the others.
+    expected = [[1.0, 1, 1]] * 4 + [[1.0, float(np.exp(-1)), float(np.exp(-3))]]
+    np.testing.assert_allclose(baseline.survival(eta, [0, 1, 3]), expected, rtol=1e-6)
+    assert baseline.median(eta).tolist() == [np.inf] * 4 + [1.0]
+    far = baseline.survival(torch.tensor([-5000.0, 5000.0]), [0, 1, 3])
+    np.testing.assert_allclose(far, [[1, 1, 1], [1, 0, 0]])
+
+
+def test_the_type_follows_the_log_hazards():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        eta = torch.zeros(5, dtype=dtype, requires_grad=True)
+        found = BreslowBaseline.fit(eta, HAND).survival(eta, [1.0])
+        assert found.dtype == dtype
+        assert not found.requires_grad
+
+
+def test_it_goes_through_json():
+    baseline = BreslowBaseline.fit(torch.randn(5), HAND)
+    again = BreslowBaseline.from_dict(json.loads(json.dumps(baseline.to_dict())))
+    eta = torch.randn(3)
+    assert torch.equal(again.survival(eta, [0.5, 2, 7]), baseline.survival(eta, [0.5, 2, 7]))
+    assert repr(again) == "BreslowBaseline(3 event times up to 3)"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BreslowBaseline.fit(torch.zeros(4), HAND), "got 4 log hazards for 5 patients"),
+        (
+            lambda: BreslowBaseline.fit(torch.zeros(5, 2), HAND),
+            "log_hazard must have shape (b,) or (b, 1), got (5, 2)",
+        ),
+        (
+            lambda: BreslowBaseline.fit(torch.tensor([0.0, 0, float("nan"), 0, 0]), HAND),
+            "log_hazard must be finite, got nan",
+        ),
+        (
+            lambda: BreslowBaseline.fit(torch.zeros(1), SurvivalTarget([1], [False])),
+            "a baseline needs at least one observed event, got none",
+        ),
+        (
+            lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [[1.0]]),
+            "times must have shape (t,), got (1, 1)",
+        ),
+        (
+            lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [-1.0]),
+            "times must be >= 0 and not NaN",
+        ),
+        (
+            lambda: BreslowBaseline([1, 2], [0.1]),
+            "times and cumulative_hazard must have one shape (k,), k > 0, got (2,) and (1,)",
+        ),
+        (lambda: BreslowBaseline([2, 1], [0.1, 0.2]), "times must ascend from >= 0, got [2.0, 1.0]"),
+        (
+            lambda: BreslowBaseline([1, 2], [0.2, 0.1]),
+            "cumulative_hazard must not fall, from >= 0, got [0.2, 0.1]",
+        ),
+    ],
+)
+def test_wrong_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
