@@ -24,19 +24,22 @@ from healnet.encoders import PatchEncoder
 from healnet.explain import (
     attention_scores,
     contact_sheet,
-    gradient_x_input,
+    faithfulness,
+    faithfulness_curves,
+    occlude,
+    report,
     slide_heatmap,
     to_geojson,
     top_patches,
 )
-from healnet.survival import concordance, cox_nll
+from healnet.survival import BreslowBaseline, SurvivalTarget, concordance, cox_nll
 
-TILE, MPP, BAG, PATIENTS, STEPS = 128, 1.0, 24, 256, 150
+TILE, MPP, BAG, PATIENTS, STEPS = 64, 1.0, 24, 256, 150  # tiles of 64 pixels at 1 micron each
 
 
 def make_slide(path: Path, side: int = 4096, nodules: int = 9) -> Path:
     """A tiled pyramid at 0.5 microns per pixel: glass, a pink section, dark nodules in it."""
-    import tifffile  # pip install tifffile: only this function writes slides
+    import tifffile  # only this function writes slides: pip install "healnet[examples]"
 
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
@@ -104,15 +107,15 @@ def bags(features: torch.Tensor, coords: torch.Tensor, tiles: np.ndarray) -> Pat
 
 
 def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps: int) -> HEALNet:
-    """A plain loop over simulated patients; the places of tiles mean nothing here, so the model does not see them."""
+    """A plain loop, with new patients in every step; places mean nothing here, so the model does not see them."""
     torch.manual_seed(0)
     model = HEALNet(
         {"slide": PatchEncoder(features.shape[1], positions=False)}, depth=2, num_latents=8, latent_dim=32
     )
-    tiles, time, event = simulate(dark, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     bar = tqdm(range(steps), unit="step")
-    for _ in bar:
+    for step in bar:
+        tiles, time, event = simulate(dark, seed=step)
         loss = cox_nll(model({"slide": bags(features, coords, tiles)}), time, event)
         optimizer.zero_grad()
         loss.backward()
@@ -123,25 +126,35 @@ def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps:
 
 def explain(
     model: HEALNet, slide: Slide, bag: PatchBag, footprint: float, dark: np.ndarray, output: Path
-) -> None:
-    """Scores of every tile of the slide; heat maps, the top tiles, a file for QuPath."""
+) -> Figure:
+    """Scores of every tile of the slide: how far to trust them, heat maps, the top tiles, a file for QuPath."""
     inputs = {"slide": bag}
-    scores = {
-        name: attention_scores(model, inputs, name)["slide"][0].numpy()
-        for name in ("mean", "rollout", "gradient")
+    found = {
+        f"{name} attention": attention_scores(model, inputs, kind)["slide"]
+        for name, kind in (("mean", "mean"), ("rolled-out", "rollout"), ("gradient-weighted", "gradient"))
     }
-    scores["gradient x input"] = gradient_x_input(model, inputs)["slide"][0].sum(dim=-1).numpy()
+    found["occlusion"] = occlude(model, inputs, "slide")
+    # Here what matters raises the risk, so the same is asked of every score: do its first tiles raise it, and alone?
+    curves = {name: faithfulness(model, inputs, "slide", score) for name, score in found.items()}
+    scores = {name: score[0].numpy() for name, score in found.items()}
     for name, score in scores.items():
-        print(f"{name:>16}: AUROC {roc_auc_score(dark, np.abs(score)):.3f} for the tiles that carry the risk")
-    coords, attention = bag.coords[0].numpy(), scores["mean"]
+        known = roc_auc_score(dark, score)
+        trust = float(curves[name].trust()[0])
+        print(f"{name:>27}: AUROC {known:.3f} for the tiles that carry the risk; trust {trust:+.3f}")
+    faithfulness_curves(curves).savefig(output / "trust.png", dpi=150)
+
+    coords, best = bag.coords[0].numpy(), "gradient-weighted attention"
     figure = Figure(figsize=(12, 5.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("mean", "gradient"), strict=True):
-        slide_heatmap(slide, coords, footprint, scores[name], ax=axes, label=f"{name} attention, percentile")
+    for axes, name in zip(figure.subplots(1, 2), ("mean attention", best), strict=True):
+        slide_heatmap(slide, coords, footprint, scores[name], ax=axes, label=f"{name}, percentile")
     figure.savefig(output / "heatmap.png", dpi=150)
-    top = top_patches(slide, coords, footprint, attention, k=8)
+    top = top_patches(slide, coords, footprint, scores[best], k=8)
     captions = [f"({patch.x}, {patch.y})" for patch in top]
     contact_sheet([patch.image for patch in top], captions).savefig(output / "top_patches.png", dpi=150)
-    to_geojson(coords, footprint, attention, output / f"{slide.name}.geojson", slide=slide.name)
+    others = {name: score for name, score in scores.items() if name != best}
+    path = output / f"{slide.name}.geojson"
+    to_geojson(coords, footprint, scores[best], path, name=best, measurements=others, slide=slide.name)
+    return figure
 
 
 def main() -> None:
@@ -161,14 +174,13 @@ def main() -> None:
     tissue = slide.tissue()
     Image.fromarray(tissue.picture).save(args.output / "tissue.png")
     print(f"{slide}: {tissue.area_mm2:.2f} mm2 of tissue")
-    scale = None if args.mpp is None else args.mpp
     (result,) = extract_features(
         [path],
         ColourStatistics(),
         args.output / "features",
         size=TILE,
         mpp=MPP,
-        slide_mpp=scale,
+        slide_mpp=args.mpp,
         num_workers=0,
     )
     if result.error:
@@ -176,23 +188,35 @@ def main() -> None:
 
     file = read_patches(args.output / "features" / f"{slide.name}.h5")
     features, coords = file.load()
+    brightness = features[:, :3].mean(dim=1).numpy()
     features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
-    brightness = file.load()[0][:, :3].mean(dim=1).numpy()
     dark = brightness <= np.quantile(brightness, 0.05)
     model = train(features, coords, dark, steps=60 if args.quick else STEPS)
-
-    tiles, time, event = simulate(dark, seed=1)
     with torch.no_grad():
-        risk = model({"slide": bags(features, coords, tiles)}).squeeze(1)
-    print(f"Harrell's C on {PATIENTS} new simulated patients: {concordance(risk, time, event):.3f}")
-    explain(
-        model,
-        slide,
-        bags(features, coords, np.arange(len(features))[None]),
-        file.footprint,
-        dark,
-        args.output,
+        tiles, time, event = simulate(dark, seed=STEPS)
+        known = model({"slide": bags(features, coords, tiles)})
+        baseline = BreslowBaseline.fit(known, SurvivalTarget(time, event))
+        tiles, time, event = simulate(dark, seed=STEPS + 1)
+        risk = model({"slide": bags(features, coords, tiles)})
+    print(
+        f"Harrell's C on {PATIENTS} new simulated patients: {concordance(risk.squeeze(1), time, event):.3f}"
     )
+
+    bag = bags(features, coords, np.arange(len(features))[None])
+    heatmap = explain(model, slide, bag, file.footprint, dark, args.output)
+    with torch.no_grad():
+        curve = baseline.survival(model({"slide": bag}), baseline.times)[0]
+    page = report(
+        model,
+        {"slide": bag},
+        slide.name,
+        args.output,
+        curve=(baseline.times, curve),
+        time_unit="simulated years",
+        cohort_risks=known.squeeze(1),
+        maps={"Where the model looked": heatmap},
+    )
+    print(f"Pictures, {slide.name}.geojson for QuPath and {page.name} are in {args.output}")
 
 
 if __name__ == "__main__":

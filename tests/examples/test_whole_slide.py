@@ -1,0 +1,68 @@
+"""The quick run on the slide that the script makes: what it writes, and that the planted tiles are found."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from healnet.data import Slide, read_patches
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "whole_slide.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole_slide")
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--quick", "--output", output],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def test_it_writes_everything_it_says(finished):
+    output, text = finished
+    assert {path.name for path in output.iterdir()} == {
+        "features",
+        "heatmap.png",
+        "made.geojson",
+        "made.tiff",
+        "report_made.html",
+        "tissue.png",
+        "top_patches.png",
+        "trust.png",
+    }
+    assert f"made.geojson for QuPath and report_made.html are in {output}" in text
+
+
+def test_the_model_learns_and_every_score_finds_the_planted_tiles(finished):
+    _, text = finished
+    assert float(re.search(r"new simulated patients: ([\d.]+)", text).group(1)) > 0.7
+    found = re.findall(r"AUROC ([\d.]+) .* trust ([+-][\d.]+)", text)
+    assert len(found) == 4
+    for auroc, trust in found:
+        assert float(auroc) > 0.95
+        assert float(trust) > 0.3
+
+
+def test_tiles_features_and_qupath_file_agree(finished):
+    output, _ = finished
+    slide, file = Slide(output / "made.tiff"), read_patches(output / "features" / "made.h5")
+    assert (slide.mpp, file.footprint) == (0.5, 128)  # 64 pixels at 1 micron
+    features, coords = file.load()
+    tiles = json.loads((output / "made.geojson").read_text())["features"]
+    assert [tile["geometry"]["coordinates"][0][0] for tile in tiles] == coords.long().tolist()
+    # The tile scored highest is one of the dark ones.
+    percentile = [
+        tile["properties"]["measurements"]["gradient-weighted attention percentile"] for tile in tiles
+    ]
+    best = percentile.index(max(percentile))
+    assert features[best, :3].mean() < features[:, :3].mean(dim=1).quantile(0.06)
