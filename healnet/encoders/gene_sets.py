@@ -183,11 +183,12 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a GMT file, the format of MSigDB: name, description and symbols, separated by tabs, a set per line.
 
     Raises:
-        ValueError: a line with fewer than three fields, or a name that comes twice; the message has the line's number.
+        ValueError: a line with fewer than three fields, or a name that comes twice, with the line's number; an empty file.
     """
     path = Path(path)
     sets: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not `splitlines`, which also breaks a line at a form feed inside a description.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         name, *rest = (field.strip() for field in line.split("\t"))
@@ -199,6 +200,8 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
         if name in sets:
             raise ValueError(f"{path.name}, line {number}: gene set {name!r} comes a second time")
         sets[name] = symbols
+    if not sets:
+        raise ValueError(f"{path.name}: expected a gene set per line, got an empty file")
     return sets
 
 
@@ -206,7 +209,7 @@ def read_signatures(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a CSV file with a set per column, the format of MCAT's `signatures.csv`: names above, symbols below.
 
     Raises:
-        ValueError: an empty file, a column without a name, or a name that comes twice.
+        ValueError: an empty file, a column without a name, a name that comes twice, or a line with more cells than names.
     """
     path = Path(path)
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -215,7 +218,9 @@ def read_signatures(path: str | Path) -> dict[str, list[str]]:
     if not names or not all(names) or len(set(names)) != len(names):
         raise ValueError(f"{path.name}: expected a first line of distinct names of gene sets, got {names}")
     sets: dict[str, list[str]] = {name: [] for name in names}
-    for row in rows[1:]:
+    for number, row in enumerate(rows[1:], start=2):
+        if any(symbol.strip() for symbol in row[len(names) :]):
+            raise ValueError(f"{path.name}, line {number}: expected {len(names)} cells, got {len(row)}")
         for name, symbol in zip(names, row, strict=False):
             if symbol.strip():
                 sets[name].append(symbol.strip())

@@ -189,4 +189,5 @@ def _extent(mask: Tensor | None, axis: int, size: int, device: torch.device) -> 
         return torch.tensor([size], device=device)
     others = [i + 1 for i in range(mask.dim() - 1) if i != axis]
     filled = mask.any(dim=others) if others else mask
-    return (filled * torch.arange(1, size + 1, device=device)).amax(dim=-1)
+    # A column of zeros first: the largest of nothing is 0.
+    return F.pad(filled * torch.arange(1, size + 1, device=device), (1, 0)).amax(dim=-1)

@@ -25,7 +25,8 @@ class LearnedEncoder(ModalityEncoder):
         returns: (b, n, token_dim)
 
     Raises:
-        ValueError: a module that returns another shape; a mask that fits neither the patients nor the tokens.
+        ValueError: an input that the module cannot take; a module that returns another shape; a mask that fits neither the
+            patients nor the tokens.
 
     Example:
         >>> import torch
@@ -54,7 +55,15 @@ class LearnedEncoder(ModalityEncoder):
                     f"got {tuple(mask.shape)}"
                 )
             values = values.masked_fill(~mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0)
-        tokens = self.module(values)
+        try:
+            tokens = self.module(values)
+        except RuntimeError as error:
+            # PyTorch's word for a wrong shape or type; its subclasses are about the machine, such as memory.
+            if type(error) is not RuntimeError:
+                raise
+            raise ValueError(
+                f"the module cannot take {values.dtype} of shape {tuple(values.shape)}: {error}"
+            ) from error
         if not isinstance(tokens, Tensor) or tokens.dim() != 3 or tokens.shape[2] != self.token_dim:
             shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise ValueError(

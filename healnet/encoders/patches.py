@@ -18,7 +18,8 @@ class PatchEncoder(ModalityEncoder):
 
     Places are fractions of the slide: the bounding box of a slide's real patches is centred on 0 and its longest side
     spans [-1, 1]. They depend on that slide alone, neither on the order of its patches nor on padding. Leaving patches out
-    may move the box; with a fixed `scale` nothing moves, and a distance means the same on every slide.
+    may move the box; with a fixed `scale` nothing moves. A distance then means the same on every slide if the coordinates
+    are in microns: level-0 pixels times the slide's mpp.
 
     Several slides of a patient are one bag with the slide's index as the third column of `coords`: each slide then has a
     box of its own. With `slide_position`, the index itself is a coordinate beside x and y: slide s sits at 1 - 2 / (s + 1),

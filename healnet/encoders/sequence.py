@@ -77,13 +77,15 @@ class SequenceEncoder(ModalityEncoder):
             raise ValueError(f"expected times of shape {tuple(steps)}, got {tuple(times.shape)}")
         measured = _measured(mask, values)
         step_mask = None if mask is None else measured.any(dim=-1)
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        places = times.to(dtype).unsqueeze(-1)
+        # Seconds since 1970 have steps of two minutes in float32. Apple's GPUs have nothing finer.
+        exact = torch.float32 if times.device.type == "mps" else torch.float64
+        places = times.to(exact).unsqueeze(-1)
         if self.duration is None:
             places = within_extent(places, step_mask)
         else:
             places = within_scale(places, step_mask, self.duration)
-        features = fourier_features(places, self.num_bands, self.max_freq).to(values.dtype)
+        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+        features = fourier_features(places.to(dtype), self.num_bands, self.max_freq).to(values.dtype)
         parts = (values.masked_fill(~measured, 0), measured.to(values.dtype), features)
         return Tokens(torch.cat(parts, dim=-1), step_mask)
 

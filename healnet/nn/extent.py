@@ -29,7 +29,7 @@ def within_extent(coords: Tensor, mask: Tensor | None = None, groups: Tensor | N
         tensor([[[-1.0000, -0.2500],
                  [ 1.0000,  0.2500]]])
     """
-    if coords.shape[1] == 0:
+    if not coords.numel():
         return coords
     low, high = coords, coords
     if mask is not None:

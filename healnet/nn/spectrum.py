@@ -27,11 +27,11 @@ def lowest_eigenspaces(walk: Any, degree: Any, count: int, dense: int = _DENSE) 
         walk: D^-1/2 A D^-1/2 of a connected graph of at least two nodes, SciPy CSR.
         degree: (n,) the degrees.
         count: nontrivial eigenvalues of I - walk to take, from the lowest, with their multiplicities.
-        dense: up to so many nodes the whole spectrum is computed.
+        dense: up to so many nodes the whole spectrum is computed; also where `count` is a good part of it.
     """
     n = walk.shape[0]
     trivial = np.sqrt(degree / degree.sum())[:, None]
-    if n <= dense:
+    if n <= max(dense, 4 * (count + _GUARD)):
         values, vectors = np.linalg.eigh(walk.toarray() - trivial @ trivial.T - 2 * trivial @ trivial.T)
         # The trivial eigenvalue, 1, was moved to -2, out of the way; the others lie within [-1, 1].
         values, vectors = 1 - values[:0:-1], vectors[:, :0:-1]
@@ -67,7 +67,7 @@ def _krylov(walk: Any, trivial: Any, count: int) -> tuple[Any, Any, bool]:
 
     n = walk.shape[0]
     start = np.random.default_rng(0).standard_normal(n)
-    number = min(count + _GUARD, n // 4)
+    number = count + _GUARD
     stretch = _stretched(walk, trivial, start, number)
 
     def with_more(found: Any, number: int, rounds: int) -> Any:

@@ -132,6 +132,11 @@ def test_gmt(tmp_path):
         match=r"^h.all.gmt, line 2: expected a name, a description and genes separated by tabs, got 'B TP53 MYC'$",
     ):
         read_gmt(path)
+    path.write_bytes(b"\xef\xbb\xbfA\tone\x0ctwo\tTP53\r\nB\t\tMYC\r\n")  # a byte order mark, a form feed
+    assert read_gmt(path) == {"A": ["TP53"], "B": ["MYC"]}
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"^h.all.gmt: expected a gene set per line, got an empty file$"):
+        read_gmt(path)
     path.write_text("A\td\tTP53\nA\td\tMYC\n")
     with pytest.raises(ValueError, match=r"^h.all.gmt, line 2: gene set 'A' comes a second time$"):
         read_gmt(path)
@@ -141,6 +146,9 @@ def test_signatures(tmp_path):
     path = tmp_path / "signatures.csv"
     path.write_text("Tumor Suppressor Genes,Oncogenes\nAPC,ABL1\n,AKT1\n")
     assert read_signatures(path) == {"Tumor Suppressor Genes": ["APC"], "Oncogenes": ["ABL1", "AKT1"]}
+    path.write_text("A,B\nAPC,ABL1,,\nTP53,AKT1,MYC\n")
+    with pytest.raises(ValueError, match=r"^signatures.csv, line 3: expected 2 cells, got 3$"):
+        read_signatures(path)
     for text in ("", "A,A\nTP53,MYC\n", "A,\nTP53,MYC\n"):
         path.write_text(text)
         names = text.split("\n")[0].split(",") if text else []

@@ -172,6 +172,20 @@ def test_geometric_data_by_attributes():
     torch.testing.assert_close(tokens.values[tokens.mask], expected.values[expected.mask], rtol=0, atol=0)
 
 
+def test_geometric_features_of_one_axis_are_one_feature():
+    graph = random_graph(7, 11, 0)
+    flat = SimpleNamespace(x=graph.nodes[:, 0], edge_index=graph.edge_index, edge_attr=graph.edges[:, 0])
+    encoder = GraphEncoder(1, edge_tokens=True, edge_dim=1)
+    column = Graph.of(graph.nodes[:, :1], graph.edge_index, graph.edges[:, :1])
+    torch.testing.assert_close(encoder(flat).values, encoder(Graph.stack([column])).values, rtol=0, atol=0)
+
+
+def test_compiled_it_gives_the_same():
+    encoder = GraphEncoder(3)
+    compiled = torch.compile(encoder, backend="eager")
+    torch.testing.assert_close(compiled(batch()).values, encoder(batch()).values, rtol=0, atol=0)
+
+
 def test_dtype_moves_features_alone():
     moved = batch().to(torch.float32)
     assert [field.dtype for field in moved] == [
@@ -208,6 +222,9 @@ def test_wrong_input_is_refused():
         GraphEncoder(3, centroid_axes=3)(good)
     with pytest.raises(ValueError, match=r"^expected a walk_length of 0 or at least 2, got 1$"):
         GraphEncoder(3, walk_length=1)
+    for name in ("eigenvectors", "centroid_axes", "cache"):
+        with pytest.raises(ValueError, match=f"^expected {name} to be at least 0, got -1$"):
+            GraphEncoder(3, **{name: -1})
     with pytest.raises(
         ValueError, match=r"^expected edge_tokens=True with edge_dim: only edge tokens carry edge features$"
     ):

@@ -104,6 +104,12 @@ def test_a_hole_is_masked_and_moves_nothing():
     torch.testing.assert_close(tokens.values[tokens.mask], encoder(grid).values[tokens.mask], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("axes", [(0, 3), (3, 0)])
+def test_a_grid_without_pixels_has_no_tokens(axes):
+    inputs = Masked(torch.zeros(2, *axes, 1), torch.ones(2, *axes, dtype=torch.bool))
+    assert GridEncoder(1, 2, spacing=(1.0, 2.0))(inputs).values.shape == (2, 0, 11)
+
+
 def test_integer_pixels_become_floats():
     tokens = GridEncoder(3, 2, positions=False)(torch.full((1, 2, 2, 3), 200, dtype=torch.uint8))
     assert tokens.values.dtype == torch.float32

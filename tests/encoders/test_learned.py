@@ -46,6 +46,27 @@ def test_laws():
     check_model(HEALNet({"image": LearnedEncoder(SmallCNN(), 5)}), {"image": images})
 
 
+def test_the_kit_needs_no_wrong_examples():
+    check_encoder(LearnedEncoder(SmallCNN(), 5), torch.randn(2, 3, 4, 6))
+
+
+def test_what_the_module_cannot_take_is_refused_by_name():
+    model = HEALNet({"ct": LearnedEncoder(SmallCNN(), 5)})
+    with pytest.raises(
+        ValueError,
+        match=r"^modality 'ct': the module cannot take torch.float32 of shape \(2, 4, 8, 8\): Given groups=1",
+    ) as raised:
+        model({"ct": torch.zeros(2, 4, 8, 8)})
+    assert type(raised.value.__cause__.__cause__) is RuntimeError
+
+    class TooLarge(nn.Module):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"^no memory$"):
+        LearnedEncoder(TooLarge(), 5)(torch.zeros(2, 3))
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(
         ValueError, match=r"^expected the module to return a shape of \(b, n, 6\), got \(2, 4, 5\)$"

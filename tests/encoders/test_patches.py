@@ -50,6 +50,11 @@ def test_order_carries_tokens_along():
     torch.testing.assert_close(shuffled.values, encoder(inputs).values[:, order], rtol=0, atol=0)
 
 
+def test_a_batch_of_nobody():
+    nobody = PatchBag(*(field[:0] for field in bag(columns=3)))
+    assert PatchEncoder(5)(nobody).values.shape == (0, 7, 23)
+
+
 def test_half_precision_stays_and_its_places_are_exact_to_it():
     inputs = bag()
     half = PatchEncoder(5)(PatchBag(inputs.features.half(), inputs.coords, inputs.mask))

@@ -37,6 +37,16 @@ def test_without_a_duration_time_is_a_fraction_of_the_patients_own_span():
     assert tokens.values[0, :3, -1].tolist() == [-1, -0.5, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_seconds_since_1970_are_real_time_too(dtype):
+    seconds = torch.tensor([[0, 1000, 70_001, 172_800]])
+    values, mask = torch.zeros(1, 4, 1), torch.ones(1, 4, dtype=torch.bool)
+    early, late = (TimeSeries(values, (start + seconds).to(dtype), mask) for start in (0, 1_600_000_000))
+    torch.testing.assert_close(
+        SequenceEncoder(1)(late).values, SequenceEncoder(1)(early).values, rtol=0, atol=1e-6
+    )
+
+
 def test_plain_and_masked_steps_are_evenly_spaced():
     values = torch.randn(2, 5, 3, dtype=torch.float64)
     times = torch.arange(5.0, dtype=torch.float64).expand(2, 5)

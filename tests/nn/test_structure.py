@@ -183,6 +183,13 @@ def test_krylov_finds_what_lapack_finds(kind):
     np.testing.assert_allclose(krylov, lapack, rtol=0, atol=1e-7)
 
 
+def test_many_eigenvectors_of_a_graph_that_is_not_small():
+    edges = random_graph(530, 3000, 0)
+    many = laplacian_positions(edges, 530, 150)
+    torch.testing.assert_close(many[:, :5], laplacian_positions(edges, 530, 5), rtol=0, atol=1e-7)
+    assert many.abs().sum(dim=0).min() > 0
+
+
 def test_of_an_endless_eigenspace_nothing_is_said():
     """All but two eigenvectors of a star belong to one eigenvalue: too many to compute in a large graph."""
     assert np.abs(sparse_spectrum(star(600), 601, 3, dense=100)).max() == 0
