@@ -141,6 +141,7 @@ def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: 
         str(new.patients[worst]),
         output,
         curve=(baseline.times, baseline.survival(risks[worst], baseline.times)[0]),
+        curve_steps=True,
         cohort_risks=trained.squeeze(1),
         features={name: list(new.table(name).columns) for name in ("rna", "clinical", "protein")},
         maps=maps,

@@ -88,14 +88,9 @@ def simulate(dark: np.ndarray, seed: int) -> tuple[np.ndarray, torch.Tensor, tor
     """Tiles (p, BAG), time and event of simulated patients; some have many dark tiles and most have none."""
     rng = np.random.default_rng(seed)
     share = rng.choice([0.0, 0.1, 0.3, 0.6], PATIENTS)
-    chosen = np.stack(
-        [
-            np.where(
-                rng.random(BAG) < s, rng.choice(np.flatnonzero(dark), BAG), rng.integers(len(dark), size=BAG)
-            )
-            for s in share
-        ]
-    )
+    size = (PATIENTS, BAG)
+    from_dark, from_all = rng.choice(np.flatnonzero(dark), size), rng.integers(len(dark), size=size)
+    chosen = np.where(rng.random(size) < share[:, None], from_dark, from_all)
     death = rng.exponential(np.exp(-5 * dark[chosen].mean(axis=1)))
     censoring = rng.exponential(2.0, PATIENTS)
     return chosen, torch.tensor(np.minimum(death, censoring)), torch.tensor(death <= censoring)
@@ -144,7 +139,7 @@ def explain(
     faithfulness_curves(curves).savefig(output / "trust.png", dpi=150)
 
     coords, best = bag.coords[0].numpy(), "gradient-weighted attention"
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    figure = Figure(figsize=(12, 0.4 + 4.9 * slide.height / slide.width), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("mean attention", best), strict=True):
         slide_heatmap(slide, coords, footprint, scores[name], ax=axes, label=f"{name}, percentile")
     figure.savefig(output / "heatmap.png", dpi=150)
@@ -168,9 +163,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller slide and fewer steps")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    path = args.slide or make_slide(args.output / "made.tiff", side=2048 if args.quick else 4096)
+    # Named by size: `extract_features` takes a file of one name for the same slide, and goes on with the next.
+    side = 2048 if args.quick else 4096
+    path = args.slide or make_slide(args.output / f"made_{side}.tiff", side)
 
     slide = Slide(path, mpp=args.mpp)
+    if slide.mpp is None:
+        parser.error(f"{path} does not say its microns per pixel: say it yourself, such as --mpp 0.25")
     tissue = slide.tissue()
     Image.fromarray(tissue.picture).save(args.output / "tissue.png")
     print(f"{slide}: {tissue.area_mm2:.2f} mm2 of tissue")
@@ -188,6 +187,8 @@ def main() -> None:
 
     file = read_patches(args.output / "features" / f"{slide.name}.h5")
     features, coords = file.load()
+    if len(features) < 20:  # of which the darkest twentieth is one
+        raise SystemExit(f"{path}: expected 20 tiles of tissue or more, found {len(features)}")
     brightness = features[:, :3].mean(dim=1).numpy()
     features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
     dark = brightness <= np.quantile(brightness, 0.05)
@@ -212,6 +213,7 @@ def main() -> None:
         slide.name,
         args.output,
         curve=(baseline.times, curve),
+        curve_steps=True,
         time_unit="simulated years",
         cohort_risks=known.squeeze(1),
         maps={"Where the model looked": heatmap},

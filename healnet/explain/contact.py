@@ -103,7 +103,7 @@ def contact_sheet(
         ax.set_axis_off()
     for ax, image, name in zip(axes, images, names, strict=False):
         ax.imshow(np.asarray(image), interpolation="nearest")
-        ax.set_title(name, fontsize="small", pad=3)
+        ax.set_title(name, fontsize="small", pad=3, parse_math=False)
     return figure
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-__all__ = ["LOWERS", "RAISES", "add_colorbar", "colour_limits", "new_axes", "new_figure", "png"]
+__all__ = ["LOWERS", "RAISES", "add_colorbar", "colour_limits", "new_axes", "new_figure", "png", "readable"]
 
 # Okabe and Ito (2008): vermilion and blue stay apart for every kind of colour vision.
 RAISES, LOWERS = "#D55E00", "#0072B2"
@@ -65,6 +65,19 @@ def colour_limits(scores: ArrayLike) -> tuple[float, float, str]:
     if low < 0 < high:
         return -max(-low, high), max(-low, high), "RdBu_r"
     return low, high, "viridis"
+
+
+def readable(name: object, longest: int = 24) -> str:
+    r"""A name from the data as a matplotlib label: never mathematics, nothing unprintable, a long one cut in its middle.
+
+    Example:
+        >>> readable("$x$"), readable("a name of any length", longest=12)
+        ('\\$x\\$', 'a name…ength')
+    """
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
+    return text.replace("$", r"\$")
 
 
 def png(figure: Figure, dpi: float = 144) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.figures import LOWERS, RAISES, new_axes
+from healnet.explain.figures import LOWERS, RAISES, new_axes, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def rank_genes(
         scores: (f,) of one patient, or (b, f); what counts is the size, averaged over patients. NaN, or a row of NaN, is a
             patient without the gene.
         gradients: of the risk with respect to the expression, shaped as `scores`: gives the direction.
-        repeats: (r, f) importances in each of r folds or bootstraps: gives the stability.
+        repeats: (r, f) scores in each of r folds or bootstraps, whose size counts likewise: gives the stability.
         k: top k for the stability.
 
     Returns:
@@ -62,7 +62,7 @@ def rank_genes(
         columns["direction"] = direction.astype(int)
         columns["agreement"] = _mean(np.where(np.isnan(slopes), np.nan, np.sign(slopes) == direction))
     if repeats is not None:
-        columns["stability"] = top_k_stability(_table(repeats, len(names), "repeats"), k)
+        columns["stability"] = top_k_stability(np.abs(_table(repeats, len(names), "repeats")), k)
     table = pd.DataFrame(columns, index=pd.Index(list(names), name="gene"))
     table = table.sort_values("score", ascending=False, kind="stable")
     table.insert(0, "rank", table["score"].rank(ascending=False, method="min").astype(int))
@@ -76,7 +76,7 @@ def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
     important as it, itself not counted.
 
     Args:
-        importances: (r, f), larger = more important.
+        importances: (r, f), larger = more important; NaN is a repeat without the gene, where it is not in the top k.
         k: at least 1.
 
     Returns:
@@ -92,8 +92,9 @@ def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
     values = np.asarray(importances, dtype=np.float64)
     if values.ndim != 2 or k < 1:
         raise ValueError(f"expected importances of shape (r, f) and k >= 1, got {values.shape} and {k}")
+    values = np.where(np.isnan(values), -np.inf, values)
     at_least = np.stack([len(row) - np.searchsorted(np.sort(row), row, side="left") for row in values])
-    return np.asarray((at_least <= k).mean(axis=0), dtype=np.float64)
+    return np.asarray(((at_least <= k) & (values > -np.inf)).mean(axis=0), dtype=np.float64)
 
 
 def gene_set_scores(
@@ -166,7 +167,7 @@ def gene_bars(
     colour = {1: RAISES, -1: LOWERS, 0: "0.6"}
     sign = np.zeros(len(names), int) if signs is None else np.sign(np.asarray(signs)).astype(int)
     ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
-    ax.set_yticks(range(len(top)), [names[i] for i in top], fontsize="small")
+    ax.set_yticks(range(len(top)), [readable(names[i]) for i in top], fontsize="small")
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
     ax.spines[["top", "right"]].set_visible(False)

@@ -64,7 +64,7 @@ def graph_overlay(
     if image is not None:
         # A pixel's centre is a whole number, as in the tools that measure centroids.
         ax.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
-    else:
+    elif not ax.yaxis_inverted():  # as it is where the axes hold a picture already
         ax.invert_yaxis()
     ax.set_aspect("equal")
     once = np.unique(np.sort(edges, axis=0), axis=1).T

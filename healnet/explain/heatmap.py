@@ -116,10 +116,12 @@ def slide_heatmap(
         label: of the colour bar.
 
     Raises:
-        ValueError: as `score_map`; a thumbnail without `level0_size`, or of another shape of picture.
+        ValueError: as `score_map`; a thumbnail without `level0_size`, or of another shape of picture; an mpp not above 0.
         ImportError: matplotlib is not installed.
     """
     picture, size, mpp = _whole_slide(slide, level0_size, mpp, max_size)
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        raise ValueError(f"expected mpp above 0, in microns per level-0 pixel, got {mpp}")
     heat = score_map(coords, footprint, _on_scale(scores, scale), size, picture.shape[:2])
     if ax is None:
         aspect = size[1] / size[0]
@@ -147,11 +149,11 @@ def slide_heatmap(
 
 
 def draw_scale_bar(ax: Axes, size: tuple[int, int], mpp: float) -> None:
-    """A bar of a round number of microns, about a fifth of the width, at the bottom left of axes in level-0 pixels."""
+    """A bar of a round number of microns, at most a fifth of the width, at the bottom left of axes in level-0 pixels."""
     from matplotlib.patches import Rectangle
 
     microns = round_length(size[0] * mpp / 5)
-    length, margin, thick = microns / mpp, 0.03 * size[0], 0.012 * min(size)
+    length, margin, thick = microns / mpp, 0.03 * min(size), 0.014 * min(size)
     text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
     y = size[1] - margin - thick
     ax.add_patch(Rectangle((margin, y), length, thick, facecolor="black", edgecolor="white", linewidth=0.8))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from healnet.explain._inputs import main_field, main_values, with_values
+from healnet.explain._inputs import element_mask_of, main_field, main_values, with_values
 from healnet.explain._model import Risk, checked, default_risk, evaluating
 
 __all__ = ["integrated_gradients"]
@@ -49,7 +49,8 @@ def integrated_gradients(
         raise ImportError("integrated gradients need captum: pip install captum") from error
 
     given = {name: value for name, value in inputs.items() if value is not None}
-    values = {name: main_values(value).detach() for name, value in given.items()}
+    # Zero where masked, as the gradient is: a NaN there times 0 would be NaN.
+    values = {name: _real_values(value) for name, value in given.items()}
     starts = {name: torch.zeros_like(v) for name, v in values.items()}
     for name, start in (baselines or {}).items():
         if name not in values or start.shape != values[name].shape:
@@ -79,6 +80,12 @@ def integrated_gradients(
             return_convergence_delta=True,
         )
     return {name: score.detach() for name, score in zip(values, scores, strict=True)}, gap.detach()
+
+
+def _real_values(value: Any) -> Tensor:
+    """The numbers of an input, detached, 0 where they are masked."""
+    values, real = main_values(value).detach(), element_mask_of(value)
+    return values.masked_fill(~real.reshape(real.shape + (1,) * (values.dim() - real.dim())), 0)
 
 
 def _other_tensors(value: Any) -> dict[str, Tensor]:

@@ -22,27 +22,33 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _STYLE = """
-:root { --ink: #1d2530; --soft: #5c6773; --line: #dfe4ea; --paper: #fff; --ground: #f4f6f8; --up: #d55e00; --down: #0072b2 }
+:root { --ink: #1d2530; --soft: #5c6773; --line: #dfe4ea; --paper: #fff; --ground: #f4f6f8; --up: #d55e00; --down: #0072b2;
+  color-scheme: light dark }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #a2adba; --line: #353e49; --paper: #1c222a;
+  --ground: #12161c; --up: #e8792b; --down: #4aa3df } img { border-radius: 6px } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", sans-serif }
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", sans-serif; overflow-wrap: anywhere }
 main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 40px }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere }
+h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 4px }
 h2 { font-size: 1.05rem; margin: 0 0 2px }
 p { margin: 0 0 12px } .soft { color: var(--soft); font-size: .87rem }
 .facts { display: flex; flex-wrap: wrap; gap: 10px 28px; margin: 14px 0 20px; padding: 0 }
 .facts dt { color: var(--soft); font-size: .8rem }
-.facts dd { margin: 0; font-size: 1.1rem; font-weight: 600; overflow-wrap: anywhere }
+.facts dd { margin: 0; font-size: 1.1rem; font-weight: 600 }
 .cards { columns: 2 420px; column-gap: 16px }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
-  margin: 0 0 16px; break-inside: avoid }
+  margin: 0 0 16px; break-inside: avoid; overflow: hidden }
+section > :last-child { margin-bottom: 0 }
 section.wide { column-span: all; margin-top: 16px }
 img, svg { display: block; max-width: 100%; height: auto; margin: 4px auto 0 }
-svg { width: 100%; max-width: 560px } svg text { fill: var(--soft); font-size: 12px }
+svg { width: 100%; max-width: 560px; overflow: visible } svg text { fill: var(--soft); font-size: 12px }
+.grid { stroke: var(--line) } .tick { stroke: var(--soft) } circle { fill: var(--up) }
+polyline { fill: none; stroke: var(--down); stroke-width: 2.2; stroke-linejoin: round }
 table { width: 100%; border-collapse: collapse; table-layout: fixed; font-variant-numeric: tabular-nums }
 th { font-weight: 500; color: var(--soft); font-size: .8rem; text-align: left; padding: 0 0 4px }
 td { padding: 2px 0; border-top: 1px solid var(--line); vertical-align: middle }
-td.name { width: 34%; overflow-wrap: anywhere; padding-right: 8px; font-size: .9rem }
+td.name { width: 34%; padding-right: 8px; font-size: .9rem }
 td.number { text-align: right; font-size: .87rem }
 th.number { text-align: right } th.sides { text-align: center } col.number { width: 4.6rem } col.name { width: 34% }
 .track { position: relative; height: 14px;
@@ -50,8 +56,9 @@ th.number { text-align: right } th.sides { text-align: center } col.number { wid
 .track i { position: absolute; top: 1px; bottom: 1px; border-radius: 2px }
 .up { background: var(--up) } .down { background: var(--down) }
 footer { margin-top: 20px }
-@media (max-width: 480px) { main { padding: 16px 12px 28px } section { padding: 13px 12px } h1 { font-size: 1.25rem } }
-@media print { body { background: #fff } section { break-inside: avoid } }
+@media (max-width: 480px) { main { padding: 16px 12px 28px } section { padding: 13px 12px } h1 { font-size: 1.25rem }
+  svg text { font-size: 14px } }
+@media print { body { background: #fff } }
 """.strip()
 
 
@@ -149,8 +156,14 @@ def bars(
     )
 
 
-def curve(times: ArrayLike, survival: ArrayLike, time_unit: str) -> str:
+def curve(times: ArrayLike, survival: ArrayLike, time_unit: str, steps: bool = False) -> str:
     """A survival curve as SVG, with its median where it reaches one half.
+
+    Args:
+        times: increasing, from >= 0.
+        survival: at those times; 1 before the first.
+        time_unit: said below the axis.
+        steps: S stays as it is until the next time (Cox, Kaplan-Meier), instead of a straight line in between.
 
     Raises:
         ValueError: times that do not increase from >= 0, or survival outside [0, 1]; lengths that differ or below 2.
@@ -162,39 +175,40 @@ def curve(times: ArrayLike, survival: ArrayLike, time_unit: str) -> str:
         )
     if not ((s >= 0) & (s <= 1)).all():
         raise ValueError("expected survival probabilities in [0, 1]")
-    if t[0] > 0:
+    if t[0] > 0 or s[0] < 1:
         t, s = np.concatenate([[0.0], t]), np.concatenate([[1.0], s])
+    if steps:
+        t, s = np.repeat(t, 2)[1:], np.repeat(s, 2)[:-1]
     left, right, top, bottom = 44.0, 436.0, 12.0, 208.0
     x = left + (right - left) * t / t[-1]
     y = bottom - (bottom - top) * s
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         level = bottom - (bottom - top) * share
-        parts.append(f'<line x1="{left}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}" stroke="#dfe4ea"/>')
+        parts.append(f'<line x1="{left}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}" class="grid"/>')
         parts.append(f'<text x="{left - 6}" y="{level + 4:.1f}" text-anchor="end">{share:.0%}</text>')
     for tick in _ticks(float(t[-1])):
         at = left + (right - left) * tick / t[-1]
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}" stroke="#5c6773"/>')
+        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}" class="tick"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
     middle = (left + right) / 2
     parts.append(
         f'<text x="{middle}" y="{bottom + 36}" text-anchor="middle">time ({escaped(time_unit)})</text>'
     )
     line = " ".join(f"{a:.2f},{b:.2f}" for a, b in zip(x, y, strict=True))
-    parts.append(
-        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2.2" stroke-linejoin="round"/>'
-    )
+    parts.append(f'<polyline points="{line}"/>')
     below = np.flatnonzero(s <= 0.5)
     if len(below):
         i = max(1, int(below[0]))
         way = (s[i - 1] - 0.5) / (s[i - 1] - s[i]) if s[i - 1] > s[i] else 0.0
         median = t[i - 1] + way * (t[i] - t[i - 1])
         at, half = left + (right - left) * median / t[-1], (top + bottom) / 2
-        anchor = "end" if at > middle else "start"
-        parts.append(f'<circle cx="{at:.1f}" cy="{half:.1f}" r="4" fill="#d55e00"/>')
+        # A falling curve leaves room above on the right and below on the left.
+        place, anchor = ((-8, 18), "end") if at > middle else ((8, -8), "start")
+        text = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+        parts.append(f'<circle cx="{at:.1f}" cy="{half:.1f}" r="4"/>')
         parts.append(
-            f'<text x="{at + (-8 if anchor == "end" else 8):.1f}" y="{half - 8:.1f}" text-anchor="{anchor}">'
-            f"median {median:.3g}</text>"
+            f'<text x="{at + place[0]:.1f}" y="{half + place[1]:.1f}" text-anchor="{anchor}">median {text}</text>'
         )
     return f'<svg viewBox="0 0 450 250" role="img" aria-label="Predicted survival">{"".join(parts)}</svg>'
 

@@ -26,6 +26,7 @@ _FOOT = (
     "For research. These figures say what the model computed, not what is true of the patient: a contribution is about this "
     "model and its training data, and attention is not by itself an explanation."
 )
+_LACKS = "The patient lacks this modality."
 
 
 def report(
@@ -36,6 +37,7 @@ def report(
     *,
     risk: Risk = default_risk,
     curve: tuple[ArrayLike, ArrayLike] | None = None,
+    curve_steps: bool = False,
     time_unit: str = "days",
     cohort_risks: ArrayLike | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
@@ -56,6 +58,7 @@ def report(
         risk: one number per patient from the output.
         curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
             of a Cox model ``BreslowBaseline.fit(...).survival(log_hazard, times)[0]``.
+        curve_steps: S stays as it is until the next time, as a Cox model's does, instead of a straight line in between.
         time_unit: of the curve.
         cohort_risks: risks of the patients to compare with.
         features: modality -> names of its (f,) features, for tables: their most important features are listed.
@@ -68,9 +71,10 @@ def report(
     if batch_size(inputs) != 1:
         raise ValueError(f"expected the inputs of one patient, got {batch_size(inputs)}")
     shares = shapley_modalities(model, inputs, risk)
+    head = _facts(inputs, shares, cohort_risks)
     cards = []
     if curve is not None:
-        cards.append(page.card("Predicted survival", page.curve(*curve, time_unit)))
+        cards.append(page.card("Predicted survival", page.curve(*curve, time_unit, curve_steps)))
     cards.append(_contributions(shares))
     for modality, names in (features or {}).items():
         cards.append(_features(model, inputs, modality, names, risk, k))
@@ -80,11 +84,11 @@ def report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"report_{page.safe_name(patient)}.html"
-    path.write_text(page.page(patient, _facts(shares, cohort_risks), cards, _FOOT), encoding="utf-8")
+    path.write_text(page.page(patient, head, cards, _FOOT), encoding="utf-8")
     return path
 
 
-def _facts(shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
+def _facts(inputs: Mapping[str, Any], shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
     risk = float(shares.risk[0])
     pairs = [("risk", f"{risk:.3f}")]
     if cohort_risks is not None:
@@ -93,10 +97,10 @@ def _facts(shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
             raise ValueError(f"expected cohort_risks of shape (n,), got {others.shape}")
         place = (others < risk).mean() + (others == risk).mean() / 2
         pairs.append(("higher than", f"{place:.0%} of {len(others)} patients"))
-    has = shares.has[0].tolist()
-    pairs.append(("has", ", ".join(n for n, h in zip(shares.names, has, strict=True) if h) or "nothing"))
-    lacks = ", ".join(n for n, h in zip(shares.names, has, strict=True) if not h)
-    return page.facts([*pairs, ("lacks", lacks)] if lacks else pairs)
+    has = [name for name, there in zip(shares.names, shares.has[0].tolist(), strict=True) if there]
+    pairs.append(("has", ", ".join(has) or "nothing"))
+    lacks = [name for name in inputs if name not in has]
+    return page.facts([*pairs, ("lacks", ", ".join(lacks))] if lacks else pairs)
 
 
 def _contributions(shares: ModalityShapley) -> str:
@@ -114,21 +118,24 @@ def _contributions(shares: ModalityShapley) -> str:
 def _features(
     model: nn.Module, inputs: Mapping[str, Any], modality: str, names: Sequence[str], risk: Risk, k: int
 ) -> str:
+    title = f"Features of {modality}"
+    if modality in inputs and inputs[modality] is None:
+        return page.card(title, "", _LACKS)
     value = check_modality(inputs, modality)
     numbers, real = main_values(value), element_mask_of(value)
     if numbers.shape != (1, len(names)):
         raise ValueError(
             f"modality {modality!r}: {len(names)} feature names do not fit an input of shape {tuple(numbers.shape)}"
         )
-    title = f"Features of {modality}"
     if not bool(real.any()):
-        return page.card(title, "", "The patient lacks this modality.")
+        return page.card(title, "", _LACKS)
     scores = gradient_x_input(model, inputs, risk, [modality])[modality][0].cpu().double().numpy()
-    top = [i for i in np.argsort(-np.abs(scores), kind="stable")[:k] if real[0, i]]
+    top = [i for i in np.argsort(-np.abs(scores), kind="stable") if real[0, i]][:k]
     table = page.bars(
         [names[i] for i in top],
         scores[top],
         [f"{float(numbers[0, i]):.2f}" for i in top],
         heads=("feature", "lowers | raises", "value"),
     )
-    return page.card(title, table, "Gradient times value: what each value adds to the risk, to first order.")
+    note = "Gradient times value: what each value, as the model got it, adds to the risk, to first order."
+    return page.card(title, table, note)

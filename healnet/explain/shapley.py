@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from healnet.explain._inputs import batch_size, copies, hide, present, repeat_rows
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
-from healnet.explain.figures import LOWERS, RAISES, new_axes
+from healnet.explain.figures import LOWERS, RAISES, new_axes, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,7 @@ def contribution_bars(
             f"expected values of shape ({len(names)},) or (b, {len(names)}) and `has` alike, "
             f"got {np.shape(values)} and {there.shape}"
         )
-    ax = new_axes(5.5, 0.9 + 0.38 * len(names)) if ax is None else ax
+    ax = new_axes(6.4, 0.9 + 0.38 * len(names)) if ax is None else ax
     ax.axvline(0, color="0.3", linewidth=0.8, zorder=1)
     spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(numbers))
     for row, name in enumerate(names):
@@ -175,7 +175,7 @@ def contribution_bars(
         )
         if len(numbers) > 1:
             ax.plot(own, row + spread[there[:, row]], ".", color="0.2", markersize=3, alpha=0.7, label=name)
-    ax.set_yticks(range(len(names)), list(names))
+    ax.set_yticks(range(len(names)), [readable(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)  # an absent one has no bar that would make room
     ax.set_xlabel(f"lowers  ←  {xlabel}  →  raises")
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from healnet.explain._inputs import check_modality, element_mask_of, hide
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
-from healnet.explain.figures import LOWERS, RAISES, new_figure
+from healnet.explain.figures import LOWERS, RAISES, new_figure, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ def faithfulness(
         risk: one number per patient from the output.
 
     Raises:
-        ValueError: a modality that is not there; scores of another shape; fewer than 1 step or random order.
+        ValueError: a modality that is not there; scores of another shape or not finite; fewer than 1 step or random order.
     """
     value = check_modality(inputs, modality)
     real = element_mask_of(value)
@@ -91,6 +91,8 @@ def faithfulness(
         raise ValueError(
             f"modality {modality!r}: expected scores of shape {tuple(real.shape)}, got {tuple(scores.shape)}"
         )
+    if not torch.isfinite(scores[real]).all():
+        raise ValueError(f"modality {modality!r}: expected finite scores of its real elements")
     if steps < 1 or repeats < 1:
         raise ValueError(f"expected steps >= 1 and repeats >= 1, got {steps} and {repeats}")
     fractions = torch.linspace(0, 1, steps + 1, device=real.device)
@@ -128,7 +130,7 @@ def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | Non
     figure = new_figure(8.0, 3.4) if figure is None else figure
     left, right = figure.subplots(1, 2, sharey=True)
     colours = (RAISES, LOWERS, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    styles = ("-", "--", "-.")
+    styles = ("-", "--", "-.", ":")  # a curve that lies on another lets it show
     first = next(iter(curves.values()))
     share = (100 * first.fractions).tolist()
     for ax, random in ((left, first.random_deletion), (right, first.random_insertion)):
@@ -136,7 +138,7 @@ def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | Non
         ax.spines[["top", "right"]].set_visible(False)
     for i, (name, found) in enumerate(curves.items()):
         x = (100 * found.fractions).tolist()
-        look = {"color": colours[i % 7], "linestyle": styles[i // 7 % 3], "label": name}
+        look = {"color": colours[i % 7], "linestyle": styles[i % 4], "label": readable(name)}
         left.plot(x, found.deletion.mean(dim=0).tolist(), **look)
         right.plot(x, found.insertion.mean(dim=0).tolist(), **look)
     left.set(xlabel="highest-scored elements hidden (%)", ylabel="mean risk", title="Deletion")

@@ -76,7 +76,7 @@ def image_overlay(
         image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in grey.
         scores: (h, w).
         ax: where to draw; by default new axes of a figure of their own.
-        limits: scores at the ends of the colour map; by default from the scores.
+        limits: scores at the ends of the colour map, (-a, a) for the diverging one; by default from the scores.
         cmap: a matplotlib colour map instead.
         alpha: opacity of the scores.
         aspect: height of a pixel over its width, for anisotropic voxels.
@@ -94,7 +94,10 @@ def image_overlay(
         raise ValueError(
             f"expected an image (h, w[, 3]) and scores (h, w) of one size, got {picture.shape} and {heat.shape}"
         )
-    low, high, colours = colour_limits(heat) if limits is None else (*limits, "viridis")
+    if limits is None:
+        low, high, colours = colour_limits(heat)
+    else:
+        low, high, colours = *limits, "RdBu_r" if limits[0] == -limits[1] else "viridis"
     ax = new_axes(5.0, 4.2) if ax is None else ax
     ax.imshow(picture, cmap="gray", interpolation="nearest", aspect=aspect)
     drawn = ax.imshow(

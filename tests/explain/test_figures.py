@@ -3,8 +3,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from healnet.explain.figures import colour_limits, new_axes, png
+from healnet.explain import contact_sheet, contribution_bars, faithfulness_curves, gene_bars
+from healnet.explain.figures import colour_limits, new_axes, png, readable
+from healnet.explain.trust import Faithfulness
 
 
 def test_every_picture_is_drawn_without_pyplot():
@@ -54,3 +57,23 @@ def test_colours_of_both_signs_are_symmetric():
     assert colour_limits([0.0, 3.0]) == (0.0, 3.0, "viridis")
     with pytest.raises(ValueError, match=r"^expected scores with at least one number, got none$"):
         colour_limits([np.nan])
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a$b$c", "\x00\x07", "\ud800", "\u202eevil", "very long " * 20])
+def test_any_name_can_be_drawn_as_it_is(name):
+    """Neither an error nor a warning, such as mathematics, a missing glyph or no room left for the axes gives."""
+    line = torch.zeros(1, 2)
+    found = Faithfulness(torch.tensor([0.0, 1.0]), line, line, line, line, True)
+    for figure in (
+        gene_bars([name, "b"], [1.0, 2.0]).figure,
+        contribution_bars([name, "b"], [1.0, 2.0]).figure,
+        faithfulness_curves({name: found}),
+    ):
+        png(figure, 30)
+    assert len(readable(name).replace("\\$", "$")) <= 24
+
+
+def test_captions_are_not_mathematics():
+    figure = contact_sheet([np.zeros((2, 2, 3))], ["$\\frac$"])
+    png(figure, 30)
+    assert figure.axes[0].get_title() == "$\\frac$"

@@ -37,6 +37,9 @@ def test_an_edge_is_drawn_once_between_its_nodes():
     segments = ax.collections[0].get_segments()
     assert [s.tolist() for s in segments] == [[[0, 0], [8, 0]], [[8, 0], [8, 8]]]
     assert ax.yaxis_inverted()
+    over_a_picture = new_figure(2, 2).add_subplot()
+    over_a_picture.imshow(np.zeros((9, 9)))
+    assert graph_overlay([[0, 0], [8, 8]], [1, 2], ax=over_a_picture).yaxis_inverted()
 
 
 def test_wrong_graphs_are_refused():

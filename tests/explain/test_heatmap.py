@@ -177,6 +177,20 @@ def test_the_scale_bar_is_a_round_length_of_the_right_size():
     assert [round_length(v) for v in (0.99, 1.0, 4.99, 5.0, 900)] == [0.5, 1.0, 2.0, 5.0, 500.0]
     without = slide_heatmap(np.zeros((10, 20, 3)), [[0, 0]], 100, [1.0], level0_size=(20000, 10000))
     assert not without.patches
+    with pytest.raises(ValueError, match=r"^expected mpp above 0, in microns per level-0 pixel, got -0.25$"):
+        slide_heatmap(np.zeros((10, 20, 3)), [[0, 0]], 1, [1.0], level0_size=(20, 10), mpp=-0.25)
+
+
+@pytest.mark.parametrize("size", [(100, 10000), (10000, 100), (5, 5), (200000, 90000)])
+def test_the_scale_bar_lies_on_the_slide_and_is_as_long_as_it_says(size):
+    shape = (size[1] * 200 // max(size), size[0] * 200 // max(size), 3)
+    ax = slide_heatmap(np.zeros(shape), [[0, 0]], 5, [1.0], level0_size=size, mpp=0.25)
+    (left, bottom), (right, top) = ax.patches[0].get_bbox().get_points()
+    assert 0 < left < right < size[0]
+    assert 0 < bottom < top < size[1]
+    length, unit = ax.texts[0].get_text().split()
+    np.testing.assert_allclose((right - left) * 0.25, float(length) * {"mm": 1000, "µm": 1}[unit])
+    assert 0.08 <= (right - left) / size[0] <= 0.2 + 1e-9
 
 
 def test_thumbnails_that_do_not_say_enough_are_refused(tmp_path):

@@ -27,6 +27,13 @@ def test_what_is_masked_scores_zero(model, inputs):
     scores, _ = integrated_gradients(model, inputs, steps=5)
     assert scores["protein"][1].abs().max() == 0
     assert scores["slide"][2].abs().max() == 0
+    values = inputs["protein"].values.clone()
+    values[1] = torch.nan  # where it is masked
+    again, error = integrated_gradients(
+        model, {**inputs, "protein": inputs["protein"]._replace(values=values)}, steps=5
+    )
+    assert torch.equal(again["protein"], scores["protein"])
+    assert error.isfinite().all()
 
 
 def test_a_baseline_of_its_own_scores_zero(model, inputs):

@@ -115,6 +115,15 @@ def test_the_curve_goes_through_its_points_and_finds_the_median():
     assert "median" not in page.curve([0, 10], [1.0, 0.75], "months")
     started = re.search(r'polyline points="([^"]*)"', page.curve([10, 20], [0.75, 0.25], "months"))[1]
     assert started == points
+    assert "median 2773<" in page.curve([0, 2772.7], [1.0, 0.5], "days")
+
+
+def test_a_curve_of_steps_falls_at_its_times_only():
+    found = page.curve([0, 10, 20], [0.75, 0.25, 0.25], "months", steps=True)
+    points = re.search(r'polyline points="([^"]*)"', found)[1].replace(".00", "")
+    assert points == "44,12 44,12 44,61 240,61 240,159 436,159 436,159"
+    assert "median 10<" in found
+    assert "median 20<" in page.curve([10, 20], [0.75, 0.5], "months", steps=True)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from healnet import HEALNet
 from healnet.encoders import OmicEncoder
 from healnet.explain import gradient_x_input, report, shapley_modalities
 from healnet.explain.figures import new_axes
+from healnet.survival import BreslowBaseline, SurvivalTarget
 from healnet.tokens import Masked
 
 GENES = ["FOXM1", "<b>", "TP53"]
@@ -97,6 +98,30 @@ def test_a_lacking_modality_lists_no_genes(tmp_path, small, patient):
     text = text_of(report(small, patient, "P", tmp_path, features={"protein": ["A", "B"]}))
     assert "The patient lacks this modality." in text
     assert "<bdi>A</bdi>" not in text
+
+
+def test_a_modality_that_is_none_is_lacking_like_a_masked_one(tmp_path, small, patient):
+    path = report(small, {**patient, "protein": None}, "P", tmp_path, features={"protein": ["A", "B"]})
+    assert "<dt>lacks</dt><dd><bdi>protein</bdi></dd>" in text_of(path)
+    assert "The patient lacks this modality." in text_of(path)
+    with pytest.raises(
+        ValueError, match=r"^modality 'ct' is not among the inputs, which have \['rna', 'protein'\]$"
+    ):
+        report(small, patient, "Q", tmp_path, features={"ct": ["A"]})
+
+
+def test_a_cox_curve_has_the_median_of_its_baseline(tmp_path, small, patient):
+    target = SurvivalTarget(torch.tensor([3.0, 170.0, 250.0, 400.0]), torch.tensor([True] * 4))
+    baseline = BreslowBaseline.fit(torch.zeros(4), target)
+    survival = baseline.survival(torch.zeros(1), baseline.times)[0]
+    text = text_of(report(small, patient, "P", tmp_path, curve=(baseline.times, survival), curve_steps=True))
+    assert f"median {baseline.median(torch.zeros(1)).item():.0f}<" in text
+
+
+def test_masked_features_take_no_place_in_the_list(tmp_path, small):
+    table = Masked(torch.tensor([[0.0, 0.0, 2.0]]).double(), torch.tensor([[False, False, True]]))
+    text = text_of(report(small, {"rna": table}, "P", tmp_path, features={"rna": GENES}, k=1))
+    assert re.findall(r'class="name"><bdi>(.*?)</bdi>', text) == ["rna", "TP53"]
 
 
 def test_wrong_requests_are_refused(tmp_path, small, patient):

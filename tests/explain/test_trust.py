@@ -73,5 +73,8 @@ def test_curves_are_drawn_as_they_are():
 def test_wrong_requests_are_refused():
     with pytest.raises(ValueError, match=r"^modality 'x': expected scores of shape \(1, 4\), got \(1, 3\)$"):
         faithfulness(Sum(), {"x": X}, "x", torch.zeros(1, 3))
+    message = r"^modality 'x': expected finite scores of its real elements$"
+    with pytest.raises(ValueError, match=message):
+        faithfulness(Sum(), {"x": X}, "x", torch.tensor([[1.0, torch.nan, 0.0, 0.0]]))
     with pytest.raises(ValueError, match=r"^expected steps >= 1 and repeats >= 1, got 0 and 3$"):
         faithfulness(Sum(), {"x": X}, "x", X, steps=0)

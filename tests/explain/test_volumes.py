@@ -55,6 +55,15 @@ def test_a_planted_pixel_is_drawn_where_it_is():
     assert (picture == 77).all(axis=2).sum() == 40 * 60 - 2
 
 
+def test_limits_about_zero_keep_the_colours_of_both_signs():
+    options = {"scores": np.array([[-0.5, 0.2]]), "colorbar": False}
+    maps = [
+        image_overlay(np.zeros((1, 2)), limits=limits, **options).images[1].get_cmap().name
+        for limits in (None, (-1.0, 1.0), (0.0, 1.0))
+    ]
+    assert maps == ["RdBu_r", "RdBu_r", "viridis"]
+
+
 def test_slices_go_through_the_largest_score():
     volume = np.random.default_rng(0).random((5, 6, 7))
     scores = np.zeros((5, 6, 7))
