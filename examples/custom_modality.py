@@ -19,10 +19,8 @@ from tqdm import tqdm
 from healnet import HEALNet, Masked, Tokens
 from healnet.data import Cohort, CohortDataset, Standardizer
 from healnet.datasets import load_mini_acc
-from healnet.encoders import ModalityEncoder, OmicEncoder
-from healnet.encoders.base import element_mask, unmask
-from healnet.fusion import FusionLayer, HybridFusionLayer
-from healnet.fusion.trace import TraceRecorder
+from healnet.encoders import ModalityEncoder, OmicEncoder, element_mask, unmask
+from healnet.fusion import FusionLayer, HybridFusionLayer, TraceRecorder
 from healnet.survival import concordance, cox_nll
 from healnet.testing import check_encoder, check_fusion_layer, check_model
 

@@ -1,6 +1,6 @@
 """Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
 
-from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.base import ModalityEncoder, element_mask, unmask
 from healnet.encoders.gene_sets import GeneSetEncoder, read_gmt, read_signatures
 from healnet.encoders.graph import GraphEncoder
 from healnet.encoders.grid import GridEncoder
@@ -22,6 +22,8 @@ __all__ = [
     "PatchEncoder",
     "SequenceEncoder",
     "TimeSeries",
+    "element_mask",
     "read_gmt",
     "read_signatures",
+    "unmask",
 ]

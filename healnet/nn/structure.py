@@ -84,13 +84,15 @@ def _announce(walk: Any, counts: Any, length: int) -> None:
     walks = counts.astype(float)
     for _ in range(length // 2 - 1 + length % 2):
         walks = pattern @ walks
-    if walks.sum() > _MANY_PRODUCTS:
+    # In a dense graph walks meet again, and no row of a power has more than all nodes.
+    products = min(walks.sum(), len(counts) * walk.nnz)
+    if products > _MANY_PRODUCTS:
         _LOG.warning(
             "return probabilities of a graph of %d nodes up to length %d take about %.0e products; "
             "a smaller length takes fewer",
             len(counts),
             length,
-            walks.sum(),
+            products,
         )
 
 

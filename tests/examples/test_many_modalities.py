@@ -50,8 +50,8 @@ def test_quick_run(tmp_path):
         "graph",
         "table + image, late",
         "table + image, fused",
-        "all five, fused",
         "all five, late",
+        "all five, fused",
     ]
     assert all(0.3 < score < 1 for score in scores.values())
     assert (tmp_path / "many_modalities.png").stat().st_size > 10_000

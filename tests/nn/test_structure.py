@@ -78,6 +78,12 @@ def test_a_long_computation_is_announced(caplog, monkeypatch):
     ]
 
 
+def test_a_small_dense_graph_is_not_announced(caplog):
+    with caplog.at_level(logging.WARNING):
+        return_probabilities(torch.combinations(torch.arange(200)).T, 200, 8)  # 3e11 walks, 8e6 products
+    assert not caplog.records
+
+
 def test_a_length_without_a_walk_is_refused():
     with pytest.raises(
         ValueError, match=r"^expected a length of at least 2, got 1: no walk is back after one step$"
