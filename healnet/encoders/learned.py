@@ -30,11 +30,9 @@ class LearnedEncoder(ModalityEncoder):
 
     Example:
         >>> import torch
-        >>> cnn = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.SELU(), nn.Flatten(2))  # (b, 16, n)
-        >>> class TokensLast(nn.Module):
-        ...     def forward(self, x):
-        ...         return x.transpose(1, 2)
-        >>> LearnedEncoder(nn.Sequential(cnn, TokensLast()), token_dim=16)(torch.zeros(2, 3, 64, 64)).values.shape
+        >>> from einops.layers.torch import Rearrange
+        >>> cnn = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.SELU(), Rearrange("b c h w -> b (h w) c"))
+        >>> LearnedEncoder(cnn, token_dim=16)(torch.zeros(2, 3, 64, 64)).values.shape
         torch.Size([2, 64, 16])
     """
 

@@ -22,12 +22,22 @@ SETS = {"suppressors": ["TP53", "RB1", "TP53"], "cycle": ["MYC", "TP53"], "lost"
 def test_tokens_by_hand():
     encoder = GeneSetEncoder(FEATURES, SETS, token_dim=3).double()
     assert encoder.names == ("suppressors", "cycle", "rest")
-    members = [[0, 2], [1, 0, 2], [3, 4, 5]]
+    members = [[2, 0], [1, 2, 0], [4, 3, 5]]  # by name
     torch.nn.init.normal_(encoder.bias)
     x = torch.randn(5, 6, dtype=torch.float64)
     rows = encoder.weight.split([len(columns) for columns in members])
     expected = [F.selu(x[:, c] @ w + b) for c, w, b in zip(members, rows, encoder.bias, strict=True)]
     torch.testing.assert_close(encoder(x).values, torch.stack(expected, dim=1), rtol=0, atol=1e-12)
+
+
+def test_weights_belong_to_names():
+    torch.manual_seed(0)
+    order = [4, 2, 5, 0, 3, 1]
+    encoder = GeneSetEncoder(FEATURES, SETS)
+    other = GeneSetEncoder([FEATURES[i] for i in order], {name: set(SETS[name]) for name in SETS})
+    other.load_state_dict(encoder.state_dict())
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(other(x[:, order]).values, encoder(x).values, rtol=0, atol=0)
 
 
 def test_weights_start_lecun_normal_in_the_size_of_each_set():
