@@ -125,23 +125,26 @@ class Tokens:
         and bias differ (DESIGN: token-space attention). Masked tokens are zero, whatever they held, NaN included.
 
         Args:
-            dtype: of the first call decides the type of the result (default: that of the values).
+            dtype: of the first call decides the type of the result (default: that of the values); statistics are taken
+                before anything is rounded to it.
 
         Returns:
             (b, n, c)
         """
         if self._standardised is None:
-            values = self.values if dtype is None else self.values.to(dtype)
+            dtype = dtype or self.values.dtype
+            values = self.values.to(torch.promote_types(self.values.dtype, dtype))
             if self.mask is not None and not _known_to_be_real(self.mask):
                 # Before the statistics: the gradient of a normalised NaN is NaN even behind a mask.
                 values = values.masked_fill(~self.mask.unsqueeze(-1), 0)
-            self._standardised = F.layer_norm(values, values.shape[-1:], eps=LAYER_NORM_EPS)
+            self._standardised = F.layer_norm(values, values.shape[-1:], eps=LAYER_NORM_EPS).to(dtype)
         return self._standardised
 
 
 def _known_to_be_real(mask: Tensor) -> bool:
     """All True, where finding out costs next to nothing: a bag of 100,000 patches is then not copied."""
-    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return mask.device.type == "cpu" and not traced and bool(mask.all())
 
 
 class TimeSeries(NamedTuple):

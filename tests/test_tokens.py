@@ -27,6 +27,13 @@ def test_standardised_is_computed_once_and_in_full_precision():
     )
 
 
+def test_statistics_are_taken_before_rounding():
+    """1000 and 1001 are one number in bfloat16."""
+    z = Tokens(torch.tensor([[[1000.0, 1001.0]]])).standardised(torch.bfloat16)
+    assert z.dtype == torch.bfloat16
+    assert z.tolist() == [[[-1.0, 1.0]]]
+
+
 def test_masked_tokens_are_zero_and_get_no_gradient_even_from_nan():
     values = torch.tensor([[[1.0, 3.0], [math.nan, 1.0]]], requires_grad=True)
     z = Tokens(values, torch.tensor([[True, False]])).standardised()

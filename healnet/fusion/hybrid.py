@@ -112,7 +112,7 @@ class HybridFusionLayer(FusionLayer):
             if name in tokens:
                 present = tokens[name].present
                 update, attended = self._cross(name).attend(
-                    latents, tokens[name].standardised(latents.dtype), tokens[name].mask
+                    latents, tokens[name].standardised(_working_dtype(latents)), tokens[name].mask
                 )
                 if recorder is not None:
                     recorder.record(name, attended)
@@ -140,6 +140,14 @@ class HybridFusionLayer(FusionLayer):
             latents = _gated(latents, attention(latents), present)
             latents = _gated(latents, feed_forward(latents), present)
         return latents
+
+
+def _working_dtype(latents: Tensor) -> torch.dtype:
+    """The type attention multiplies in, which autocast may lower: all layers then share one copy of the tokens in it."""
+    device = latents.device.type
+    if torch.is_autocast_enabled(device) and latents.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return latents.dtype
 
 
 def _gated(latents: Tensor, update: Tensor, present: Tensor | None) -> Tensor:

@@ -184,6 +184,8 @@ class HEALNet(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens]:
         """The tokens of every modality that is there, in the order of fusion."""
+        if not isinstance(inputs, Mapping):
+            raise ValueError(f"expected a mapping from modality to input, got {type(inputs).__name__}")
         unknown = [name for name in inputs if name not in self.encoders]
         if unknown:
             raise ValueError(

@@ -51,13 +51,14 @@ def load_original(
     """A `HEALNet` with the weights of a checkpoint of the authors' release, and the same logits and latents.
 
     The keyword arguments are those of the release's constructor, with its defaults. Modalities are named "0", "1", ... in
-    their order and take tensors of shape (b, *axes, channels).
+    their order and take tensors of shape (b, *axes, channels). Where `Masked` hides the end of an axis, positions span what
+    is left; the release's own mask leaves them as they were.
 
     Args:
         state_dict: of the release's `HealNet`; of a tied model with or without the repeated entries.
         n_modalities: number of modalities.
         channel_dims: channels of each.
-        num_spatial_axes: axes of each.
+        num_spatial_axes: axes of each, 1 to 4.
         out_dims: width of the logits.
         depth: number of fusion layers.
         num_freq_bands: Fourier bands per axis.
@@ -68,7 +69,8 @@ def load_original(
         l_heads: heads of self-attention.
         cross_dim_head: width of a cross-attention head.
         latent_dim_head: width of a self-attention head.
-        attn_dropout: attention dropout.
+        attn_dropout: attention dropout; in training, cross-attention drops whole tokens where the release drops single
+            weights, with the same expectation.
         ff_dropout: feed-forward dropout.
         weight_tie_layers: layers after the first share weights.
         fourier_encode_data: positions are concatenated to the channels.
@@ -77,8 +79,9 @@ def load_original(
         snn: SELU gate; GELU otherwise.
 
     Raises:
-        ValueError: an option the release itself cannot run, arguments of different lengths, or weights that are missing,
-            left over or of another shape than the arguments say.
+        ValueError: an option that cannot be expressed or that the release itself cannot run, arguments of different
+            lengths, or weights that are missing, left over, of another shape than the arguments say, or said to be tied
+            but different.
     """
     if self_per_cross_attn not in (0, 1):
         raise ValueError(
@@ -89,6 +92,9 @@ def load_original(
             f"expected n_modalities={n_modalities} channel_dims and num_spatial_axes, "
             f"got {len(channel_dims)} and {len(num_spatial_axes)}"
         )
+    for j, axes in enumerate(num_spatial_axes):
+        if not 1 <= axes <= 4:
+            raise ValueError(f"num_spatial_axes[{j}]={axes}: expected 1 to 4")
     encoders = {
         str(j): GridEncoder(
             channels, axes, num_bands=num_freq_bands, max_freq=max_freq, positions=fourier_encode_data
@@ -153,11 +159,16 @@ def _translate(
                 f"layers.1.{slot}.{name}",
                 f"layers.1.{shared}.{name}",
             ]
-        found = next((candidate for candidate in names if candidate in theirs), None)
-        if found is None:
+        found = [candidate for candidate in dict.fromkeys(names) if candidate in theirs]
+        if not found:
             raise ValueError(f"the checkpoint lacks {names[0]!r}, which the arguments ask for")
-        used.add(found)
-        return theirs[found]
+        for other in found[1:]:
+            if not torch.equal(theirs[other], theirs[found[0]]):
+                raise ValueError(
+                    f"weight_tie_layers=True: {found[0]!r} and {other!r} are one weight, but differ in the checkpoint"
+                )
+        used.add(found[0])
+        return theirs[found[0]]
 
     def feed_forward(layer: int, slot: str, prefix: str) -> dict[str, Tensor]:
         parts = {"0": "norm", "1.expand": "fn.net.0", "1.contract": "fn.net.2"}

@@ -63,7 +63,7 @@ class Attended:
     mask: Tensor | None
     token_weights: Tensor | None
     num_heads: int
-    batch: int
+    num_latents: int
 
     @torch.no_grad()
     def weights(self, keep: str = "none", grad_output: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class Attended:
         Shape:
             returns: (b, n), (b, h, n), (b, m, n) or (b, h, m, n)
         """
-        folded = self.queries.shape[0] != self.batch
+        folded = self.queries.shape[1] == self.num_latents  # the heads are among the batches
         heads, latents = keep in ("heads", "both"), keep in ("latents", "both")
         values = self.values
         if self.token_weights is not None and grad_output is not None:
@@ -93,7 +93,7 @@ class Attended:
             slopes=None if grad_output is None else (grad_output, values),
         )
         if folded:
-            weights = weights.unflatten(0, (self.batch, self.num_heads))
+            weights = weights.unflatten(0, (len(weights) // self.num_heads, self.num_heads))
             weights = weights if heads else weights.mean(dim=1)
         return weights
 
@@ -195,25 +195,26 @@ class CrossAttention(nn.Module):
         folded = rearrange(torch.einsum("bhme,hec->bhmc", queries, to_k), "b h m c -> b (h m) c")
         output, mass, lse = online_attention(folded, tokens, tokens, mask, keep)
         attended = Attended(
-            folded, tokens, tokens, output, lse, mask, keep, self.num_heads, batch=len(tokens)
+            folded, tokens, tokens, output, lse, mask, keep, self.num_heads, num_latents=queries.shape[2]
         )
-        mean = output * self.gain + mass.unsqueeze(-1) * self.bias
+        mean = output * self.gain + mass.unsqueeze(-1).to(self.bias.dtype) * self.bias
         mean = rearrange(mean, "b (h m) c -> b h m c", h=self.num_heads)
         return torch.einsum("bhmc,hec->bhme", mean, to_v), attended
 
     def _projected(
         self, queries: Tensor, tokens: Tensor, mask: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Attended]:
-        h, batch = self.num_heads, len(tokens)
+        h = self.num_heads
         keys = rearrange(F.linear(tokens, self.to_k.weight * self.gain), "b n (h e) -> (b h) n e", h=h)
         values = rearrange(F.linear(tokens, self.to_v.weight * self.gain), "b n (h e) -> (b h) n e", h=h)
         mask, keep = (None if x is None else x.repeat_interleave(h, dim=0) for x in (mask, keep))
         flat = rearrange(queries, "b h m e -> (b h) m e")
         output, mass, lse = online_attention(flat, keys, values, mask, keep)
-        attended = Attended(flat, keys, values, output, lse, mask, keep, h, batch)
+        attended = Attended(flat, keys, values, output, lse, mask, keep, h, num_latents=queries.shape[2])
         shift = rearrange(self.to_v(self.bias), "(h e) -> h 1 e", h=h)
         output = rearrange(output, "(b h) m e -> b h m e", h=h)
-        return output + rearrange(mass, "(b h) m -> b h m 1", h=h) * shift, attended
+        mass = rearrange(mass.to(self.bias.dtype), "(b h) m -> b h m 1", h=h)
+        return output + mass * shift, attended
 
 
 class SelfAttention(nn.Module):
@@ -271,4 +272,5 @@ class SelfAttention(nn.Module):
     def weights(self, latents: Tensor) -> Tensor:
         """(b, m, m): who attends (rows) to whom (columns), averaged over heads; rows sum to one."""
         q, k, _ = self._split(latents)
-        return (torch.einsum("bhme,bhne->bhmn", q, k).float() * self.scale).softmax(dim=-1).mean(dim=1)
+        scores = torch.einsum("bhme,bhne->bhmn", q, k) * self.scale
+        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).mean(dim=1)

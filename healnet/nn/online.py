@@ -1,8 +1,8 @@
-"""Exact softmax attention in O(chunk) memory, with a state that merges.
+"""Exact softmax attention in O(chunk) memory.
 
 `online_attention` never builds more than a chunk of the score matrix, forward or backward, and skips the gradient of keys
 and values that are data. Its result comes with the log-sum-exp of each query's scores, which is all that is needed to
-merge attention over parts of the tokens (streamed from disk, split over processes): see `SoftmaxState`.
+merge attention over parts of the tokens: see `healnet.nn.softmax`.
 
 Sources: online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867); backward by recomputation, Rabe and Staats 2021
 (arXiv 2112.05682) and Dao et al. 2022 (arXiv 2205.14135).
@@ -11,13 +11,15 @@ Sources: online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867); backwar
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SoftmaxState", "attention_weights", "online_attention"]
+from healnet.nn.softmax import SoftmaxState
+
+__all__ = ["attention_weights", "online_attention"]
 
 # Scores held at once: 1 MiB in float32, so that a chunk lives in the second-level cache. Measured over 150,528 tokens and
 # 1,024 queries, backward, seconds of one core: 0.60 at 2^17, 0.68 at 2^18, 0.77 at 2^19, 0.98 at 2^20, 1.38 at 2^21.
@@ -26,57 +28,6 @@ CHUNK_ELEMENTS = 2**18
 CHUNK_ELEMENTS_GPU = 2**24
 # Up to this many scores the probabilities are simply kept for the backward pass: 16 MiB in float32.
 KEEP_ELEMENTS = 2**22
-
-
-class SoftmaxState(NamedTuple):
-    """The state of a softmax-weighted mean over some of the tokens; states over disjoint tokens merge exactly.
-
-    Shape:
-        maximum: (..., r) a reference score, of any value at least near the largest; -inf where no token was seen.
-        total: (..., r) the sum over tokens of exp(score - maximum).
-        weighted: (..., r, c) the sum over tokens of exp(score - maximum) * value.
-
-    Example:
-        >>> scores, values = torch.randn(1, 10), torch.randn(10, 3)
-        >>> def state(s, v):
-        ...     top = s.amax(-1)
-        ...     p = (s - top.unsqueeze(-1)).exp()
-        ...     return SoftmaxState(top, p.sum(-1), p @ v)
-        >>> merged = state(scores[:, :4], values[:4]).merge(state(scores[:, 4:], values[4:]))
-        >>> torch.allclose(merged.output(), scores.softmax(-1) @ values, atol=1e-6)
-        True
-    """
-
-    maximum: Tensor
-    total: Tensor
-    weighted: Tensor
-
-    @classmethod
-    def from_output(cls, output: Tensor, lse: Tensor) -> SoftmaxState:
-        """The state of a finished attention from its output (..., r, c) and log-sum-exp (..., r)."""
-        seen = ~torch.isneginf(lse)
-        return cls(lse, seen.to(output.dtype), output)
-
-    def merge(self, other: SoftmaxState) -> SoftmaxState:
-        """The state over the tokens of both."""
-        top = torch.maximum(self.maximum, other.maximum)
-        # Two empty states: -inf less -inf would be NaN.
-        safe = torch.where(torch.isneginf(top), torch.zeros_like(top), top)
-        left, right = (self.maximum - safe).exp(), (other.maximum - safe).exp()
-        return SoftmaxState(
-            top,
-            self.total * left + other.total * right,
-            self.weighted * left.unsqueeze(-1) + other.weighted * right.unsqueeze(-1),
-        )
-
-    def output(self) -> Tensor:
-        """(..., r, c): the weighted mean; zero where no token was seen."""
-        total = self.total.unsqueeze(-1)
-        return self.weighted / torch.where(total == 0, torch.ones_like(total), total)
-
-    def lse(self) -> Tensor:
-        """(..., r): the logarithm of the sum of the exponentials of the scores; -inf where no token was seen."""
-        return self.maximum + self.total.log()
 
 
 def online_attention(
@@ -94,8 +45,9 @@ def online_attention(
         queries: the queries, one row per query.
         keys: the keys; the very same tensor may be passed as `values`.
         values: the values.
-        mask: True = real. A row without a real token gives zeros, a log-sum-exp of -inf, and zero gradients.
-        token_weights: multiplies each token's probability after the softmax (whole-token dropout).
+        mask: True = real. A row without a real token gives zeros, a log-sum-exp of -inf, and zero gradients. What is masked
+            must be finite all the same.
+        token_weights: multiplies each token's probability after the softmax (whole-token dropout); gets no gradient.
 
     Shape:
         queries: (B, r, c); keys: (B, n, c); values: (B, n, v); mask, token_weights: (B, n)
@@ -104,11 +56,11 @@ def online_attention(
         output (B, r, v), mass (B, r) = the sum of the probabilities after `token_weights` (one without them), and lse
         (B, r). All three are differentiable, twice if need be (the second derivative builds the full score matrix).
     """
-    if torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if compiling or torch._C._are_functorch_transforms_active():  # vmap, torch.func.grad, ...
         output, mass, lse = _plain(queries, keys, values, mask, token_weights)
-        if (
-            token_weights is None
-        ):  # the fused kernel; a compiler drops what `_plain` did for an output nobody reads
+        if compiling and token_weights is None:
+            # A compiler drops what `_plain` did for an output nobody reads.
             output = _fused(queries, keys, values, mask)
         return output, mass, lse
     output, mass, lse = _OnlineAttention.apply(  # type: ignore[no-untyped-call]
@@ -182,6 +134,8 @@ class _OnlineAttention(torch.autograd.Function):
         queries, keys, values, mask, token_weights, output, mass, lse, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # create_graph=True: the derivative itself must have a graph
+            # Keys and values may be one tensor, each with its own share of the gradient.
+            queries, keys, values = (x.view_as(x) for x in (queries, keys, values))
             inputs = [x for x, need in zip((queries, keys, values), needs, strict=True) if need]
             # A row that saw nothing has lse = -inf; its gradient is not asked for.
             slopes = (grad_output, grad_mass, grad_lse.masked_fill(torch.isneginf(lse), 0))
@@ -231,7 +185,9 @@ def _flash_cpu(
 ) -> tuple[Tensor, Tensor] | None:
     """Torch's fused CPU kernel with the log-sum-exp that its public door drops; None where it does not apply."""
     op = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    if op is None or queries.device.type != "cpu" or keys.shape[1] == 0 or keys.shape[-1] != values.shape[-1]:
+    if op is None or queries.device.type != "cpu" or keys.shape[-1] != values.shape[-1]:
+        return None
+    if 0 in (queries.numel(), keys.numel()):
         return None
     bias = None
     if mask is not None:
@@ -404,37 +360,41 @@ def attention_weights(
     shape = (batch, *([groups] if keep_groups else []), *([m] if keep_rows else []), n)
     result = torch.zeros(shape, dtype=dtype, device=queries.device)
     seen = ~torch.isneginf(lse)
+    finite = _finite(lse).unsqueeze(-1)
     axes = [axis for axis, keep in ((1, keep_groups), (2, keep_rows)) if not keep]
     step = _chunk_length(queries)
-    # exp(score - lse) in one product: a channel of -lse beside the queries and of ones beside the keys.
-    queries = torch.cat((queries, -_finite(lse).unsqueeze(-1).to(queries.dtype)), dim=-1)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        chunk = F.pad(keys[:, part], (0, 1), value=1.0)
-        if axes == [1, 2] and slopes is None:
-            result[:, part] = _column_means(queries, chunk, n)
-            continue
-        weights = torch.bmm(queries, chunk.transpose(1, 2)).to(dtype).exp_()
-        if slopes is not None:
-            grad_output, values = slopes
-            weights *= torch.bmm(grad_output, values[:, part].transpose(1, 2))
-        weights = weights.view(batch, groups, m, -1)
-        result[..., part] = weights.mean(dim=axes) if axes else weights
+    with torch.autocast(queries.device.type, enabled=False):
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            if axes == [1, 2] and slopes is None and queries.dtype == dtype:
+                result[:, part] = _column_means(queries, keys[:, part], finite, n)
+                continue
+            weights = _shifted_product(queries, keys[:, part], finite, dtype).exp_()
+            if slopes is not None:
+                grad_output, values = slopes
+                weights *= torch.bmm(grad_output, values[:, part].transpose(1, 2))
+            weights = weights.unflatten(1, (groups, m))
+            result[..., part] = weights.mean(dim=axes) if axes else weights
     if mask is not None:
         real = mask & seen.any(dim=1, keepdim=True)
         result = result.masked_fill(~real.reshape(batch, *[1] * (result.dim() - 2), n), 0)
+    if slopes is None and queries.dtype != dtype:
+        # A fused kernel's log-sum-exp is of scores that were not rounded to half precision; these were.
+        total = result.sum(dim=-1, keepdim=True)
+        result = result / torch.where(total > 0, total, torch.ones_like(total))
     return result
 
 
-def _column_means(queries: Tensor, keys: Tensor, n: int) -> Tensor:
-    """The mean over queries of exp(q k), through torch's softmax, whose vectorised exponential is 1.5x as fast as exp.
+def _column_means(queries: Tensor, keys: Tensor, lse: Tensor, n: int) -> Tensor:
+    """The mean over queries of exp(q k - lse), through torch's softmax, whose exponential is 1.5x as fast as exp.
 
     Beside the r scores of a token stands a constant, log(r / n): the token's mean weight 1 / n is then half of the softmax,
-    where the quotient below loses no digits.
+    where the quotient below loses no digits. Both the log-sum-exp and the constant ride on the product as a further channel.
     """
     batch, rows, width = queries.shape
-    constant = queries.new_zeros(batch, 1, width)
+    constant = queries.new_zeros(batch, 1, width + 1)
     constant[..., -1] = math.log(rows / n)
-    scores = torch.bmm(keys, torch.cat((queries, constant), dim=1).transpose(1, 2))
-    share = scores.softmax(dim=-1, dtype=_accumulation_dtype(queries.dtype))[..., -1]
+    queries = torch.cat((torch.cat((queries, -lse), dim=-1), constant), dim=1)
+    scores = torch.bmm(F.pad(keys, (0, 1), value=1.0), queries.transpose(1, 2))
+    share = scores.softmax(dim=-1)[..., -1]
     return (1 / share - 1) / n

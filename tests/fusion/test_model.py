@@ -151,6 +151,49 @@ def test_autocast_agrees_with_full_precision():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_under_autocast_all_layers_share_one_copy_of_the_tokens():
+    model = build()
+    tokens = model.encode(batch_of(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for layer in model.layers:
+            layer(model.latents.expand(4, -1, -1), tokens)
+    assert {x.standardised().dtype for x in tokens.values()} == {torch.bfloat16}
+
+
+def test_gradients_of_single_patients_by_function_transforms():
+    model, inputs = build().double(), batch_of(3, dtype=torch.float64)
+    mask = torch.tensor([True, False, True])
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, clinical, rna, has_rna):
+        inputs = {"clinical": clinical[None], "rna": Masked(rna[None], has_rna[None])}
+        return torch.func.functional_call(model, parameters, (inputs,)).square().sum()
+
+    # torch has no batching rule for its fused self-attention, and warns that it is slow.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        single = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(
+            parameters, inputs["clinical"], inputs["rna"], mask
+        )
+    model({"clinical": inputs["clinical"], "rna": Masked(inputs["rna"], mask)}).square().sum().backward()
+    for name, parameter in parameters.items():
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(single[name].sum(0), expected, rtol=0, atol=1e-10)
+
+
+def test_an_empty_batch_gives_an_empty_output():
+    inputs = {name: x[:0] for name, x in batch_of(3).items()}
+    output, trace = build("features").trace(inputs)
+    assert output.shape == (0, 2)
+    assert trace["rna"].shape == (2, 0, 13)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(3, 5), [torch.zeros(3, 5)]])
+def test_inputs_without_names_are_refused(inputs):
+    message = f"expected a mapping from modality to input, got {type(inputs).__name__}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build()(inputs)
+
+
 class Wrong(ModalityEncoder):
     """Returns something else than it promises."""
 

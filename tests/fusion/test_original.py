@@ -131,6 +131,13 @@ def test_without_a_head_the_model_returns_latents():
             "self_per_cross_attn=2: expected 0 or 1; the release's forward pass fails with more blocks",
         ),
         ({"channel_dims": [20]}, "expected n_modalities=2 channel_dims and num_spatial_axes, got 1 and 2"),
+        ({"num_spatial_axes": [1, 5]}, "num_spatial_axes[1]=5: expected 1 to 4"),
+        ({"num_spatial_axes": [0, 2]}, "num_spatial_axes[0]=0: expected 1 to 4"),
+        (
+            {"weight_tie_layers": True},
+            "weight_tie_layers=True: 'layers.1.3.norm.weight' and 'layers.1.1.norm.weight' are one weight, "
+            "but differ in the checkpoint",
+        ),
         (
             {"depth": 3},
             "the checkpoint lacks 'layers.2.0.fn.to_kv.weight', which the arguments ask for",

@@ -50,6 +50,23 @@ def test_weights_sum_to_one_over_real_tokens(model, inputs, keep, axes):
     assert (protein[~hidden] > 0).all()
 
 
+@pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
+def test_weights_sum_to_one_under_autocast(model, inputs, keep):
+    model.float()
+    inputs = {"rna": 9 * inputs["rna"].float(), "protein": Masked(*inputs["protein"])}
+    for layer in model.layers:
+        for attention in layer.cross_attention.values():
+            torch.nn.init.normal_(attention.to_q.weight)
+            torch.nn.init.normal_(attention.to_k.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, trace = model.trace(inputs, keep=keep)
+        assert torch.equal(output, model(inputs))
+    for name, present in (("rna", torch.ones(B)), ("protein", inputs["protein"].mask.any(1).float())):
+        total = trace[name].sum(-1)
+        expected = present.view(1, B, *[1] * (total.dim() - 2)).expand_as(total)
+        torch.testing.assert_close(total, expected, rtol=0, atol=1e-5)
+
+
 def test_kept_axes_average_to_the_mean(model, inputs):
     mean = model.trace(inputs)[1]
     both = model.trace(inputs, keep="both")[1]
@@ -61,7 +78,7 @@ def test_self_attention_is_recorded_and_is_the_identity_for_the_absent(model, in
     _, trace = model.trace(inputs)
     rows = trace.latents["protein"]
     assert rows.shape == (DEPTH * 2, B, M, M)
-    torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows[..., 0]))
+    torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows[..., 0]), rtol=0, atol=1e-14)
     assert (rows[:, 2] == torch.eye(M)).all()
     assert (rows[:, 1] != torch.eye(M)).any()
 

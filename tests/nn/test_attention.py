@@ -141,6 +141,28 @@ def test_autocast_agrees_with_full_precision(association):
     assert all(torch.isfinite(p.grad).all() for p in attention.parameters())
 
 
+@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_in_half_precision_agrees_with_full_precision(association, dtype):
+    attention, (latents, values) = module().float(), example()
+    latents, z = latents.detach().float(), Tokens(values.detach().float()).standardised()
+    expected = attention(latents, z, None, association)
+    got = attention.to(dtype)(latents.to(dtype), z.to(dtype), None, association)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
+def test_no_patients_at_all(association, keep):
+    update, attended = module().attend(
+        torch.zeros(0, M, D).double(), torch.zeros(0, N, C).double(), None, association
+    )
+    assert update.shape == (0, M, D)
+    axes = {"none": (), "heads": (H,), "latents": (M,), "both": (H, M)}[keep]
+    assert attended.weights(keep).shape == (0, *axes, N)
+
+
 @pytest.mark.parametrize(
     "kind", [lambda t: CrossAttention(3, 3, temperature=t), lambda t: SelfAttention(3, temperature=t)]
 )
@@ -158,4 +180,4 @@ def test_self_attention_is_the_plain_formulation_and_so_are_its_weights():
     weights = (torch.einsum("bmhe,bnhe->bhmn", q, k) * 2 / math.sqrt(E)).softmax(-1)
     expected = attention.to_out(torch.einsum("bhmn,bnhe->bmhe", weights, v).flatten(2))
     torch.testing.assert_close(attention(latents), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(attention.weights(latents).double(), weights.mean(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(attention.weights(latents), weights.mean(1), rtol=0, atol=1e-12)

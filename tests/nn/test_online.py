@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet.nn import online
-from healnet.nn.online import SoftmaxState, attention_weights, online_attention
+from healnet.nn.online import attention_weights, online_attention
+from healnet.nn.softmax import SoftmaxState
 
 B, R, N, C, V = 3, 5, 11, 7, 2
 
@@ -104,6 +105,42 @@ def test_gradients_agree_with_finite_differences(path):
     assert torch.autograd.gradgradcheck(lambda q, k, v: online_attention(q, k, v, mask)[0], inputs)
 
 
+def test_keys_that_are_the_values_get_their_gradient_once_under_create_graph(path):
+    """The derivative with a graph is the derivative without: each share of one tensor counts once."""
+    queries, keys, _, mask = example(mask=True)
+    mask[1] = False
+    inputs = (queries.requires_grad_(), keys.requires_grad_())
+    output, _, lse = online_attention(queries, keys, keys, mask)
+    quantity = output.square().sum() + lse.masked_fill(torch.isneginf(lse), 0).sum()
+    once = torch.autograd.grad(quantity, inputs, retain_graph=True)
+    again = torch.autograd.grad(quantity, inputs, create_graph=True)
+    assert once[1].abs().max() > 0.1
+    torch.testing.assert_close(again, once, rtol=0, atol=1e-12)
+
+
+def test_no_patients_at_all(path):
+    queries = torch.zeros(0, 3, 5, requires_grad=True)
+    output, mass, lse = online_attention(queries, torch.zeros(0, 7, 5), torch.zeros(0, 7, 5))
+    assert (output.shape, mass.shape, lse.shape) == ((0, 3, 5), (0, 3), (0, 3))
+    output.sum().backward()
+    assert queries.grad.shape == (0, 3, 5)
+
+
+def test_function_transforms_take_the_plain_way():
+    queries, keys, values, mask = example(v=V, mask=True)
+
+    def total(q, k, v, m):
+        output, _, lse = online_attention(q, k, v, m)
+        return output.square().sum() + lse.sum()
+
+    def of_one(q, k, v, m):
+        return total(q[None], k[None], v[None], m[None])
+
+    expected = torch.autograd.grad(total(queries.requires_grad_(), keys, values, mask), queries)[0]
+    per_patient = torch.vmap(torch.func.grad(of_one))(queries.detach(), keys, values, mask)
+    torch.testing.assert_close(per_patient, expected, rtol=0, atol=1e-12)
+
+
 def test_large_scores_stay_finite(path):
     queries, keys, values, _ = example(n=100)
     queries = (1000 * queries).requires_grad_()
@@ -131,6 +168,25 @@ def test_half_precision_accumulates_in_float32(path, dtype):
     expected.square().sum().backward()
     largest = exact.grad.abs().max().item()
     torch.testing.assert_close(queries.grad.double(), exact.grad, rtol=0, atol=0.08 * largest)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keep", [False, True])
+def test_half_precision_weights_sum_to_one(path, dtype, keep):
+    """Scores of 30 and more, whose rounding alone would move a weight by a tenth."""
+    queries, keys, _, mask = example(n=300, mask=True)
+    mask[2] = False
+    queries, keys = (5 * queries).to(dtype), keys.to(dtype)
+    _, _, lse = online_attention(queries, keys, keys, mask)
+    with torch.autocast("cpu", dtype=dtype):
+        weights = attention_weights(queries, keys, lse, mask=mask, keep_rows=keep)
+    assert weights.dtype == torch.float32
+    total = mask.any(1).float().view(-1, *[1] * (weights.dim() - 2)).expand(weights.shape[:-1])
+    torch.testing.assert_close(weights.sum(-1), total, rtol=0, atol=1e-5)
+    scores = (queries.double() @ keys.double().transpose(1, 2)).masked_fill(~mask[:, None], -math.inf)
+    exact = scores.softmax(-1).nan_to_num(0)
+    exact = exact if keep else exact.mean(1)
+    torch.testing.assert_close(weights.double(), exact, rtol=0.3, atol=0.02)
 
 
 def test_data_tokens_are_not_differentiated(path, monkeypatch):
