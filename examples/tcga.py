@@ -118,7 +118,7 @@ def healnet(seen: Cohort, new: Cohort, seed: int, report: Callable[[float], None
     for member in range(SETTINGS["members"]):
         model = train(seen, seed * SETTINGS["members"] + member, report)
         known = predict(model, seen)
-        risks.append((predict(model, new) - known.mean()) / known.std())
+        risks.append((predict(model, new) - known.mean()) / (known.std() or 1.0))
     return np.mean(risks, axis=0)
 
 
@@ -181,7 +181,8 @@ def score(folds: pd.DataFrame) -> pd.DataFrame:
 def draw(folds: pd.DataFrame, path: Path) -> None:
     """Kaplan-Meier curves of the halves of lower and higher out-of-fold risk."""
     target = SurvivalTarget(folds["time"].to_numpy(), folds["event"].to_numpy())
-    halves = np.where(folds["healnet"] > folds["healnet"].median(), "high risk", "low risk")
+    upper = folds["healnet"].rank(method="first") > (len(folds) + 1) / 2  # halves even where risks are tied
+    halves = np.where(upper, "high risk", "low risk")
     figure = Figure(figsize=(7, 5), layout="constrained")
     plot_kaplan_meier(figure.subplots(), target, halves, unit="months", order=["low risk", "high risk"])
     figure.savefig(path, dpi=150)
@@ -218,6 +219,10 @@ def main() -> None:
     unknown = [fold for fold in wanted if fold not in splits]
     if unknown:
         parser.error(f"--folds {args.folds}: {args.splits} has {list(splits)}, not {unknown}")
+    if not args.features:
+        torch.set_num_threads(
+            1
+        )  # operations this small only wait for a second thread, for minutes on a busy machine
     args.output.mkdir(parents=True, exist_ok=True)
     check_manifest(args.output / "manifest.json", manifest(args))
 
@@ -232,6 +237,8 @@ def main() -> None:
                 bar.update()
 
             seen, new = (cohort[cohort.locate(ids)] for ids in (splits[fold].train, splits[fold].held_out))
+            if not seen.target.event.any():
+                sys.exit(f"{splits[fold].path}: none of its {len(seen)} training patients had the event")
             seed = args.seed * len(splits) + fold
             risks = [healnet(seen, new, seed, report), *baselines(seen, new, seed)]
             table = pd.DataFrame(

@@ -191,7 +191,7 @@ def _ids(path: Path, frame: pd.DataFrame, patient: str) -> pd.Series[str]:
     empty = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
     if len(empty):
         raise ValueError(f"{shown(path)}: row {empty[0] + 1} has no {patient!r}")
-    names = ids.astype(str)
+    names = ids.astype(str).str.strip()
     slides = [name for name in names.unique() if slide_name(name) != name]
     if slides:
         raise ValueError(f"{shown(path)}: expected patients in {patient!r}, got the slide {slides[0]!r}")
@@ -208,6 +208,7 @@ def _slides(
     for patient, name in zip(ids, frame[slide], strict=True):
         if not isinstance(name, str) or not name.strip():
             continue
+        name = name.strip()
         if owner.setdefault(name, patient) != patient:
             raise ValueError(
                 f"{shown(path)}: the slide {name!r} belongs to patient {owner[name]!r} and to {patient!r}; "
@@ -220,6 +221,10 @@ def _slides(
 
 def _numbers(path: Path, frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
     chosen = frame[wanted]
+    # Yes and no with gaps between them are objects to pandas.
+    objects = chosen.select_dtypes("object")
+    gappy = [name for name in objects if objects[name].map(_is_yes_no).all()]
+    chosen = chosen.astype(dict.fromkeys(gappy, np.float64))
     for column, dtype in chosen.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             values = chosen[column].dropna()
@@ -227,6 +232,10 @@ def _numbers(path: Path, frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame
             got = repr(text.iloc[0]) if len(text) else str(dtype)
             raise ValueError(f"{shown(path)}: expected numbers in column {column!r}, got {got}")
     return chosen.astype(np.float64)
+
+
+def _is_yes_no(cell: object) -> bool:
+    return isinstance(cell, bool) or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
 
 
 def _one_row_each(path: Path, numbers: pd.DataFrame, ids: pd.Series[str]) -> pd.DataFrame:

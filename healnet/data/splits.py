@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # CLAM writes splits_0_bool.csv and splits_0_descriptor.csv beside splits_0.csv; only the last is one.
 _NAME = re.compile(r"splits_(\d+)\.csv")
+_FLOAT = re.compile(r"\d+\.0")
 _SIDES = ("train", "val", "test")
 
 
@@ -61,7 +62,7 @@ def read_splits(folder: str | Path, cohort: Cohort | None = None) -> list[Split]
 
     Raises:
         ValueError: no splits in the folder; a file that cannot be read, lacks a column or has an empty side; an id that
-            is listed twice; a patient on two sides, if only by two of their slides; not one id that the cohort has.
+            is listed twice; a patient on two sides, if only by two of their slides; a side none of whose ids the cohort has.
             The message names the file.
     """
     folder = Path(folder)
@@ -91,12 +92,13 @@ def _read_split(fold: int, path: Path, cohort: Cohort | None) -> Split:
     if cohort is not None:
         owner = _owners(cohort)
         unknown = [name for names in listed.values() for name in names if slide_name(name) not in owner]
-        total = sum(map(len, listed.values()))
-        if len(unknown) == total:
-            raise ValueError(
-                f"{shown(path)}: none of its {total} ids, such as {unknown[0]!r}, is in the cohort"
-            )
+        for side, names in listed.items():
+            if names and all(slide_name(name) not in owner for name in names):
+                raise ValueError(
+                    f"{shown(path)}: none of the {len(names)} ids in {side!r}, such as {names[0]!r}, is in the cohort"
+                )
         if unknown:
+            total = sum(map(len, listed.values()))
             log.warning(
                 "%s: %d of %d ids are not in the cohort: %s",
                 shown(path),
@@ -116,7 +118,10 @@ def _read_split(fold: int, path: Path, cohort: Cohort | None) -> Split:
 
 
 def _ids(column: pd.Series[str]) -> list[str]:
-    return [name.strip() for name in column.dropna() if name.strip()]
+    names = [name.strip() for name in column.dropna() if name.strip()]
+    # Whole numbers that pandas wrote beside a longer column, whose padding made them floats.
+    floats = all(_FLOAT.fullmatch(name) for name in names)
+    return [name.removesuffix(".0") for name in names] if floats else names
 
 
 def _owners(cohort: Cohort) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -134,3 +135,32 @@ def test_a_fold_that_is_not_there_is_refused(run, inputs, capsys):
     with pytest.raises(SystemExit):
         run("--folds", "0,7")
     assert "has [0, 1], not [7]" in capsys.readouterr().err
+
+
+def edit_table(inputs, change):
+    table = pd.read_csv(inputs / "table.csv")
+    change(table)
+    table.to_csv(inputs / "table.csv", index=False)
+
+
+def test_a_training_side_without_events_is_said_before_any_model_is_made(run, inputs):
+    # Fold 0 trains on the odd patients.
+    def censor(table):
+        table.loc[table.index % 2 == 1, "censorship"] = 1
+
+    edit_table(inputs, censor)
+    path = inputs / "splits" / "splits_0.csv"
+    with pytest.raises(
+        SystemExit, match=f"^{re.escape(f'{path}: none of its 20 training patients had the event')}$"
+    ):
+        run()
+
+
+@pytest.mark.filterwarnings("ignore:all coefficients are zero")
+def test_inputs_that_are_alike_for_everybody_give_chance(run, inputs):
+    def flatten(table):
+        table.drop(columns=[name for name in table if name.startswith("G")], inplace=True)
+        table["age"], table["is_female"] = np.nan, 1
+
+    edit_table(inputs, flatten)
+    assert (pd.read_csv(run("--folds", "0") / "results.csv")["c_index"] == 0.5).all()

@@ -116,6 +116,21 @@ def test_ids_keep_their_zeros(tmp_path):
     assert read_omics(write(tmp_path, text)).patients.tolist() == ["0013", "0012", "14"]
 
 
+def test_blanks_around_ids_do_not_part_a_patient(tmp_path):
+    cohort = read_omics(write(tmp_path, ROWS.replace("2,p2,p2-B.svs", "2, p2 ,p2-B.svs ")))
+    assert cohort.patients.tolist() == ["p2", "p1", "p3"]
+    assert cohort.slides["p2"] == ("p2-A.svs", "p2-B.svs")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_yes_and_no_may_have_gaps(tmp_path, suffix):
+    table = pd.read_csv(io.StringIO(ROWS))
+    table["TP53_mut"] = pd.Series([True, False, None, None], dtype=object)
+    path = tmp_path / f"table.{suffix}"
+    table.to_csv(path, index=False) if suffix == "csv" else table.to_parquet(path)
+    np.testing.assert_array_equal(read_omics(path).table("mutations")["TP53"], [1, 0, np.nan])
+
+
 def test_quotes_blank_lines_windows_lines_and_a_byte_order_mark_are_no_trouble(tmp_path):
     text = ROWS.replace(",X,", ',"Boston, ""MA""\nUSA",').replace("BLCA", '"BLCA"')
     lines = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n\r\n"

@@ -86,7 +86,10 @@ def test_ids_that_the_cohort_lacks_are_counted(tmp_path, cohort, caplog):
         ),
         (",train,test\n0,p0,p1\n", "no column 'val'; it has '', 'train', 'test'"),
         (",train,val\n0,p0,\n", "the column 'val' has no ids"),
-        (",train,val\n0,q0,q1\n", "none of its 2 ids, such as 'q0', is in the cohort"),
+        (",train,val\n0,q0,q1\n", "none of the 1 ids in 'train', such as 'q0', is in the cohort"),
+        (",train,val\n0,p0,q1\n1,p1,q2\n", "none of the 2 ids in 'val', such as 'q1', is in the cohort"),
+        # Not a split without a test set, whose val would then be reported.
+        (",train,val,test\n0,p0,p1,q2\n", "none of the 1 ids in 'test', such as 'q2', is in the cohort"),
         (",train,val\n0,p0\n", "expected 3 fields in every row, got 2 in line 2"),
         ("", "expected a table, got an empty file"),
     ],
@@ -95,6 +98,19 @@ def test_what_cannot_be_a_split_is_refused_and_named(tmp_path, cohort, text, mes
     path = write(tmp_path, text) / "splits_0.csv"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
         read_splits(tmp_path, cohort)
+
+
+def test_whole_numbers_that_padding_made_floats(tmp_path):
+    ids = ["12", "7", "30", "05"]
+    age = pd.DataFrame({"age": [50.0, 60.0, 70.0, 80.0]}, index=ids)
+    cohort = Cohort({"clinical": age}, SurvivalTarget([1.0, 2.0, 3.0, 4.0], [True, False, True, False]), ids)
+    pd.DataFrame({"train": pd.Series([12, 7]), "val": pd.Series([30])}).to_csv(tmp_path / "splits_0.csv")
+    assert "30.0" in (tmp_path / "splits_0.csv").read_text()
+    (split,) = read_splits(tmp_path, cohort)
+    assert (sides(split), split.unknown) == ((("12", "7"), ("30",), ()), ())
+    # Where other ids stand beside it, ".0" belongs to the name.
+    (split,) = read_splits(write(tmp_path, ",train,val\n0,12,30.0\n1,7,v1.0\n"))
+    assert split.val == ("30.0", "v1.0")
 
 
 def test_a_folder_without_splits(tmp_path):
