@@ -67,7 +67,7 @@ def colour_limits(scores: ArrayLike) -> tuple[float, float, str]:
     return low, high, "viridis"
 
 
-def readable(name: object, longest: int = 24) -> str:
+def readable(name: object, longest: int = 28) -> str:
     r"""A name from the data as a matplotlib label: never mathematics, nothing unprintable, a long one cut in its middle.
 
     Example:

@@ -167,7 +167,7 @@ def gene_bars(
     colour = {1: RAISES, -1: LOWERS, 0: "0.6"}
     sign = np.zeros(len(names), int) if signs is None else np.sign(np.asarray(signs)).astype(int)
     ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
-    ax.set_yticks(range(len(top)), [readable(names[i]) for i in top], fontsize="small")
+    ax.set_yticks(range(len(top)), [readable(names[i], longest=44) for i in top], fontsize="small")
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
     ax.spines[["top", "right"]].set_visible(False)

@@ -81,7 +81,7 @@ def graph_overlay(
         c=shown[order],
         s=size,
         cmap=cmap or colours,
-        edgecolors="white",
+        edgecolors="0.4" if image is None else "white",
         linewidths=0.3,
         zorder=3,
         vmin=low,

@@ -138,7 +138,7 @@ def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | Non
         ax.spines[["top", "right"]].set_visible(False)
     for i, (name, found) in enumerate(curves.items()):
         x = (100 * found.fractions).tolist()
-        look = {"color": colours[i % 7], "linestyle": styles[i % 4], "label": readable(name)}
+        look = {"color": colours[i % 7], "linestyle": styles[i % 4], "label": readable(name, longest=44)}
         left.plot(x, found.deletion.mean(dim=0).tolist(), **look)
         right.plot(x, found.insertion.mean(dim=0).tolist(), **look)
     left.set(xlabel="highest-scored elements hidden (%)", ylabel="mean risk", title="Deletion")

@@ -70,7 +70,7 @@ def test_any_name_can_be_drawn_as_it_is(name):
         faithfulness_curves({name: found}),
     ):
         png(figure, 30)
-    assert len(readable(name).replace("\\$", "$")) <= 24
+    assert len(readable(name).replace("\\$", "$")) <= 28
 
 
 def test_captions_are_not_mathematics():

@@ -28,6 +28,7 @@ def test_stability_counts_only_who_surely_is_on_top():
     assert top_k_stability([[5, 5, 1], [5, 4, 1]], k=1).tolist() == [0.5, 0, 0]
     assert top_k_stability([[5, 5, 1]], k=2).tolist() == [1, 1, 0]
     assert top_k_stability([[5, np.nan, 1], [np.nan] * 3], k=2).tolist() == [0.5, 0, 0.5]
+    assert top_k_stability([[np.nan, 1]], k=2).tolist() == [0, 1]
     assert rank_genes(NAMES, [1, 1, 1], repeats=[[-9, 1, np.nan]], k=1)["stability"].tolist() == [1, 0, 0]
     with pytest.raises(
         ValueError, match=r"^expected importances of shape \(r, f\) and k >= 1, got \(3,\) and 2$"
