@@ -106,6 +106,8 @@ def check_encoder(
             _take_tokens(tokens, index),
             encoder(take_patients(inputs, index)),
         )
+    poisoned = _map(inputs, lambda tensor, _: _poison(tensor, _masked_elements(inputs, tensor)))
+    _same_tokens("what is masked changes nothing, not even NaN", tokens, encoder(poisoned))
     _check_hidden_patients(encoder, inputs, tokens)
     pad = _pad_bag if pad is None and isinstance(inputs, PatchBag) else pad
     if pad is not None:
@@ -261,7 +263,7 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
     rows = torch.zeros(batch, dtype=torch.bool)
     rows[0] = True
     hidden = hide_patients(inputs, rows)
-    encoded = encoder(_map(hidden, lambda tensor, _: _poison(tensor, rows)))
+    encoded = encoder(_map(hidden, lambda tensor, _: _poison(tensor, _over(tensor, rows))))
     if encoded.mask is None or bool(encoded.mask[0].any()):
         raise LawBrokenError("a patient whose input is all masked has no real token")
     others = torch.arange(1, batch)
@@ -272,14 +274,16 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
     )
     # Finite again: some functions stop the gradient of a NaN, and would hide a leak.
     leaves = [tensor.requires_grad_() for tensor, _ in _leaves(hidden) if tensor.is_floating_point()]
+    masked = [_over(leaf, rows) | _masked_elements(hidden, leaf) for leaf in leaves]
     encoded = encoder(hidden)
     if not encoded.values.requires_grad:
         return
     weights = torch.linspace(-1, 1, encoded.values.numel(), dtype=torch.float64).view_as(encoded.values)
     real = encoded.values.masked_fill(~_mask(encoded).unsqueeze(-1), 0)
-    for gradient in torch.autograd.grad((real * weights).sum(), leaves, allow_unused=True):
+    gradients = torch.autograd.grad((real * weights).sum(), leaves, allow_unused=True)
+    for gradient, elements in zip(gradients, masked, strict=True):
         if gradient is not None and not (
-            bool(torch.isfinite(gradient).all()) and bool((gradient[0] == 0).all())
+            bool(torch.isfinite(gradient).all()) and bool((gradient[elements] == 0).all())
         ):
             raise LawBrokenError("gradients are finite, and exactly zero for what was masked")
 
@@ -353,11 +357,22 @@ def _double(inputs: Any) -> Any:
     return _map(inputs, lambda tensor, _: tensor.double() if tensor.is_floating_point() else tensor.clone())
 
 
-def _poison(tensor: Tensor, rows: Tensor) -> Tensor:
+def _over(tensor: Tensor, mask: Tensor) -> Tensor:
+    """A mask of the first axes, over all of the tensor."""
+    return mask.reshape(*mask.shape, *[1] * (tensor.dim() - mask.dim())).expand_as(tensor)
+
+
+def _masked_elements(inputs: Any, tensor: Tensor) -> Tensor:
+    """Which elements of one field are masked: those under the `mask` of the input, where it fits the field's first axes."""
+    mask = getattr(inputs, "mask", None)
+    if mask is None or tensor.shape[: mask.dim()] != mask.shape:
+        return torch.zeros(tensor.shape, dtype=torch.bool)
+    return _over(tensor, ~mask)
+
+
+def _poison(tensor: Tensor, elements: Tensor) -> Tensor:
     """NaN where nothing is real: what is masked must not matter."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.masked_fill(rows.reshape(-1, *[1] * (tensor.dim() - 1)), float("nan"))
+    return tensor.masked_fill(elements, float("nan")) if tensor.is_floating_point() else tensor
 
 
 def _extra_axis(tensor: Tensor, name: str) -> Tensor:

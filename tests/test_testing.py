@@ -279,6 +279,41 @@ def test_each_broken_encoder_is_caught(encoder, law, example):
     assert str(error.value).startswith(law)
 
 
+class LeaksMaskedElements(GoodEncoder):
+    """Every token knows the sum of the row, missing features included."""
+
+    def forward(self, inputs):
+        x, _ = unmask(inputs)
+        tokens = super().forward(inputs)
+        return Tokens(tokens.values + x.sum(1)[:, None, None], tokens.mask)
+
+
+class LeaksMaskedGradient(GoodEncoder):
+    """The number is right, the gradient of missing features is not."""
+
+    def forward(self, inputs):
+        x, mask = unmask(inputs)
+        tokens = super().forward(inputs)
+        x = x.nan_to_num(0)
+        if mask is not None:
+            x = x.masked_fill(~mask.reshape(len(mask), -1).any(1)[:, None], 0)
+        total = x.sum(1)[:, None, None]
+        return Tokens(tokens.values + total - total.detach(), tokens.mask)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "law"),
+    [
+        (LeaksMaskedElements, "what is masked changes nothing, not even NaN: the largest difference is nan"),
+        (LeaksMaskedGradient, "gradients are finite, and exactly zero for what was masked"),
+    ],
+)
+def test_a_leak_of_missing_features_is_caught(encoder, law, example):
+    mask = torch.tensor([[True] * 4, [True, True, False, True], [False, True, True, True]])
+    with pytest.raises(LawBrokenError, match=f"^{law}$"):
+        check_encoder(encoder(), Masked(example, mask))
+
+
 class BagEncoder(ModalityEncoder):
     token_dim = 3
 
