@@ -48,6 +48,9 @@ def unmask(inputs: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
     if isinstance(inputs, Tensor):
         return inputs, None
     if isinstance(inputs, Masked):
+        if not (isinstance(inputs.values, Tensor) and isinstance(inputs.mask, Tensor)):
+            kinds = ", ".join(type(part).__name__ for part in inputs)
+            raise ValueError(f"expected Masked to hold two tensors, got Masked({kinds})")
         if inputs.mask.dtype != torch.bool:
             raise ValueError(f"expected a bool mask (True = real), got {inputs.mask.dtype}")
         return inputs.values, inputs.mask

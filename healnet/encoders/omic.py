@@ -37,11 +37,11 @@ class OmicEncoder(ModalityEncoder):
             leave a patient without any; otherwise it is set to 0 and the rest scaled up).
 
     Shape:
-        inputs: (b, f), or Masked with a mask of (b,) or (b, f)
+        inputs: (b, f), or Masked with a mask of (b,) or (b, f); integers become floats
         returns: (b, f, token_dim), (b, 1, f) or (b, k, token_dim)
 
     Raises:
-        ValueError: another number of axes or features; a `tokens` of another kind.
+        ValueError: another number of axes or features; an argument out of range, by name.
 
     Example:
         >>> OmicEncoder(100, tokens=4, token_dim=32)(torch.zeros(8, 100)).values.shape
@@ -60,6 +60,12 @@ class OmicEncoder(ModalityEncoder):
             isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0
         ):
             raise ValueError(f"expected tokens 'features', 'vector' or a positive integer, got {tokens!r}")
+        if num_features < 1 or token_dim < 1:
+            raise ValueError(
+                f"expected num_features and token_dim to be positive, got {num_features} and {token_dim}"
+            )
+        if not 0 <= input_dropout < 1:
+            raise ValueError(f"expected input_dropout in [0, 1), got {input_dropout}")
         self.num_features = num_features
         self.tokens = tokens
         self.input_dropout = input_dropout
@@ -82,6 +88,8 @@ class OmicEncoder(ModalityEncoder):
         values, mask = unmask(inputs)
         if values.dim() != 2 or values.shape[1] != self.num_features:
             raise ValueError(f"expected a shape of (b, {self.num_features}), got {tuple(values.shape)}")
+        if not values.is_floating_point():
+            values = values.to(torch.get_default_dtype())
         mask = element_mask(mask, values.shape)
         if mask is not None:
             values = values.masked_fill(~mask, 0)

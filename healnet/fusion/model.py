@@ -60,8 +60,8 @@ class HEALNet(nn.Module):
         returns: (b, out_dim)
 
     Raises:
-        ValueError: an unknown modality; an input its encoder refuses; modalities of different batch sizes. Each names the
-            modality, what came and what was expected.
+        ValueError: a size below 1; an unknown modality; an input its encoder refuses; modalities of different batch
+            sizes. Each names the size or modality, what came and what was expected.
 
     Example:
         >>> from healnet.encoders import OmicEncoder
@@ -95,6 +95,18 @@ class HEALNet(nn.Module):
         super().__init__()
         if not encoders:
             raise ValueError("expected at least one encoder, got none")
+        sizes = {
+            "out_dim": out_dim,
+            "depth": depth,
+            "num_latents": num_latents,
+            "latent_dim": latent_dim,
+            "num_heads": num_heads,
+            "head_dim": head_dim,
+            "ff_mult": ff_mult,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"expected {name} of at least 1, got {size}")
         self.encoders = nn.ModuleDict()
         for name, encoder in encoders.items():
             if not isinstance(encoder, ModalityEncoder):

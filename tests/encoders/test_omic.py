@@ -87,12 +87,23 @@ def test_input_dropout_keeps_the_mean():
         ({"tokens": "genes"}, "expected tokens 'features', 'vector' or a positive integer, got 'genes'"),
         ({"tokens": 0}, "expected tokens 'features', 'vector' or a positive integer, got 0"),
         ({"tokens": True}, "expected tokens 'features', 'vector' or a positive integer, got True"),
+        ({"tokens": 3, "token_dim": 0}, f"expected num_features and token_dim to be positive, got {F} and 0"),
+        ({"num_features": 0}, "expected num_features and token_dim to be positive, got 0 and 32"),
+        ({"input_dropout": 1.0}, "expected input_dropout in [0, 1), got 1.0"),
+        ({"input_dropout": -0.1}, "expected input_dropout in [0, 1), got -0.1"),
         ({"token_dim": 1}, "expected token_dim of at least 2 (a value and an embedding), got 1"),
     ],
 )
 def test_bad_sizes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        OmicEncoder(F, **arguments)
+        OmicEncoder(**{"num_features": F} | arguments)
+
+
+@pytest.mark.parametrize("tokens", ["features", "vector", 2])
+def test_mutations_as_integers_or_booleans_are_numbers(tokens):
+    encoder, x = OmicEncoder(3, tokens), torch.tensor([[1, 0, 1]])
+    for mutated in (x, x.bool()):
+        torch.testing.assert_close(encoder(mutated).values, encoder(x.float()).values, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(B,), (B, F + 1), (B, F, 1)])

@@ -18,7 +18,7 @@ SIZES = {"num_latents": 4, "latent_dim": 12, "num_heads": 2, "head_dim": 3}
 def build(tokens=3, **sizes):
     torch.manual_seed(0)
     encoders = {name: OmicEncoder(f, tokens=tokens, token_dim=6) for name, f in WIDTHS.items()}
-    return HEALNet(encoders, out_dim=2, **SIZES | sizes)
+    return HEALNet(encoders, **{"out_dim": 2} | SIZES | sizes)
 
 
 def batch_of(b, seed=0, dtype=torch.float32):
@@ -229,6 +229,10 @@ class Wrong(ModalityEncoder):
             {"rna": Masked(torch.zeros(3, 13), torch.ones(3, 2, dtype=torch.bool))},
             "modality 'rna': expected a mask of shape (3,) or (3, 13), got (3, 2)",
         ),
+        (
+            {"rna": Masked(torch.zeros(3, 13), None)},
+            "modality 'rna': expected Masked to hold two tensors, got Masked(Tensor, NoneType)",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(change, message):
@@ -269,3 +273,11 @@ def test_an_encoder_that_breaks_its_promise_is_named(result, message):
 def test_bad_encoders_are_refused_by_name(encoders, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         HEALNet(encoders)
+
+
+@pytest.mark.parametrize(
+    "size", ["out_dim", "depth", "num_latents", "latent_dim", "num_heads", "head_dim", "ff_mult"]
+)
+def test_a_size_below_one_is_refused_by_name(size):
+    with pytest.raises(ValueError, match=f"^expected {size} of at least 1, got 0$"):
+        build(**{size: 0})
