@@ -163,11 +163,17 @@ def gene_bars(
         if given is not None and np.shape(given) != (len(names),):
             raise ValueError(f"expected {what} of shape ({len(names)},), one per name, got {np.shape(given)}")
     top = np.argsort(-np.abs(values), kind="stable")[:k]
-    ax = new_axes(5.5, 1.1 + 0.24 * len(top)) if ax is None else ax
+    labels = [readable(names[i], longest=44) for i in top]
+    if ax is None:
+        ax = new_axes(max(5.5, 4.3 + 0.075 * max(map(len, labels), default=0)), 1.1 + 0.24 * len(top))
     colour = {1: RAISES, -1: LOWERS, 0: "0.6"}
-    sign = np.zeros(len(names), int) if signs is None else np.sign(np.asarray(signs)).astype(int)
+    sign = (
+        np.zeros(len(names), int)
+        if signs is None
+        else np.sign(np.nan_to_num(np.asarray(signs, dtype=np.float64))).astype(int)
+    )
     ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
-    ax.set_yticks(range(len(top)), [readable(names[i], longest=44) for i in top], fontsize="small")
+    ax.set_yticks(range(len(top)), labels, fontsize="small")
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
     ax.spines[["top", "right"]].set_visible(False)

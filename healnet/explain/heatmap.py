@@ -128,7 +128,8 @@ def slide_heatmap(
         ax = new_axes(7.0 if aspect <= 1 else 6.0 / aspect + 1.0, 6.0 * min(aspect, 1) + 0.4)
     extent = (0, size[0], size[1], 0)
     ax.imshow(picture, extent=extent, interpolation="nearest", aspect="equal")
-    low, high, colours = (0.0, 100.0, "viridis") if scale == "percentile" else colour_limits(heat)
+    by_rank = scale == "percentile" or not np.size(scores)  # a slide without patches has no raw scale
+    low, high, colours = (0.0, 100.0, "viridis") if by_rank else colour_limits(heat)
     drawn = ax.imshow(
         np.ma.masked_invalid(heat),
         extent=extent,
@@ -153,7 +154,8 @@ def draw_scale_bar(ax: Axes, size: tuple[int, int], mpp: float) -> None:
     from matplotlib.patches import Rectangle
 
     microns = round_length(size[0] * mpp / 5)
-    length, margin, thick = microns / mpp, 0.03 * min(size), 0.014 * min(size)
+    length, margin = microns / mpp, 0.03 * min(size)
+    thick = min(0.014 * max(size), 0.05 * min(size))  # to be seen on a strip too
     text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
     y = size[1] - margin - thick
     ax.add_patch(Rectangle((margin, y), length, thick, facecolor="black", edgecolor="white", linewidth=0.8))

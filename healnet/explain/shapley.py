@@ -161,7 +161,9 @@ def contribution_bars(
             f"expected values of shape ({len(names)},) or (b, {len(names)}) and `has` alike, "
             f"got {np.shape(values)} and {there.shape}"
         )
-    ax = new_axes(6.4, 0.9 + 0.38 * len(names)) if ax is None else ax
+    labels = [readable(name) for name in names]
+    if ax is None:
+        ax = new_axes(max(5.5, 4.3 + 0.09 * max(map(len, labels), default=0)), 0.9 + 0.38 * len(names))
     ax.axvline(0, color="0.3", linewidth=0.8, zorder=1)
     spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(numbers))
     for row, name in enumerate(names):
@@ -175,7 +177,7 @@ def contribution_bars(
         )
         if len(numbers) > 1:
             ax.plot(own, row + spread[there[:, row]], ".", color="0.2", markersize=3, alpha=0.7, label=name)
-    ax.set_yticks(range(len(names)), [readable(name) for name in names])
+    ax.set_yticks(range(len(names)), labels)
     ax.set_ylim(len(names) - 0.4, -0.6)  # an absent one has no bar that would make room
     ax.set_xlabel(f"lowers  ←  {xlabel}  →  raises")
     ax.spines[["top", "right", "left"]].set_visible(False)

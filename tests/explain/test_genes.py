@@ -60,6 +60,8 @@ def test_signed_scores_of_one_patient_give_their_own_direction():
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [LOWERS, RAISES, RAISES]
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 0.5]
     assert {to_hex(bar.get_facecolor()) for bar in gene_bars(NAMES, [1, 3, 2]).patches} == {"#999999"}
+    unknown = gene_bars(NAMES, [3, 2, 1], direction=[np.nan, 1, 0]).patches[0]
+    assert to_hex(unknown.get_facecolor()) == "#999999"
 
 
 def test_lengths_that_differ_are_refused():

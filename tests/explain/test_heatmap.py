@@ -193,6 +193,20 @@ def test_the_scale_bar_lies_on_the_slide_and_is_as_long_as_it_says(size):
     assert 0.08 <= (right - left) / size[0] <= 0.2 + 1e-9
 
 
+@pytest.mark.parametrize("scale", ["percentile", "raw"])
+def test_a_slide_without_patches_is_its_thumbnail(scale):
+    picture = drawn(
+        np.full((8, 16, 3), 200, np.uint8),
+        np.empty((0, 2)),
+        5,
+        [],
+        (8, 16),
+        level0_size=(160, 80),
+        scale=scale,
+    )
+    assert (picture == 200).all()
+
+
 def test_thumbnails_that_do_not_say_enough_are_refused(tmp_path):
     message = r"^a thumbnail does not say how large its slide is: pass level0_size=\(width, height\)$"
     with pytest.raises(ValueError, match=message):
