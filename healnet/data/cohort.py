@@ -49,7 +49,8 @@ class Cohort:
 
     Raises:
         ValueError: an id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
-            infinite cell, an unknown patient, a patient without any modality, a file that cannot be used.
+            infinite cell, an unknown patient, a patient without any modality, a file that cannot be used, a target of
+            another type.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -75,6 +76,8 @@ class Cohort:
     ) -> None:
         if unknown not in ("raise", "drop"):
             raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
+        if not isinstance(target, SurvivalTarget):
+            raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
         index = check_ids(patients, "cohort")
         if len(index) != len(target):
             raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
@@ -237,7 +240,7 @@ class Cohort:
         Raises:
             ValueError: an id the cohort does not have.
         """
-        wanted = [str(patient) for patient in patients]
+        wanted = [patients] if isinstance(patients, str) else [str(patient) for patient in patients]
         found = self._patients.get_indexer(pd.Index(wanted, dtype=object))
         unknown = [patient for patient, position in zip(wanted, found, strict=True) if position < 0]
         if unknown:

@@ -87,9 +87,10 @@ class CohortDataset(Dataset[Batch]):
                 total += patches if self.max_patches is None else np.minimum(patches, self.max_patches)
         return total
 
-    def batch(self, positions: Sequence[int] | NDArray[np.intp] | None = None) -> Batch:
-        """These patients in one batch, everybody by default: for evaluation, or a small cohort."""
-        chosen = range(len(self)) if positions is None else positions
+    def batch(self, positions: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_] | None = None) -> Batch:
+        """Patients by position or bool mask in one batch, everybody by default: for evaluation, or a small cohort."""
+        everybody = np.arange(len(self))
+        chosen = everybody if positions is None else everybody[positions]
         return collate([self[int(position)] for position in chosen])
 
 

@@ -120,6 +120,7 @@ def extract_features(
     settings = ExtractionSettings(name, size, mpp, overlap, tissue_fraction)
     index, count = _shard(shard)
     mine = _named(slides)[index::count]
+    scales = {name: slide_mpp.get(name) if isinstance(slide_mpp, Mapping) else slide_mpp for name, _ in mine}
     output = Path(output)
     (output / "tissue").mkdir(parents=True, exist_ok=True)
     reports: dict[str, SlideReport] = {}
@@ -127,7 +128,7 @@ def extract_features(
         target = _target(output, slide_name)
         for file in leftovers(target):
             file.unlink(missing_ok=True)
-        report = finished_report(target, settings)
+        report = finished_report(target, settings, scales[slide_name])
         if report is not None:
             reports[slide_name] = report
     with evaluating(encoder), torch.inference_mode():
@@ -144,11 +145,10 @@ def extract_features(
                 for slide_name, path in mine:
                     if slide_name in reports:
                         continue
-                    own_mpp = slide_mpp.get(slide_name) if isinstance(slide_mpp, Mapping) else slide_mpp
                     reports[slide_name] = _extract_slide(
                         path,
                         _target(output, slide_name),
-                        own_mpp,
+                        scales[slide_name],
                         settings,
                         kind,
                         transform,
@@ -307,11 +307,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = options.device
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    slides = _found(options.slides)
+    if not slides:
+        parser.error(f"no slides in {', '.join(map(shown, options.slides))}")
     encoder = _imported(parser, options.encoder)()
     if isinstance(encoder, nn.Module):
         encoder = encoder.to(device)
     reports = extract_features(
-        _found(options.slides),
+        slides,
         encoder,
         options.output,
         encoder_name=options.encoder_name or options.encoder.rpartition(":")[2],

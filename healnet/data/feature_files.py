@@ -139,8 +139,15 @@ def write_features(
         file.attrs.update(root)
 
 
-def finished_report(path: Path, settings: ExtractionSettings) -> SlideReport | None:
+def finished_report(
+    path: Path, settings: ExtractionSettings, slide_mpp: float | None = None
+) -> SlideReport | None:
     """The report of a slide that an earlier run finished; None if there is no such file or it is damaged.
+
+    Args:
+        path: of its features.
+        settings: of this run.
+        slide_mpp: the slide's scale as the user of this run says it, if they do.
 
     Raises:
         ValueError: the file was made with other settings, or by another tool.
@@ -157,6 +164,8 @@ def finished_report(path: Path, settings: ExtractionSettings) -> SlideReport | N
         return None
     found = {key: notes.get(key) for key in settings.attributes()} | {"encoder": bag.encoder}
     expected = settings.attributes() | {"encoder": settings.encoder}
+    if slide_mpp is not None:
+        found["level0_mpp"], expected["level0_mpp"] = notes.get("level0_mpp"), float(slide_mpp)
     other = {key: value for key, value in found.items() if value != expected[key]}
     if other:
         raise ValueError(

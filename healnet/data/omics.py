@@ -235,7 +235,7 @@ def _numbers(path: Path, frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame
 
 
 def _is_yes_no(cell: object) -> bool:
-    return isinstance(cell, bool) or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
+    return isinstance(cell, bool) or cell is None or (isinstance(cell, float) and np.isnan(cell))
 
 
 def _one_row_each(path: Path, numbers: pd.DataFrame, ids: pd.Series[str]) -> pd.DataFrame:

@@ -112,6 +112,7 @@ def test_selected_modalities_keep_every_patient():
 def test_patients_are_located_by_id():
     assert cohort().locate(["p4", "p1"]).tolist() == [3, 0]
     assert cohort().locate([]).tolist() == []
+    assert cohort().locate("p4").tolist() == [3]
 
 
 def test_integer_ids_join_with_text():
@@ -196,6 +197,10 @@ def with_table(**changes):
         (
             lambda: Cohort(tables(), SurvivalTarget([1.0, 2.0, np.nan], [True, True, False]), PATIENTS[:3]),
             "time must be finite and >= 0, got nan at position 2 (1 of 3 are wrong)",
+        ),
+        (
+            lambda: Cohort(tables(), TARGET.to_structured(), PATIENTS),
+            "expected the target as a SurvivalTarget, got ndarray",
         ),
         (lambda: cohort().table("ct"), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
         (lambda: cohort().select(["rna", "ct"]), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),

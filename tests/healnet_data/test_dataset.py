@@ -62,6 +62,14 @@ def test_it_is_a_sequence():
     assert [int(item.index) for item in dataset] == list(range(11))
 
 
+def test_a_batch_is_of_positions_or_of_a_mask():
+    dataset = CohortDataset(cohort())
+    for chosen in ([4, 1], np.array([4, 1]), torch.tensor([4, 1]), [-7, -10]):
+        assert dataset.batch(chosen).index.tolist() == [4, 1]
+    assert dataset.batch(np.arange(11) % 5 == 1).index.tolist() == [1, 6]
+    assert dataset.batch().index.tolist() == list(range(11))
+
+
 def test_times_keep_the_precision_that_bin_edges_need():
     assert CohortDataset(cohort()).batch().time.tolist() == TARGET.time.tolist()
 

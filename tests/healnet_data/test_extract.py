@@ -178,6 +178,11 @@ def test_other_settings_are_refused_before_any_work(slides, tmp_path):
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         extract(slides, tmp_path, size=32, encoder_name="other")
     assert not (tmp_path / "b.h5").exists()
+    # The same slide at another scale would be cut into other tiles.
+    text = f"{tmp_path / 'a.h5'}: made with level0_mpp 0.5, this run has level0_mpp 0.25; "
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        extract(slides, tmp_path, slide_mpp={"a": 0.25})
+    assert [r.error for r in extract(slides[:1], tmp_path, slide_mpp=0.5)] == [""]
 
 
 def test_a_damaged_file_and_what_killed_runs_left_are_replaced(slides, tmp_path):
@@ -355,6 +360,13 @@ def test_arguments_that_cannot_be(slides, tmp_path, capsys, arguments, message, 
     with pytest.raises(SystemExit):
         main([str(slides[0]), "--output", str(tmp_path), *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_slides_is_said(tmp_path, capsys, encoder_module):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--output", str(tmp_path / "out"), "--encoder", encoder_module])
+    assert f"error: no slides in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_module_is_a_command():
