@@ -48,9 +48,9 @@ def unmask(inputs: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
     if isinstance(inputs, Tensor):
         return inputs, None
     if isinstance(inputs, Masked):
-        if not (isinstance(inputs.values, Tensor) and isinstance(inputs.mask, Tensor)):
-            kinds = ", ".join(type(part).__name__ for part in inputs)
-            raise ValueError(f"expected Masked to hold two tensors, got Masked({kinds})")
+        strangers = [type(part).__name__ for part in inputs if not isinstance(part, Tensor)]
+        if strangers:
+            raise ValueError(f"expected Masked to hold two tensors, got {strangers[0]}")
         if inputs.mask.dtype != torch.bool:
             raise ValueError(f"expected a bool mask (True = real), got {inputs.mask.dtype}")
         return inputs.values, inputs.mask

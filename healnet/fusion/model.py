@@ -189,7 +189,7 @@ class HEALNet(nn.Module):
         recorder = TraceRecorder(keep, gradients=gradient_of is not None)
         if gradient_of is None:
             return self.head(self._fuse(inputs, recorder)), recorder.trace()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             output: Tensor = self.head(self._fuse(inputs, recorder))
             recorder.differentiate(gradient_of(output))
         return output.detach(), recorder.trace()
@@ -238,6 +238,8 @@ class HEALNet(nn.Module):
         # Without any modality the number of patients cannot be known: one patient, who has nothing.
         batch = len(next(iter(tokens.values())).values) if tokens else 1
         latents = repeat(self.latents, "m d -> b m d", b=batch)
+        if recorder is not None and recorder.gradients:
+            latents.requires_grad_()  # a frozen model too has gradients of attention
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
         return latents

@@ -231,7 +231,7 @@ class Wrong(ModalityEncoder):
         ),
         (
             {"rna": Masked(torch.zeros(3, 13), None)},
-            "modality 'rna': expected Masked to hold two tensors, got Masked(Tensor, NoneType)",
+            "modality 'rna': expected Masked to hold two tensors, got NoneType",
         ),
     ],
 )

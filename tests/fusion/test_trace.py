@@ -128,6 +128,17 @@ def test_the_graph_is_not_kept(model, inputs):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_frozen_model_in_inference_mode_gives_the_same_gradients_of_attention(model, inputs, mode):
+    expected = model.trace(inputs, gradient_of=lambda out: out[:, 0])[1].gradients
+    model.requires_grad_(False)
+    with mode():
+        got = model.trace(inputs, gradient_of=lambda out: out[:, 0])[1].gradients
+    assert expected["rna"].abs().max() > 1e-6
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
 def test_a_recorder_takes_weights_of_other_layers():
     recorder = TraceRecorder()
     weights = torch.tensor([[0.25, 0.75]], requires_grad=True)
