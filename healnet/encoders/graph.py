@@ -123,13 +123,12 @@ class GraphEncoder(ModalityEncoder):
                 parts.append(self._places(self._centroids(graph, dtype)).to(nodes.dtype))
             return Tokens(torch.cat(parts, dim=-1), mask)
         ends = graph.edge_index.long().masked_fill(~graph.edge_mask.unsqueeze(1), 0)
-        features = nodes.masked_fill(~mask.unsqueeze(-1), 0)
         flags = nodes.new_zeros(*nodes.shape[:2], self.edge_dim + 1)
         edge_flags = torch.cat(
             (graph.edges.to(nodes.dtype), graph.edge_mask.unsqueeze(-1).to(nodes.dtype)), dim=-1
         )
-        node_parts = [features, flags, structure.to(nodes.dtype)]
-        edge_parts = [_midway(features, ends), edge_flags, _midway(structure, ends).to(nodes.dtype)]
+        node_parts = [nodes, flags, structure.to(nodes.dtype)]
+        edge_parts = [_midway(nodes, ends), edge_flags, _midway(structure, ends).to(nodes.dtype)]
         if self.centroid_axes:
             places = self._centroids(graph, dtype)
             node_parts.append(self._places(places).to(nodes.dtype))

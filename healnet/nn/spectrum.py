@@ -35,19 +35,23 @@ def lowest_eigenspaces(walk: Any, degree: Any, count: int, dense: int = _DENSE) 
         values, vectors = np.linalg.eigh(walk.toarray() - trivial @ trivial.T - 2 * trivial @ trivial.T)
         # The trivial eigenvalue, 1, was moved to -2, out of the way; the others lie within [-1, 1].
         values, vectors = 1 - values[:0:-1], vectors[:, :0:-1]
-        complete = True
+        missing = np.inf
     else:
-        values, vectors, complete = _krylov(walk, trivial, count)
-    return _by_eigenspace(values, vectors, count, complete) * np.sqrt(n)
+        values, vectors, missing = _krylov(walk, trivial, count)
+    return _by_eigenspace(values, vectors, count, missing) * np.sqrt(n)
 
 
-def _by_eigenspace(values: Any, vectors: Any, count: int, complete: bool) -> Any:
-    """Ascending eigenvalues and their vectors -> the root mean square over each one's eigenspace."""
+def _by_eigenspace(values: Any, vectors: Any, count: int, missing: float) -> Any:
+    """Ascending eigenvalues and their vectors -> the root mean square over each one's eigenspace.
+
+    About the eigenvalue `missing`, and from there on, there are vectors that were not found.
+    """
     result = np.zeros((len(vectors), count))
     edges = [0, *(np.flatnonzero(~_equal(values[1:], values[:-1])) + 1), len(values)]
     for start, stop in pairwise(edges):
+        following = values[stop] if stop < len(values) else np.inf
         # Of an eigenspace that may have further vectors nothing can be said.
-        if start >= count or (stop == len(values) and not complete):
+        if start >= count or missing < (values[start] + following) / 2:
             break
         result[:, start : min(stop, count)] = np.sqrt((vectors[:, start:stop] ** 2).mean(axis=1))[:, None]
     return result
@@ -57,8 +61,8 @@ def _equal(left: Any, right: Any) -> Any:
     return np.abs(left - right) <= _EQUAL * np.maximum(left, right)
 
 
-def _krylov(walk: Any, trivial: Any, count: int) -> tuple[Any, Any, bool]:
-    """At least the `count` lowest nontrivial eigenpairs, and whether the last one's eigenspace is complete.
+def _krylov(walk: Any, trivial: Any, count: int) -> tuple[Any, Any, float]:
+    """At least the `count` lowest nontrivial eigenpairs, and the lowest eigenvalue, if they need it, that has further ones.
 
     Lanczos (ARPACK) on a polynomial of `walk` that stretches the crowded low end of a large Laplacian (see `_Filter`). What
     one Krylov space may miss, further vectors of a repeated eigenvalue, is looked for beside what was found.
@@ -66,9 +70,9 @@ def _krylov(walk: Any, trivial: Any, count: int) -> tuple[Any, Any, bool]:
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     n = walk.shape[0]
-    start = np.random.default_rng(0).standard_normal(n)
+    draw = np.random.default_rng(0).standard_normal
     number = count + _GUARD
-    stretch = _stretched(walk, trivial, start, number)
+    stretch = _stretched(walk, trivial, draw(n), number)
 
     def with_more(found: Any, number: int, rounds: int) -> Any:
         known = np.concatenate((trivial, found), axis=1)
@@ -76,22 +80,25 @@ def _krylov(walk: Any, trivial: Any, count: int) -> tuple[Any, Any, bool]:
             (n, n), matvec=lambda x: _beside(stretch(_beside(x.ravel(), known)), known), dtype=float
         )
         size = max(40, 2 * number + 8)
-        _, more = eigsh(beside, k=number, which="LA", ncv=size, v0=start, maxiter=rounds, tol=1e-10)
+        # Each time from another vector: of a repeated eigenvalue, a Krylov space holds no more than its start does.
+        _, more = eigsh(beside, k=number, which="LA", ncv=size, v0=draw(n), maxiter=rounds, tol=1e-10)
         found = np.concatenate((found, np.linalg.qr(_beside(more, known))[0]), axis=1)
         values, rotation = np.linalg.eigh(found.T @ (walk @ found))
         return 1 - values[::-1], found @ rotation[:, ::-1]
 
     values, found = with_more(trivial[:, :0], number, rounds=1000)
-    for _ in range(_EXTRA):
+    while True:
         last, end = (stretch.at(1 - value * (1 + _EQUAL)) for value in (values[count - 1], values[-1]))
-        largest = _ritz_values(stretch, np.concatenate((trivial, found), axis=1), start, 40)[-1]
+        largest = _ritz_values(stretch, np.concatenate((trivial, found), axis=1), draw(n), 40)[-1]
         if largest < (last + end) / 2:
-            return values, found, True
+            return values, found, np.inf
+        missing = 1 - stretch.before(max(float(largest), 1.0))
+        if len(values) == number + _EXTRA:
+            return values, found, missing
         try:
             values, found = with_more(found, 1, rounds=100)
         except ArpackNoConvergence:
-            break
-    return values, found, False
+            return values, found, missing
 
 
 def _beside(x: Any, known: Any) -> Any:

@@ -108,7 +108,7 @@ def laplacian_positions(edge_index: Tensor, num_nodes: int, count: int) -> Tenso
 
     which is |v| times the root of the part's size where the eigenvalue is simple: about 1 on average in a graph of any size.
     Each connected part has its own eigenvalues, as many positions as it has, and zeros for the rest. So has an eigenspace of
-    a large part (over 512 nodes) that reaches 20 eigenvalues beyond `count`.
+    a large part (over 512 nodes) that reaches 20 eigenvalues beyond `count`, and all above it.
 
     Shape:
         edge_index: (2, e) integer -> (num_nodes, count) float64

@@ -61,6 +61,12 @@ def test_spacing_shortens_the_shorter_sides():
     assert tokens.values[0, -1].tolist() == [0, 1, 0.4]
 
 
+def test_spacing_is_that_of_pixels_not_of_blocks():
+    # Two blocks of 3 voxels, 1 mm each, are 3 mm apart; three blocks of 2 voxels, 3 mm each, span 12 mm.
+    tokens = GridEncoder(1, 2, num_bands=0, patch=(3, 2), spacing=(1.0, 3.0))(torch.zeros(1, 6, 6, 1))
+    assert tokens.values[0, :, 6:].tolist() == [[x, y] for x in (-0.25, 0.25) for y in (-1, 0, 1)]
+
+
 def test_blocks_by_hand():
     image = torch.arange(15.0).reshape(1, 3, 5, 1)
     tokens = GridEncoder(1, 2, num_bands=0, patch=2)(image)  # 2 x 3 blocks, filled up with zeros

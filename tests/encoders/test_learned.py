@@ -26,6 +26,13 @@ def test_tokens_are_what_the_module_makes():
     assert tokens.mask.tolist() == [[True] * 4, [False] * 4]
 
 
+def test_the_module_sees_zeros_where_nothing_is_real():
+    values, mask = torch.full((2, 3, 4), float("nan")), torch.tensor([[True, True, False], [False] * 3])
+    values[0, :2] = 5
+    tokens = LearnedEncoder(nn.Identity(), 4)(Masked(values, mask))
+    assert tokens.values[..., 0].tolist() == [[5, 5, 0], [0, 0, 0]]
+
+
 def test_gradients_flow_into_the_module_and_not_into_the_absent():
     images = torch.randn(2, 3, 4, 4, requires_grad=True)
     model = HEALNet({"image": LearnedEncoder(SmallCNN(), 5)}, out_dim=1)

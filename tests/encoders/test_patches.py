@@ -55,6 +55,14 @@ def test_a_batch_of_nobody():
     assert PatchEncoder(5)(nobody).values.shape == (0, 7, 23)
 
 
+def test_padding_of_any_kind_makes_finite_tokens():
+    inputs = bag(columns=3)
+    hidden = ~inputs.mask.unsqueeze(-1)
+    for filler in (-1, float("nan")):
+        coords = inputs.coords.double().masked_fill(hidden, filler)
+        assert PatchEncoder(5, slide_position=True)(inputs._replace(coords=coords)).values.isfinite().all()
+
+
 def test_half_precision_stays_and_its_places_are_exact_to_it():
     inputs = bag()
     half = PatchEncoder(5)(PatchBag(inputs.features.half(), inputs.coords, inputs.mask))

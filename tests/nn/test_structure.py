@@ -196,6 +196,23 @@ def test_many_eigenvectors_of_a_graph_that_is_not_small():
     assert many.abs().sum(dim=0).min() > 0
 
 
+def test_an_eigenspace_larger_than_first_looked_for():
+    """The lowest eigenvalue of a hypercube of ten dimensions has ten eigenvectors."""
+    corners = torch.arange(1024)
+    edges = torch.cat([torch.stack((corners, corners ^ (1 << bit))) for bit in range(10)], dim=1)
+    torch.testing.assert_close(
+        laplacian_positions(edges, 1024, 2), torch.ones(1024, 2, dtype=torch.float64), rtol=0, atol=1e-8
+    )
+
+
+def test_an_eigenspace_too_large_to_find_is_left_out_whatever_lies_beyond():
+    """The lowest eigenvalue of thirty equal legs has 29 eigenvectors; 20 are not enough to say anything of them."""
+    legs = torch.arange(1, 1201).reshape(30, 40)
+    first = torch.stack((torch.zeros(30, dtype=torch.long), legs[:, 0]))
+    steps = torch.stack((legs[:, :-1].flatten(), legs[:, 1:].flatten()))
+    assert laplacian_positions(torch.cat((first, steps), dim=1), 1201, 2).abs().max() == 0
+
+
 def test_of_an_endless_eigenspace_nothing_is_said():
     """All but two eigenvectors of a star belong to one eigenvalue: too many to compute in a large graph."""
     assert np.abs(sparse_spectrum(star(600), 601, 3, dense=100)).max() == 0
