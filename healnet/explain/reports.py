@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from torch import nn
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
 from healnet.explain import page
 from healnet.explain._inputs import batch_size, check_modality, element_mask_of, main_values
@@ -36,10 +36,10 @@ def report(
     folder: str | Path,
     *,
     risk: Risk = default_risk,
-    curve: tuple[ArrayLike, ArrayLike] | None = None,
+    curve: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
     curve_steps: bool = False,
     time_unit: str = "days",
-    cohort_risks: ArrayLike | None = None,
+    cohort_risks: ArrayLike | Tensor | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
     maps: Mapping[str, Figure | bytes] | None = None,
     k: int = 12,
@@ -74,7 +74,8 @@ def report(
     head = _facts(inputs, shares, cohort_risks)
     cards = []
     if curve is not None:
-        cards.append(page.card("Predicted survival", page.curve(*curve, time_unit, curve_steps)))
+        times, survival = map(_array, curve)
+        cards.append(page.card("Predicted survival", page.curve(times, survival, time_unit, curve_steps)))
     cards.append(_contributions(shares))
     for modality, names in (features or {}).items():
         cards.append(_features(model, inputs, modality, names, risk, k))
@@ -88,11 +89,13 @@ def report(
     return path
 
 
-def _facts(inputs: Mapping[str, Any], shares: ModalityShapley, cohort_risks: ArrayLike | None) -> str:
+def _facts(
+    inputs: Mapping[str, Any], shares: ModalityShapley, cohort_risks: ArrayLike | Tensor | None
+) -> str:
     risk = float(shares.risk[0])
     pairs = [("risk", f"{risk:.3f}")]
     if cohort_risks is not None:
-        others = np.asarray(cohort_risks, dtype=np.float64)
+        others = _array(cohort_risks)
         if others.ndim != 1 or not len(others):
             raise ValueError(f"expected cohort_risks of shape (n,), got {others.shape}")
         place = (others < risk).mean() + (others == risk).mean() / 2
@@ -101,6 +104,12 @@ def _facts(inputs: Mapping[str, Any], shares: ModalityShapley, cohort_risks: Arr
     pairs.append(("has", ", ".join(has) or "nothing"))
     lacks = [name for name in inputs if name not in has]
     return page.facts([*pairs, ("lacks", ", ".join(lacks))] if lacks else pairs)
+
+
+def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
+    """Numbers as they come out of a model too: with a gradient, on a GPU, in half precision."""
+    plain = values.detach().cpu().double() if isinstance(values, Tensor) else values
+    return np.asarray(plain, dtype=np.float64)
 
 
 def _contributions(shares: ModalityShapley) -> str:

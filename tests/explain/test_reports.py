@@ -113,8 +113,12 @@ def test_a_modality_that_is_none_is_lacking_like_a_masked_one(tmp_path, small, p
 def test_a_cox_curve_has_the_median_of_its_baseline(tmp_path, small, patient):
     target = SurvivalTarget(torch.tensor([3.0, 170.0, 250.0, 400.0]), torch.tensor([True] * 4))
     baseline = BreslowBaseline.fit(torch.zeros(4), target)
-    survival = baseline.survival(torch.zeros(1), baseline.times)[0]
-    text = text_of(report(small, patient, "P", tmp_path, curve=(baseline.times, survival), curve_steps=True))
+    # As a model's own output comes: with a gradient.
+    survival = baseline.survival(torch.zeros(1, requires_grad=True), baseline.times)[0]
+    curve = (baseline.times, survival)
+    text = text_of(
+        report(small, patient, "P", tmp_path, curve=curve, curve_steps=True, cohort_risks=survival)
+    )
     assert f"median {baseline.median(torch.zeros(1)).item():.0f}<" in text
 
 
