@@ -145,9 +145,9 @@ class HybridFusionLayer(FusionLayer):
 def _working_dtype(latents: Tensor) -> torch.dtype:
     """The type attention multiplies in, which autocast may lower: all layers then share one copy of the tokens in it."""
     device = latents.device.type
-    if torch.is_autocast_enabled(device) and latents.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return latents.dtype
+    if latents.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return latents.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else latents.dtype
 
 
 def _gated(latents: Tensor, update: Tensor, present: Tensor | None) -> Tensor:

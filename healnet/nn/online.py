@@ -11,6 +11,7 @@ Sources: online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867); backwar
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +70,12 @@ def online_attention(
     return output, mass, lse
 
 
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Types stay as they are; some devices (meta) know no autocast at all."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
+
+
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
@@ -122,7 +129,7 @@ class _OnlineAttention(torch.autograd.Function):
         mask: Tensor | None,
         token_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(queries.device.type, enabled=False):
+        with _no_autocast(queries.device.type):
             output, mass, lse, kept = _forward(queries, keys, values, mask, token_weights)
         ctx.save_for_backward(queries, keys, values, mask, token_weights, output, mass, lse, kept)
         return output, mass, lse
@@ -156,22 +163,9 @@ class _OnlineAttention(torch.autograd.Function):
                 )
             )
             return (*(next(grads) if need else None for need in needs), None, None)
-        with torch.autocast(queries.device.type, enabled=False):
-            grads3 = _backward(
-                needs,
-                queries,
-                keys,
-                values,
-                mask,
-                token_weights,
-                output,
-                mass,
-                lse,
-                kept,
-                grad_output,
-                grad_mass,
-                grad_lse,
-            )
+        with _no_autocast(queries.device.type):
+            saved = (queries, keys, values, mask, token_weights, output, mass, lse, kept)
+            grads3 = _backward(needs, *saved, grad_output, grad_mass, grad_lse)
         return (*grads3, None, None)
 
 
@@ -363,7 +357,7 @@ def attention_weights(
     finite = _finite(lse).unsqueeze(-1)
     axes = [axis for axis, keep in ((1, keep_groups), (2, keep_rows)) if not keep]
     step = _chunk_length(queries)
-    with torch.autocast(queries.device.type, enabled=False):
+    with _no_autocast(queries.device.type):
         for start in range(0, n, step):
             part = slice(start, start + step)
             if axes == [1, 2] and slopes is None and queries.dtype == dtype:

@@ -160,6 +160,13 @@ def test_under_autocast_all_layers_share_one_copy_of_the_tokens():
     assert {x.standardised().dtype for x in tokens.values()} == {torch.bfloat16}
 
 
+def test_shapes_are_worked_out_without_numbers():
+    model = build("features").to("meta")
+    inputs = {name: x.to("meta") for name, x in batch_of(3).items()}
+    inputs["rna"] = Masked(inputs["rna"], torch.ones(3, dtype=torch.bool, device="meta"))
+    assert model(inputs).shape == (3, 2)
+
+
 def test_gradients_of_single_patients_by_function_transforms():
     model, inputs = build().double(), batch_of(3, dtype=torch.float64)
     mask = torch.tensor([True, False, True])
