@@ -143,7 +143,10 @@ class GeneSetEncoder(ModalityEncoder):
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
-        return f"num_features={self.num_features}, sets={len(self.names)}, token_dim={self.token_dim}"
+        return (
+            f"num_features={self.num_features}, sets={len(self.names)}, token_dim={self.token_dim}, "
+            f"missing_genes={len(self.missing_genes)}"
+        )
 
     def forward(self, inputs: Tensor | Masked) -> Tokens:
         """Encode a batch of rows."""

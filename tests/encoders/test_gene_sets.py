@@ -55,6 +55,7 @@ def test_what_a_cohort_lacks_is_said(caplog):
     assert encoder.missing == {"suppressors": ("RB1",), "cycle": (), "lost": ("BRCA1",)}
     assert encoder.missing_genes == ("BRCA1", "RB1")
     assert encoder.dropped == ("lost",)
+    assert repr(encoder) == "GeneSetEncoder(num_features=6, sets=3, token_dim=32, missing_genes=2)"
     assert [record.message for record in caplog.records] == [
         "2 of 4 genes of 3 gene sets are not among the features; 1 sets are dropped"
     ]
