@@ -105,6 +105,8 @@ class Tokens:
                 f"Tokens expect a bool mask of shape {tuple(values.shape[:2])}, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
+        if mask is None and values.shape[1] == 0:  # nobody has a token
+            mask = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
         self.values = values
         self.mask = mask
         self._standardised: Tensor | None = None

@@ -62,6 +62,14 @@ def test_the_absent_keep_their_latents_bit_for_bit():
     assert not torch.equal(got[0], latents[0])
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(B, 0, dtype=torch.bool)])
+def test_a_modality_without_tokens_is_absent(mask):
+    layer = HybridFusionLayer(D, DIMS).double()
+    latents = torch.randn(B, M, D, dtype=torch.float64)
+    nothing = {"rna": Tokens(torch.zeros(B, 0, 3, dtype=torch.float64), mask)}
+    assert torch.equal(layer(latents, nothing), latents)
+
+
 def test_the_order_of_modalities_is_that_of_the_layer_not_of_the_tokens():
     torch.manual_seed(0)
     layer = HybridFusionLayer(D, DIMS).double()
