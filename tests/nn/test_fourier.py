@@ -38,3 +38,8 @@ def test_one_band_is_at_the_lowest_frequency_and_none_leaves_the_coordinate():
 def test_precision_follows_the_positions():
     assert fourier_features(torch.zeros(1, 1, dtype=torch.float64), 2, 4.0).dtype == torch.float64
     assert fourier_features(torch.zeros(1, 1), 2, 4.0).dtype == torch.float32
+
+
+def test_a_negative_number_of_bands_is_refused():
+    with pytest.raises(ValueError, match=r"^expected num_bands to be at least 0, got -1$"):
+        fourier_width(2, -1)
