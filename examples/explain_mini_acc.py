@@ -161,7 +161,7 @@ def main() -> None:
     names = list(cohort.table("rna").columns)
     folds, members = (cohort.folds(5, seed=0)[:2], 1) if options.quick else (cohort.folds(5, seed=0), 4)
 
-    scores, shares, curves, c_index = defaultdict(list), [], [], []
+    scores, shares, c_index = defaultdict(list), [], []
     for fold, (train_rows, test_rows) in enumerate(bar := tqdm(folds, desc="fold")):
         scaler = Standardizer().fit(cohort[train_rows])
         seen, new = scaler.transform(cohort[train_rows]), scaler.transform(cohort[test_rows])
@@ -187,7 +187,7 @@ def main() -> None:
             curves = {k: faithfulness(model, batch.inputs, "rna", v) for k, v in curves.items()}
             picture = faithfulness_curves(curves)
             picture.savefig(options.output / "trust.png", dpi=150)
-            trust = {k: float(v.trust()[rna].mean()) for k, v in curves.items()}
+            trust = ", ".join(f"{k} {v.trust()[rna].mean():+.2f}" for k, v in curves.items())
             path = write_report(
                 model, seen, new, options.output, {"Are the gene scores to be trusted?": picture}
             )
@@ -198,7 +198,7 @@ def main() -> None:
     ax.figure.savefig(options.output / "modalities.png", dpi=150)
     print(f"\nHarrell's C on the test folds: {np.mean(c_index):.3f}")
     print(f"\nRanks among {len(names)} RNA genes:\n{ranks.loc[['FOXM1', 'CDK1']].T.to_string()}")
-    print("\nTrust (insertion less deletion area, against random orders): " + str(trust))
+    print(f"\nTrust (insertion less deletion area, against random orders): {trust}")
     print(f"\nPictures, genes.csv and {path.name} are in {options.output}")
 
 
