@@ -12,6 +12,7 @@ from torch import Tensor
 
 __all__ = [
     "ArrayOrTensor",
+    "as_array",
     "as_bins",
     "as_cause",
     "as_event",
@@ -58,6 +59,15 @@ def outputs_1d(outputs: Tensor, name: str) -> Tensor:
 def as_tensor(values: ArrayOrTensor) -> Tensor:
     """A tensor as it is, anything else copied: torch warns of read-only arrays, and reads lists as float32."""
     return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Anything as an array: also tensors that are joined to a graph, on a GPU, or bfloat16, which numpy lacks."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    array: NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return array
 
 
 def as_vector(values: ArrayOrTensor, name: str, like: Tensor) -> Tensor:
@@ -130,7 +140,7 @@ def _check_range(values: Tensor, low: int, high: int, rule: str) -> None:
 
 
 def reduce(terms: Tensor, reduction: str, count: Tensor | None = None) -> Tensor:
-    """Sum, mean (over `count` where it is not the number of terms), or nothing.
+    """Sum, mean (over `count` where it is not the number of terms), or nothing; of no terms a zero on the graph.
 
     Raises:
         ValueError: another name.
@@ -140,5 +150,5 @@ def reduce(terms: Tensor, reduction: str, count: Tensor | None = None) -> Tensor
     if reduction == "sum":
         return terms.sum()
     if reduction == "mean":
-        return terms.mean() if count is None else terms.sum() / count
+        return terms.sum() / (max(len(terms), 1) if count is None else count)
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_tensor, outputs_1d
+from healnet.survival._inputs import ArrayOrTensor, as_array, as_tensor, outputs_1d
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["BreslowBaseline"]
+
+_WIDEST = 600.0  # exp of it, times a million patients, is finite in float64, and so is its inverse
 
 
 class BreslowBaseline:
@@ -26,7 +28,9 @@ class BreslowBaseline:
         S(t | η) = exp(-H0(t) exp(η - c)),
 
     a step function, right-continuous, constant after the last event time, beyond which nothing is known. A number added
-    to all log hazards, which Cox's loss cannot see, changes nothing.
+    to all log hazards, which Cox's loss cannot see, changes nothing. Tied events share one denominator, also where
+    the model was fitted with Efron's ties (as in lifelines and scikit-survival; R's `survfit` takes Efron's there).
+    With strata, fit one baseline per stratum.
 
     Args:
         times: (k,) distinct event times, ascending.
@@ -34,7 +38,8 @@ class BreslowBaseline:
         centre: c.
 
     Raises:
-        ValueError: lengths that differ or are 0, times that do not ascend from >= 0, a hazard that falls or starts below 0.
+        ValueError: lengths that differ or are 0, times that do not ascend from >= 0, a hazard that falls or starts
+            below 0, a number that is not finite.
 
     Example:
         >>> seen = SurvivalTarget([1, 2, 3, 4], [True, True, False, True])
@@ -49,20 +54,21 @@ class BreslowBaseline:
     """
 
     def __init__(self, times: ArrayLike, cumulative_hazard: ArrayLike, centre: float = 0.0) -> None:
-        self.times: NDArray[np.float64] = np.array(times, dtype=np.float64)
-        self.cumulative_hazard: NDArray[np.float64] = np.array(cumulative_hazard, dtype=np.float64)
+        self.times: NDArray[np.float64] = np.array(as_array(times), dtype=np.float64)
+        self.cumulative_hazard: NDArray[np.float64] = np.array(as_array(cumulative_hazard), dtype=np.float64)
         self.centre = float(centre)
         if self.times.ndim != 1 or not len(self.times) or self.times.shape != self.cumulative_hazard.shape:
             raise ValueError(
                 "times and cumulative_hazard must have one shape (k,), k > 0, "
                 f"got {self.times.shape} and {self.cumulative_hazard.shape}"
             )
-        if not (self.times[0] >= 0 and (np.diff(self.times) > 0).all()):
-            raise ValueError(f"times must ascend from >= 0, got {self.times.tolist()}")
-        if not (self.cumulative_hazard[0] >= 0 and (np.diff(self.cumulative_hazard) >= 0).all()):
-            raise ValueError(
-                f"cumulative_hazard must not fall, from >= 0, got {self.cumulative_hazard.tolist()}"
-            )
+        if not (0 <= self.times[0] and self.times[-1] < np.inf and (np.diff(self.times) > 0).all()):
+            raise ValueError(f"times must be finite and ascend from >= 0, got {self.times}")
+        steps = np.diff(self.cumulative_hazard, prepend=0.0)
+        if not ((steps >= 0).all() and self.cumulative_hazard[-1] < np.inf):
+            raise ValueError(f"cumulative_hazard must be finite and not fall, got {self.cumulative_hazard}")
+        if not np.isfinite(self.centre):
+            raise ValueError(f"centre must be finite, got {self.centre}")
 
     def __repr__(self) -> str:
         return f"BreslowBaseline({len(self.times)} event times up to {self.times[-1]:g})"
@@ -75,49 +81,66 @@ class BreslowBaseline:
             log_hazard: (n,) or (n, 1)
 
         Raises:
-            ValueError: another shape, lengths that differ, a log hazard that is not finite, no event at all.
+            ValueError: another shape, lengths that differ, a log hazard that is not finite or further than 600 from
+                their mean, no event at all.
         """
-        eta = _log_hazards(log_hazard)
+        eta = _checked(log_hazard).cpu().double().numpy()
         if len(eta) != len(target):
             raise ValueError(f"got {len(eta)} log hazards for {len(target)} patients")
         if not target.event.any():
             raise ValueError("a baseline needs at least one observed event, got none")
-        # Sums over those at risk run from the last time to the first, in logarithms, so that nothing overflows.
+        centre = float(eta.mean())
+        furthest = float(np.abs(eta - centre).max())
+        if furthest > _WIDEST:
+            raise ValueError(
+                f"log hazards must lie within {_WIDEST:g} of their mean, got one {furthest:g} away: "
+                "has the model diverged?"
+            )
+        # Sums over those at risk run from the last time to the first, in logarithms, so that no large one swallows
+        # the small ones of later times.
         order = np.argsort(target.time, kind="stable")
-        log_sums = np.logaddexp.accumulate((eta - eta.mean())[order][::-1])[::-1]
+        log_sums = np.logaddexp.accumulate((eta - centre)[order][::-1])[::-1]
         times, deaths = np.unique(target.time[target.event], return_counts=True)
         first_at_risk = np.searchsorted(target.time[order], times, side="left")
-        return cls(times, np.cumsum(deaths * np.exp(-log_sums[first_at_risk])), eta.mean())
+        return cls(times, np.cumsum(deaths * np.exp(-log_sums[first_at_risk])), centre)
 
     def survival(self, log_hazard: ArrayOrTensor, times: ArrayOrTensor) -> Tensor:
-        """S of any patients at any times.
+        """S of any patients at any times, without a graph.
+
+        Float32 times are compared with event times rounded to float32, so that a time that was an event time stays
+        one.
 
         Shape:
             log_hazard: (b,) or (b, 1)
             times: (t,)
-            returns: (b, t), of the log hazards' type and device.
+            returns: (b, t), on the log hazards' device; float32 for half precision, else of their type.
 
         Raises:
             ValueError: another shape, a log hazard that is not finite, a time that is negative or NaN.
         """
-        asked = np.asarray(as_tensor(times).detach().cpu(), dtype=np.float64)
+        eta, asked = _checked(log_hazard), as_array(times)
         if asked.ndim != 1:
             raise ValueError(f"times must have shape (t,), got {asked.shape}")
         if not (asked >= 0).all():
             raise ValueError("times must be >= 0 and not NaN")
-        steps = np.concatenate(([0.0], self.cumulative_hazard))
-        so_far = steps[np.searchsorted(self.times, asked, side="right")]
-        return _like(log_hazard, np.exp(-so_far * self._relative(log_hazard)[:, None]))
+        knots = self.times.astype(np.float32) if asked.dtype == np.float32 else self.times
+        so_far = np.append(0.0, self.cumulative_hazard)[np.searchsorted(knots, asked, side="right")]
+        return torch.from_numpy(np.exp(-np.outer(self._relative(eta), so_far))).to(eta)
 
     def median(self, log_hazard: ArrayOrTensor) -> Tensor:
-        """The first time at which S <= 1/2, (b,); inf where the curve ends above it.
+        """The median survival time: the first event time at which S <= 1/2; inf where the curve ends above it.
+
+        Shape:
+            log_hazard: (b,) or (b, 1)
+            returns: (b,), device and type as of `survival`.
 
         Raises:
-            ValueError: as for `survival`.
+            ValueError: another shape, a log hazard that is not finite.
         """
-        hazard = self.cumulative_hazard * self._relative(log_hazard)[:, None]
-        reached = np.exp(-hazard) <= 0.5
-        return _like(log_hazard, np.where(reached.any(axis=1), self.times[reached.argmax(axis=1)], np.inf))
+        eta = _checked(log_hazard)
+        reached = np.exp(-np.outer(self._relative(eta), self.cumulative_hazard)) <= 0.5
+        medians = np.where(reached.any(axis=1), self.times[reached.argmax(axis=1)], np.inf)
+        return torch.from_numpy(medians).to(eta)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and floats, for JSON or a checkpoint."""
@@ -132,19 +155,14 @@ class BreslowBaseline:
         """The baseline that `to_dict` wrote."""
         return cls(**state)
 
-    def _relative(self, log_hazard: ArrayOrTensor) -> NDArray[np.float64]:
-        # exp(700) is finite in float64, and any curve falls to 0 at its first step.
-        return np.exp(np.clip(_log_hazards(log_hazard) - self.centre, -700, 700))
+    def _relative(self, eta: Tensor) -> NDArray[np.float64]:
+        # exp(700) is finite in float64.
+        return np.exp(np.clip(eta.cpu().double().numpy() - self.centre, -700, 700))
 
 
-def _log_hazards(log_hazard: ArrayOrTensor) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = (
-        outputs_1d(as_tensor(log_hazard), "log_hazard").detach().cpu().double().numpy()
-    )
-    if not np.isfinite(values).all():
-        raise ValueError(f"log_hazard must be finite, got {values[~np.isfinite(values)][0]}")
-    return values
-
-
-def _like(log_hazard: ArrayOrTensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values).to(as_tensor(log_hazard))
+def _checked(log_hazard: ArrayOrTensor) -> Tensor:
+    eta = outputs_1d(as_tensor(log_hazard), "log_hazard").detach()
+    finite = torch.isfinite(eta)
+    if not bool(finite.all()):
+        raise ValueError(f"log_hazard must be finite, got {eta[~finite][0].item()}")
+    return eta

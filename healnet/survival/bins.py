@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from healnet.survival._inputs import as_array
 from healnet.survival.target import SurvivalTarget, check_labels, check_times
 
 __all__ = ["TimeBins"]
@@ -66,9 +67,7 @@ class TimeBins:
         object.__setattr__(self, "edges", None if edges is None else _checked(edges))
 
     @classmethod
-    def fit(
-        cls, time: ArrayLike | Tensor, event: ArrayLike | Tensor, num_bins: int = 4, method: str = "quantile"
-    ) -> TimeBins:
+    def fit(cls, time: ArrayLike, event: ArrayLike, num_bins: int = 4, method: str = "quantile") -> TimeBins:
         """Bins for the follow-up of the *training* patients, from 0 to their largest time.
 
         Args:
@@ -85,7 +84,7 @@ class TimeBins:
             ValueError: wrong times or labels, no events, too few distinct event times for so many bins, no
                 bins, another method.
         """
-        target = SurvivalTarget.unchecked(check_times(_array(time)), check_labels(_array(event), "event"))
+        target = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))
         if num_bins < 1:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
         if method not in ("quantile", "uniform"):
@@ -177,17 +176,13 @@ class TimeBins:
         return self.edges
 
 
-def _array(values: ArrayLike | Tensor) -> ArrayLike:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-
-
 def _refuse(right: bool) -> None:
     if not right:
         raise ValueError("times must be >= 0 and not NaN")
 
 
 def _checked(edges: ArrayLike) -> NDArray[np.float64]:
-    checked = np.array(edges, dtype=np.float64)
+    checked = np.array(as_array(edges), dtype=np.float64)
     if checked.ndim != 1 or len(checked) < 2:
         raise ValueError(f"edges must be a list of at least two times, got shape {checked.shape}")
     if checked[0] != 0 or not np.isfinite(checked).all() or not (np.diff(checked) > 0).all():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet.survival._inputs import as_array
 from healnet.survival.nonparametric import kaplan_meier
 from healnet.survival.target import SurvivalTarget, check_labels
 
@@ -53,7 +54,7 @@ def d_calibration(survival: ArrayLike, event: ArrayLike, num_bins: int = 10) -> 
         >>> result.counts.tolist()
         [2.5, 1.5]
     """
-    s, seen = np.asarray(survival, dtype=np.float64), check_labels(event, "event")
+    s, seen = np.asarray(as_array(survival), dtype=np.float64), check_labels(event, "event")
     if s.shape != seen.shape or not len(s):
         raise ValueError(
             f"survival and event must be of one length >= 1, got shapes {s.shape} and {seen.shape}"
@@ -130,7 +131,7 @@ def calibration_groups(
         >>> result.predicted.round(3).tolist(), result.observed.tolist()
         ([0.1, 0.8], [0.0, 1.0])
     """
-    s = np.asarray(survival, dtype=np.float64)
+    s = np.asarray(as_array(survival), dtype=np.float64)
     if s.shape != (len(target),) or not len(s):
         raise ValueError(f"survival must have shape ({len(target)},) with n >= 1, got {s.shape}")
     if not ((s >= 0) & (s <= 1)).all():

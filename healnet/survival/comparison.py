@@ -59,8 +59,8 @@ def compare(
         `resamples` counts the draws in which C was defined.
 
     Raises:
-        ValueError: shapes that do not fit, risks that are not finite, fewer than one draw, C undefined on the
-            patients themselves.
+        ValueError: shapes that do not fit, risks that are not finite, fewer than one draw, a confidence
+            outside (0, 1), C undefined on the patients themselves.
         ImportError: scikit-survival is not installed.
 
     Example:
@@ -71,9 +71,13 @@ def compare(
     """
     if bootstrap < 1:
         raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
+    scores.check_confidence(confidence)
     a = scores.checked_risk(risk_a, target, "risk_a")
     b = scores.checked_risk(risk_b, target, "risk_b")
-    c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
+    try:
+        c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
+    except scores.Undefined as reason:
+        raise ValueError(f"Harrell's C is undefined: {reason}") from reason
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(target), np.full(len(target), 1 / len(target)), size=bootstrap)
     weights = draws.astype(np.float64)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from healnet.survival._inputs import ArrayOrTensor, as_tensor
+from healnet.survival._inputs import ArrayOrTensor, as_tensor, widen
 from healnet.survival.bins import TimeBins
 
 __all__ = ["SurvivalCurve"]
@@ -23,12 +23,13 @@ class SurvivalCurve:
     Differentiable in the survival probabilities.
 
     Args:
-        survival: (b, k) S at the end of each bin.
+        survival: (b, k) S at the end of each bin; half precision becomes float32.
         bins: their edges.
         interpolation: "linear" or "exponential".
 
     Raises:
-        ValueError: another shape than (b, k) for k bins, bins that are not fitted, another interpolation.
+        ValueError: another shape than (b, k) for k bins, values that are not probabilities or that rise, bins that
+            are not fitted, another interpolation.
 
     Example:
         >>> curve = SurvivalCurve(torch.tensor([[0.8, 0.4, 0.1]]), TimeBins([0, 10, 20, 40]))
@@ -47,8 +48,13 @@ class SurvivalCurve:
             )
         if interpolation not in ("linear", "exponential"):
             raise ValueError(f"interpolation must be 'linear' or 'exponential', got {interpolation!r}")
+        survival = widen(survival, "survival")
+        # A parallel running product may rise by its rounding.
+        if not bool(((survival >= 0) & (survival <= 1)).all() & (survival.diff(dim=1) <= 1e-5).all()):
+            raise ValueError("survival must hold probabilities in [0, 1] that do not rise from bin to bin")
         self.bins = bins
         self.interpolation = interpolation
+        self.last_time: float = bins.to_dict()["edges"][-1]
         self.values = pad(survival, (1, 0), value=1.0)  # (b, k + 1), at the edges
         self.edges = torch.tensor(bins.edges, dtype=survival.dtype, device=survival.device)
 
@@ -120,11 +126,13 @@ class SurvivalCurve:
         Raises:
             ValueError: a horizon outside (0, last edge].
         """
-        last = float(self.edges[-1])
-        end = last if horizon is None else float(horizon)
-        if not 0 < end <= last:
-            raise ValueError(f"horizon must lie in (0, {last:g}], the span of the bins, got {end:g}")
-        knots = torch.cat([self.edges[self.edges < end], self.edges.new_tensor([end])])
+        end = self.last_time if horizon is None else float(horizon)
+        if not 0 < end <= self.last_time:
+            raise ValueError(
+                f"horizon must lie in (0, {self.last_time:g}], the span of the bins, got {end:g}"
+            )
+        stop = self.edges.new_tensor([end])
+        knots = torch.cat([self.edges[self.edges < stop], stop])
         values = self.at(knots)
         above, below = values[:, :-1], values[:, 1:]
         if self.interpolation == "linear":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival import _scores as scores
+from healnet.survival._inputs import as_array
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.target import SurvivalTarget, check_labels, check_times
 
@@ -112,7 +113,8 @@ def evaluate(
         note says why; where it is undefined in some draws, the note says in how many.
 
     Raises:
-        ValueError: neither risk nor survival, an array `survival` without `times`, shapes that do not fit.
+        ValueError: neither risk nor survival, an array `survival` without `times`, shapes that do not fit, a
+            confidence outside (0, 1).
         ImportError: scikit-survival or pandas is not installed.
 
     Example:
@@ -130,6 +132,7 @@ def evaluate(
         raise ValueError("evaluate needs risk, survival, or both")
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
+    scores.check_confidence(confidence)
     grid = _grid(times, target_test, needed=survival is not None and not isinstance(survival, SurvivalCurve))
     rows: list[_Row] = []
     if risk is not None:
@@ -169,7 +172,7 @@ def _survival_rows(
         if len(survival) != len(test):
             raise ValueError(f"survival holds {len(survival)} patients, the target {len(test)}")
         s = survival.at(grid).detach().double().cpu().numpy()
-        last = float(survival.edges[-1])
+        last = survival.last_time
         own = survival.at(test.time[:, None]).detach().double().cpu().numpy()[:, 0]
         seen = test.event & (test.time <= last)  # beyond the bins nothing is known: censored at their end
     else:
@@ -207,7 +210,7 @@ def _grid(times: ArrayLike | None, test: SurvivalTarget, needed: bool) -> Floats
             raise ValueError("survival needs times: the time of each of its columns")
         seen = test.time[test.event]
         return np.unique(np.quantile(seen, [0.25, 0.5, 0.75])) if len(seen) else np.zeros(0)
-    grid = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    grid = np.atleast_1d(np.asarray(as_array(times), dtype=np.float64))
     if grid.ndim != 1 or not (np.diff(grid) > 0).all() or not (grid >= 0).all():
         raise ValueError(f"times must be >= 0 and increase, got {grid.tolist()}")
     return grid

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from healnet.survival._inputs import as_array
 from healnet.survival._sksurv import sksurv
 from healnet.survival.target import SurvivalTarget
 
-__all__ = ["KaplanMeier", "kaplan_meier", "logrank_p"]
+__all__ = ["KaplanMeier", "group_labels", "kaplan_meier", "logrank_p"]
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +30,11 @@ class KaplanMeier(NamedTuple):
     high: Floats
 
     def at(self, times: ArrayLike) -> Floats:
-        """S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then."""
+        """S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then.
+
+        Raises:
+            ValueError: a time that is negative or NaN.
+        """
         return self._read(self.survival, times)
 
     def band_at(self, times: ArrayLike) -> tuple[Floats, Floats]:
@@ -36,7 +42,9 @@ class KaplanMeier(NamedTuple):
         return self._read(self.low, times), self._read(self.high, times)
 
     def _read(self, steps: Floats, times: ArrayLike) -> Floats:
-        asked = np.asarray(times, dtype=np.float64)
+        asked = np.asarray(as_array(times), dtype=np.float64)
+        if not (asked >= 0).all():
+            raise ValueError("times must be >= 0 and not NaN")
         values = steps[np.searchsorted(self.time, asked, side="right") - 1]
         return np.where((asked <= self.time[-1]) | (self.survival[-1] == 0), values, np.nan)
 
@@ -65,6 +73,32 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
     return KaplanMeier(np.append(0.0, time), *(np.append(start, steps) for steps in (survival, *band)))
 
 
+def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
+    """The group of each patient as text.
+
+    Raises:
+        ValueError: another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide.
+    """
+    # As objects: numpy would turn a list of text and NaN into text.
+    given = (
+        as_array(groups).astype(object) if isinstance(groups, Tensor) else np.asarray(groups, dtype=object)
+    )
+    if given.shape != (len(target),):
+        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {given.shape}")
+    labels: NDArray[np.str_] = given.astype(str)
+    missing = [
+        i
+        for i, label in enumerate(given.tolist())
+        if not isinstance(label, str) and labels[i] in ("None", "nan", "<NA>", "NaT")
+    ]
+    if missing:
+        raise ValueError(
+            f"groups must name a group for every patient, got {labels[missing[0]]} at position {missing[0]} "
+            f"({len(missing)} of {len(target)} are missing)"
+        )
+    return labels
+
+
 def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
     """The p-value of the log-rank test that all groups share one survival curve.
 
@@ -75,7 +109,7 @@ def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
         groups: (n,) the group of each, of any type.
 
     Raises:
-        ValueError: a group missing for some, fewer than two groups, no events.
+        ValueError: a group missing for some (None, NaN), fewer than two groups, no events.
         ImportError: scikit-survival is not installed.
 
     Example:
@@ -83,10 +117,7 @@ def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
         >>> round(logrank_p(target, ["old", "old", "old", "young", "young", "young"]), 4)
         0.0246
     """
-    labels = np.asarray(groups)
-    if labels.shape != (len(target),):
-        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {labels.shape}")
-    distinct, codes = np.unique(labels, return_inverse=True)
+    distinct, codes = np.unique(group_labels(groups, target), return_inverse=True)
     if len(distinct) < 2:
         raise ValueError(f"a log-rank test needs at least two groups, got {len(distinct)}")
     if not target.event.any():

@@ -8,15 +8,18 @@ their room.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet.survival._inputs import as_array
+from healnet.survival._scores import checked_risk
 from healnet.survival.calibration import Calibration
 from healnet.survival.curve import SurvivalCurve
-from healnet.survival.nonparametric import kaplan_meier, logrank_p
+from healnet.survival.nonparametric import KaplanMeier, group_labels, kaplan_meier, logrank_p
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ __all__ = [
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 _STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
 _ROW = 12.0  # points between the rows of the numbers at risk
+_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of a legend beside the axes
 
 
 def plot_kaplan_meier(
@@ -41,7 +45,7 @@ def plot_kaplan_meier(
     target: SurvivalTarget,
     groups: ArrayLike | None = None,
     *,
-    unit: str = "days",
+    unit: str | None = None,
     order: Sequence[str] | None = None,
     at_risk: bool = True,
     confidence: float = 0.95,
@@ -52,44 +56,39 @@ def plot_kaplan_meier(
         axes: to draw on.
         target: n patients.
         groups: (n,) a label of each; None = one group.
-        unit: of the times, for the label of the axis.
+        unit: of the times, for the label of the axis: "months".
         order: the labels, in the order to draw and name them; sorted if left out.
         at_risk: whether to write the numbers at risk below the axis.
         confidence: of the bands.
 
     Raises:
-        ValueError: a label missing for some, a label in `order` that no patient has or the other way round.
+        ValueError: no patients, a label missing for some, a label in `order` that no patient has or the other way round.
         ImportError: scikit-survival is not installed.
     """
-    labels = np.full(len(target), "all") if groups is None else np.asarray(groups).astype(str)
-    if labels.shape != (len(target),):
-        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {labels.shape}")
+    labels = np.full(len(target), "all") if groups is None else group_labels(groups, target)
     present = np.unique(labels).tolist()
     names = present if order is None else [str(name) for name in order]
     if sorted(names) != present:
         raise ValueError(f"order must name the groups {present}, got {names}")
-    ends = []
+    estimates = []
     for k, name in enumerate(names):
         part = target[labels == name]
         estimate = kaplan_meier(part, confidence)
-        ends.append(float(estimate.survival[-1]))
+        estimates.append(estimate)
         color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
-        title = f"{name} (n = {len(part)}, {int(part.event.sum())} events)"
+        events = int(part.event.sum())
+        counts = f"(n = {len(part)}, {events} event{'s' * (events != 1)})"
+        title = textwrap.fill(name, 32) + (" " if len(name) <= 20 else "\n") + counts
         axes.step(estimate.time, estimate.survival, where="post", color=color, linestyle=style, label=title)
         axes.fill_between(
             estimate.time, estimate.low, estimate.high, step="post", color=color, alpha=0.15, lw=0
         )
         censored = np.unique(part.time[~part.event])
         axes.plot(censored, estimate.at(censored), "|", color=color, markersize=5)
-    axes.set(xlabel=f"Time ({unit})", ylabel="Probability of survival", ylim=(0, 1.03))
+    axes.set(xlabel=_time_label(unit), ylabel="Probability of survival", ylim=(0, 1.03))
     axes.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
-    # Curves fall from the upper left; the corner that is free depends on how far.
-    legend = axes.legend(
-        frameon=False,
-        fontsize="small",
-        title_fontsize="small",
-        loc="lower left" if min(ends) > 0.5 else "upper right",
-    )
+    place = _legend_place(estimates, float(target.time.max()))
+    legend = axes.legend(frameon=False, fontsize="small", title_fontsize="small", **place)
     if len(names) > 1 and target.event.any():
         legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
         legend.set_alignment("left")
@@ -106,7 +105,8 @@ def plot_survival_curves(
     *,
     labels: Sequence[str] | None = None,
     target: SurvivalTarget | None = None,
-    unit: str = "days",
+    unit: str | None = None,
+    steps: bool = False,
 ) -> Axes:
     """Predicted curves of single patients.
 
@@ -118,7 +118,8 @@ def plot_survival_curves(
         times: (t,) increasing; with a `SurvivalCurve` 200 points over its bins if left out.
         labels: n names.
         target: what became of the patients.
-        unit: of the times.
+        unit: of the times, for the label of the axis: "months".
+        steps: whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
 
     Raises:
         ValueError: an array without `times`, shapes that do not fit.
@@ -130,7 +131,8 @@ def plot_survival_curves(
     else:
         if times is None:
             raise ValueError("an array of survival needs times: the time of each of its columns")
-        grid, values = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
+        grid = np.asarray(as_array(times), dtype=np.float64)
+        values = np.asarray(as_array(survival), dtype=np.float64)
         if values.ndim != 2 or values.shape[1:] != grid.shape:
             raise ValueError(
                 f"survival must have shape (n, {len(grid)}) for {len(grid)} times, got {values.shape}"
@@ -143,17 +145,19 @@ def plot_survival_curves(
             raise ValueError(f"{what} must be of the {len(values)} patients of survival, got {len(given)}")
     for k, curve in enumerate(values):
         color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
-        axes.plot(grid, curve, color=color, linestyle=style, label=names[k])
+        drawn = "steps-post" if steps else "default"
+        axes.plot(grid, curve, color=color, linestyle=style, drawstyle=drawn, label=names[k])
         if target is not None:
             time, seen = float(target.time[k]), bool(target.event[k])
-            height = float(np.interp(time, grid, curve))
+            below = curve[np.searchsorted(grid, time, side="right") - 1]
+            height = float(below if steps else np.interp(time, grid, curve))
             axes.plot(time, height, "o", color=color, markerfacecolor=color if seen else "white", zorder=3)
     if target is not None:
         axes.plot([], [], "o", color="0.3", label="event")
         axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="censored")
-    axes.set(xlabel=f"Time ({unit})", ylabel="Predicted probability of survival", ylim=(0, 1.03))
+    axes.set(xlabel=_time_label(unit), ylabel="Predicted probability of survival", ylim=(0, 1.03))
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", **(_OUTSIDE if len(names) > 5 else {}))
     return _despine(axes)
 
 
@@ -177,7 +181,8 @@ def plot_calibration(axes: Axes, result: Calibration, *, horizon: str = "the hor
     limit = min(1.0, top * 1.05) + 0.02
     axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit), aspect="equal")
     axes.set(xlabel=f"Predicted probability by {horizon}", ylabel=f"Observed probability by {horizon}")
-    axes.legend(frameon=False, loc="upper left")
+    crowded = bool(((predicted > limit / 2) & (low < limit / 5)).any())
+    axes.legend(frameon=False, loc="upper left" if crowded else "lower right")
     return _despine(axes)
 
 
@@ -196,9 +201,7 @@ def plot_risk_histogram(
     Raises:
         ValueError: another number of risks, risks that are not finite.
     """
-    values = np.asarray(risk, dtype=np.float64)
-    if values.shape != (len(target),) or not np.isfinite(values).all():
-        raise ValueError(f"risk must be {len(target)} finite values, got shape {values.shape}")
+    values = checked_risk(risk, target)
     edges = np.histogram_bin_edges(values, bins).tolist()
     for seen, name, color, hatch in ((False, "censored", _COLORS[0], ""), (True, "event", _COLORS[1], "///")):
         part = values[target.event == seen]
@@ -262,6 +265,8 @@ def plot_forest(
         if low is not None and high is not None:
             ends = float(part[low].iloc[0]), float(part[high].iloc[0])
             text = f"{center:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+            if np.isnan(ends).any():  # a metric without an interval
+                text = f"{center:.3f}"
         else:
             spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
             ends = center - spread, center + spread
@@ -280,7 +285,7 @@ def plot_forest(
         )
     if reference is not None:
         axes.axvline(reference, color="0.5", linestyle="--", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(models)), [str(model) for model in models])
+    axes.set_yticks(range(len(models)), [textwrap.fill(str(model), 28) for model in models])
     axes.set(ylim=(len(models) - 0.5, -0.5), xlabel=label)
     axes.tick_params(axis="y", length=0)
     return _despine(axes)
@@ -307,8 +312,9 @@ def _write_at_risk(
         color = _COLORS[k % len(_COLORS)]
         height = top - _ROW * (k + 1)
         place: dict[str, Any] = {"va": "top", "fontsize": "small", "color": color, "annotation_clip": False}
+        short = name if len(name) <= 20 else name[:19] + "…"  # the legend has all of it
         axes.annotate(
-            name, (0, 0), (-18, height), "axes fraction", textcoords="offset points", ha="right", **place
+            short, (0, 0), (-18, height), "axes fraction", textcoords="offset points", ha="right", **place
         )
         time = target.time[labels == name]
         for tick in ticks:
@@ -322,6 +328,22 @@ def _write_at_risk(
                 ha="center",
                 **place,
             )
+
+
+def _legend_place(estimates: Sequence[KaplanMeier], last: float) -> dict[str, Any]:
+    """The corner that no curve reaches: they fall from the upper left, some further than others; or none."""
+    if len(estimates) <= 4:
+        if min(estimate.survival[-1] for estimate in estimates) > 0.5:
+            return {"loc": "lower left"}
+        start = 0.4 * last  # legends are narrower than the rest
+        reach = [float(e.at(start)) for e in estimates if e.time[-1] >= start]
+        if max(reach, default=0.0) < 0.9 - 0.06 * len(estimates):
+            return {"loc": "upper right"}
+    return _OUTSIDE
+
+
+def _time_label(unit: str | None) -> str:
+    return "Time" if unit is None else f"Time ({unit})"
 
 
 def _p_text(p: float) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet.survival._inputs import as_array
+
 __all__ = ["SurvivalTarget"]
 
 # The smallest cohort in which one patient is no more than 5%: below it a share says nothing about a flipped
@@ -125,10 +127,11 @@ class SurvivalTarget:
 
 def check_times(time: ArrayLike) -> NDArray[np.float64]:
     """(n,) float64, finite and >= 0, or a ValueError that says which is not."""
+    given = as_array(time)
     try:
-        times = np.asarray(time, dtype=np.float64)
+        times = given.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"time must hold numbers, got {np.asarray(time).dtype}") from error
+        raise ValueError(f"time must hold numbers, got {given.dtype}") from error
     if times.ndim != 1:
         raise ValueError(f"time must have one axis (n,), got shape {times.shape}")
     wrong = np.flatnonzero(~(np.isfinite(times) & (times >= 0)))
@@ -142,7 +145,7 @@ def check_times(time: ArrayLike) -> NDArray[np.float64]:
 
 def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
     """(n,) bool from bool or exactly {0, 1}, or a ValueError that names the first other label."""
-    values = np.asarray(labels)
+    values = as_array(labels)
     if values.dtype == object:
         values = np.asarray(values.tolist())  # a pandas column of Python bools arrives as objects
     if values.ndim != 1:

@@ -41,15 +41,22 @@ def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
         returns: (b, t)
 
     Raises:
-        ValueError: another shape of the outputs, not floating point.
+        ValueError: other shapes, not floating point, a time that is negative or NaN.
 
     Example:
         >>> weibull_survival(torch.tensor([[0.0, 0.54132]]), [0.0, 1.0, 2.0])  # scale 1, shape 1
         tensor([[1.0000, 0.3679, 0.1353]])
     """
-    scale, shape = weibull_parameters(outputs)
-    asked = as_tensor(times).to(scale)
-    return torch.exp(-((asked / scale.unsqueeze(1)) ** shape.unsqueeze(1)))
+    outputs = _checked(outputs)
+    asked = as_tensor(times).to(outputs)
+    if asked.dim() not in (1, 2) or (asked.dim() == 2 and len(asked) != len(outputs)):
+        raise ValueError(f"times must have shape (t,) or ({len(outputs)}, t), got {tuple(asked.shape)}")
+    if not bool((asked >= 0).all()):
+        raise ValueError("times must be >= 0 and not NaN")
+    at_start = asked == 0
+    z = F.softplus(outputs[:, 1:]) * (torch.where(at_start, 1, asked).log() - outputs[:, :1])
+    # From the tangent on S is 0 to every digit, and the clamp keeps 0 * inf out of its gradient.
+    return torch.where(at_start, 1, torch.exp(-z.clamp(max=_TANGENT_FROM).exp()))
 
 
 def weibull_nll(

@@ -92,11 +92,33 @@ def test_log_hazards_of_any_size_give_probabilities():
 
 
 def test_the_type_follows_the_log_hazards():
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for dtype, wide in (
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32),
+    ):
         eta = torch.zeros(5, dtype=dtype, requires_grad=True)
         found = BreslowBaseline.fit(eta, HAND).survival(eta, [1.0])
-        assert found.dtype == dtype
+        assert found.dtype == wide
         assert not found.requires_grad
+
+
+def test_a_median_in_half_precision_keeps_its_day():
+    baseline = BreslowBaseline.fit(torch.zeros(3), SurvivalTarget([361, 365, 367], [True] * 3))
+    assert baseline.median(torch.zeros(1, dtype=torch.bfloat16)).tolist() == [365]
+
+
+def test_a_float32_time_that_was_an_event_time_stays_one():
+    """0.7 in float32 is below 0.7 in float64."""
+    baseline = BreslowBaseline.fit(torch.zeros(2), SurvivalTarget([0.7, 1], [True, False]))
+    at = [baseline.survival(torch.zeros(1), times).item() for times in ([0.7], torch.tensor([0.7]))]
+    assert at == pytest.approx([np.exp(-0.5)] * 2)
+
+
+def test_an_event_at_time_zero_counts_from_the_start():
+    baseline = BreslowBaseline.fit(torch.zeros(4), SurvivalTarget([0, 0, 1, 2], [True, False, True, False]))
+    found = baseline.survival(torch.zeros(1), [0, 0.5, 1])
+    np.testing.assert_allclose(found, [np.exp([-1 / 4, -1 / 4, -3 / 4])], rtol=1e-6)
 
 
 def test_it_goes_through_json():
@@ -135,11 +157,27 @@ def test_it_goes_through_json():
             lambda: BreslowBaseline([1, 2], [0.1]),
             "times and cumulative_hazard must have one shape (k,), k > 0, got (2,) and (1,)",
         ),
-        (lambda: BreslowBaseline([2, 1], [0.1, 0.2]), "times must ascend from >= 0, got [2.0, 1.0]"),
+        (
+            lambda: BreslowBaseline.fit(
+                torch.tensor([-1000.0, 1000.0]), SurvivalTarget([1, 2], [True, True])
+            ),
+            "log hazards must lie within 600 of their mean, got one 1000 away: has the model diverged?",
+        ),
+        (
+            lambda: BreslowBaseline([2, 1], [0.1, 0.2]),
+            "times must be finite and ascend from >= 0, got [2. 1.]",
+        ),
+        (
+            lambda: BreslowBaseline([1, np.inf], [0.1, 0.2]),
+            "times must be finite and ascend from >= 0, got [ 1. inf]",
+        ),
         (
             lambda: BreslowBaseline([1, 2], [0.2, 0.1]),
-            "cumulative_hazard must not fall, from >= 0, got [0.2, 0.1]",
+            "cumulative_hazard must be finite and not fall, got [0.2 0.1]",
         ),
+        (lambda: BreslowBaseline([1], [-0.1]), "cumulative_hazard must be finite and not fall, got [-0.1]"),
+        (lambda: BreslowBaseline([1], [np.inf]), "cumulative_hazard must be finite and not fall, got [inf]"),
+        (lambda: BreslowBaseline([1], [0.1], np.nan), "centre must be finite, got nan"),
     ],
 )
 def test_wrong_input_is_refused(call, message):

@@ -59,7 +59,8 @@ def test_refused():
         (([1, 2], [1, 2], target, 0), "bootstrap must be at least 1, got 0"),
         (([1], [1, 2], target), "risk_a must have shape (2,), one per patient, got (1,)"),
         (([1, 2], [1, np.nan], target), "risk_b must be finite, got 1 values that are not"),
-        (([1, 2], [1, 2], SurvivalTarget([1, 2], [False, False])), "no events"),
+        (([1, 2], [1, 2], SurvivalTarget([1, 2], [False, False])), "Harrell's C is undefined: no events"),
+        (([1, 2], [1, 2], target, 10, 95), "confidence must lie in (0, 1), got 95"),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             compare(*arguments)

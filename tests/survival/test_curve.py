@@ -80,6 +80,18 @@ def test_differentiable(rule):
     assert torch.autograd.gradcheck(lambda x: survival_function(x, BINS, rule).restricted_mean(33), (logits,))
 
 
+def test_the_last_edge_in_float32_is_a_horizon():
+    """0.7 in float32 is below 0.7 in float64."""
+    ours = survival_function(torch.zeros(1, 2), TimeBins([0, 0.3, 0.7]))
+    assert ours.restricted_mean(0.7).item() == pytest.approx(0.375)
+    assert ours.last_time == 0.7
+
+
+def test_half_precision_is_widened():
+    ours = SurvivalCurve(torch.tensor([[0.5, 0.25]], dtype=torch.bfloat16), TimeBins([0, 365, 999]))
+    assert ours.median().tolist() == [365]
+
+
 def test_refused():
     ours = curve([[0.8, 0.4, 0.1]])
     refusals = [
@@ -90,6 +102,14 @@ def test_refused():
         (
             lambda: curve([[0.5, 0.4, 0.1]], "cubic"),
             "interpolation must be 'linear' or 'exponential', got 'cubic'",
+        ),
+        (
+            lambda: curve([[0.5, 0.4, 1.1]]),
+            "survival must hold probabilities in [0, 1] that do not rise from bin to bin",
+        ),
+        (
+            lambda: curve([[0.1, 0.4, 0.5]]),
+            "survival must hold probabilities in [0, 1] that do not rise from bin to bin",
         ),
         (lambda: curve([[0.5, 0.4]]), "survival must have shape (b, 3) for 3 bins, got (1, 2)"),
     ]

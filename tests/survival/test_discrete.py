@@ -155,6 +155,14 @@ def test_a_batch_of_one_and_all_censored_stay_joined_to_the_graph(loss, event):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_of_nobody_a_zero_joined_to_the_graph(loss):
+    logits = torch.zeros(0, 3, requires_grad=True)
+    value = loss(logits, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool))
+    assert value.item() == 0
+    assert value.requires_grad
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_row_order(loss):
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(7, 3, generator=generator, dtype=torch.float64)

@@ -182,6 +182,28 @@ def test_a_curve_and_its_values_agree():
     assert values(from_curve, "calibration_error")[0] == pytest.approx(error)
 
 
+def test_a_death_at_the_last_edge_is_a_death_in_float32_too():
+    """0.7 in float32 is below 0.7 in float64; as censored, the patients would be spread over the deciles."""
+    target = SurvivalTarget(np.full(60, 0.7), np.arange(60) < 30)
+    bins = TimeBins([0, 0.3, 0.7])
+    p = [
+        values(
+            evaluate(target, target, survival=survival_function(torch.zeros(60, 2, dtype=dtype), bins)),
+            "d_calibration_p",
+        )
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert p[0] == pytest.approx(p[1], rel=1e-9)
+
+
+def test_tensors_of_a_graph_and_of_half_precision_are_read():
+    _, target = simulated(9, n=20)
+    risk = torch.arange(20.0, requires_grad=True)
+    expected = concordance(np.arange(20), target)
+    assert concordance(risk, target) == concordance(risk.bfloat16(), target) == expected
+    assert values(evaluate(target, target, risk), "harrell_c") == [expected]
+
+
 def test_beyond_the_last_known_time_patients_are_censored_there():
     """A curve known until 1 says of a death at 2 only that S was below S(1)."""
     target = SurvivalTarget(np.full(60, 2.0), np.arange(60) < 30)
@@ -292,6 +314,7 @@ REFUSED = [
     ({"times": [-1.0]}, "times must be >= 0 and increase, got [-1.0]"),
     ({"risk": np.ones(3)}, "risk must have shape (20,), one per patient, got (3,)"),
     ({"tau": 0.0}, "tau must be > 0, got 0.0"),
+    ({"confidence": 95}, "confidence must lie in (0, 1), got 95"),
     (
         {"survival": survival_function(torch.zeros(3, 1), TimeBins([0, 1]))},
         "survival holds 3 patients, the target 20",

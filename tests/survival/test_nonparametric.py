@@ -53,6 +53,12 @@ def test_refused():
     target = SurvivalTarget([1, 2], [True, False])
     for refused, message in (
         (lambda: kaplan_meier(target[:0]), "a Kaplan-Meier estimate needs at least one patient, got none"),
+        (lambda: kaplan_meier(target).at([-1]), "times must be >= 0 and not NaN"),
+        (lambda: kaplan_meier(target).at([np.nan]), "times must be >= 0 and not NaN"),
+        (
+            lambda: logrank_p(target, ["a", None]),
+            "groups must name a group for every patient, got None at position 1 (1 of 2 are missing)",
+        ),
         (lambda: logrank_p(target, ["a"]), "groups must have shape (2,), one per patient, got (1,)"),
         (lambda: logrank_p(target, ["a", "a"]), "a log-rank test needs at least two groups, got 1"),
         (lambda: logrank_p(target[[1, 1]], ["a", "b"]), "a log-rank test needs at least one event, got none"),

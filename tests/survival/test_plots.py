@@ -93,6 +93,39 @@ def test_the_legend_stands_where_the_curves_are_not(axes, death_rate, corner):
     assert axes.get_legend()._loc == corner  # matplotlib's codes: 1 upper right, 3 lower left
 
 
+def test_a_legend_for_which_no_corner_is_free_stands_beside_the_axes(axes):
+    """One group dies early and the other not at all: its curve runs along the top."""
+    long = np.arange(40) < 20
+    target = SurvivalTarget(np.where(long, 100, 1) + np.arange(40), ~long)
+    plot_kaplan_meier(axes, target, np.where(long, "long", "short"))
+    axes.figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+def test_long_names_leave_the_axes_their_room(axes):
+    risk, target = cohort()
+    names = [
+        f"{side} the median of the predicted risk of all training patients" for side in ("above", "below")
+    ]
+    plot_kaplan_meier(axes, target, np.where(risk > 0, *names))
+    axes.figure.draw_without_rendering()
+    assert axes.get_window_extent().width > 0.6 * axes.figure.bbox.width
+    assert legend(axes)[0].replace("\n", " ").startswith(names[0])  # whole in the legend
+    assert "above the median of…" in texts(axes)
+
+
+def test_without_a_unit_none_is_claimed(axes):
+    plot_kaplan_meier(axes, SurvivalTarget([1, 2], [True, False]))
+    assert axes.get_xlabel() == "Time"
+    assert legend(axes) == ["all (n = 2, 1 event)"]
+
+
+def test_a_patient_without_a_group_is_refused(axes):
+    message = r"^groups must name a group for every patient, got nan at position 1 \(1 of 2 are missing\)$"
+    with pytest.raises(ValueError, match=message):
+        plot_kaplan_meier(axes, SurvivalTarget([1, 2], [True, False]), ["a", np.nan])
+
+
 def test_the_numbers_at_risk_stay_inside_the_figure(axes):
     risk, target = cohort()
     plot_kaplan_meier(axes, target, np.where(risk > 0, "high", "low"))
@@ -143,6 +176,12 @@ def test_predicted_curves_from_an_array_begin_at_one(axes):
     assert legend(axes) == ["patient 1"]
 
 
+def test_step_functions_are_drawn_as_steps(axes):
+    plot_survival_curves(axes, [[0.5, 0.2]], [10, 20], target=SurvivalTarget([15], [True]), steps=True)
+    assert axes.lines[0].get_drawstyle() == "steps-post"
+    assert axes.lines[1].get_ydata()[0] == 0.5  # between 10 and 20 the curve stays at 0.5
+
+
 def test_predicted_curves_are_checked(axes):
     with pytest.raises(
         ValueError, match=r"^an array of survival needs times: the time of each of its columns$"
@@ -166,6 +205,13 @@ def test_calibration(axes):
     np.testing.assert_allclose(points.lines[0].get_ydata(), result.observed)
     assert axes.get_xlabel() == "Predicted probability by 500 days"
     assert axes.get_aspect() == 1
+    assert axes.get_legend()._loc == 4  # lower right, where a group would be only if risks were far too high
+
+
+def test_the_legend_makes_way_for_risks_that_are_far_too_high(axes):
+    result = calibration_groups([0.1, 0.1], SurvivalTarget([9, 9], [False, False]), 5, num_groups=1)
+    plot_calibration(axes, result)
+    assert axes.get_legend()._loc == 2
 
 
 def test_calibration_without_the_undefined_groups_and_without_limits(axes):
@@ -186,7 +232,7 @@ def test_risk_histogram(axes):
     expected = np.histogram(risk[~target.event], np.histogram_bin_edges(risk, 7))[0] / (~target.event).sum()
     np.testing.assert_allclose(heights, expected)
     assert axes.get_xlabel() == "Log hazard"
-    with pytest.raises(ValueError, match=r"^risk must be 60 finite values, got shape \(3,\)$"):
+    with pytest.raises(ValueError, match=r"^risk must have shape \(60,\), one per patient, got \(3,\)$"):
         plot_risk_histogram(axes, [1, 2, 3], target)
 
 
@@ -216,6 +262,12 @@ def test_forest_of_intervals(axes):
     assert texts(axes) == ["0.700 (0.600 to 0.750)"]
     assert axes.lines[0].get_xdata().tolist() == [0.6, 0.75]
     assert len(axes.lines) == 2
+
+
+def test_a_metric_without_an_interval_shows_its_value_alone(axes):
+    table = pd.DataFrame({"model": ["a"], "c_index": [0.7], "low": [np.nan], "high": [np.nan]})
+    plot_forest(axes, table, low="low", high="high")
+    assert texts(axes) == ["0.700"]
 
 
 def test_forest_is_checked(axes):

@@ -20,6 +20,11 @@ def test_float64_times_and_bool_events():
     assert target.event.tolist() == [True, False, True]
 
 
+def test_tensors_that_numpy_lacks():
+    target = SurvivalTarget(torch.tensor([5, 3]).bfloat16(), torch.tensor([1.0, 0.0], requires_grad=True))
+    assert target == SurvivalTarget([5, 3], [True, False])
+
+
 def test_python_bools_in_an_object_column():
     assert SurvivalTarget([1, 2], pd.Series([True, False], dtype=object)).event.tolist() == [True, False]
 

@@ -118,6 +118,24 @@ def test_half_precision_is_computed_wider():
     assert loss.item() == pytest.approx(weibull_nll(outputs.double(), [2.0], [True]).item(), rel=1e-6)
 
 
+def test_survival_at_a_hundred():
+    """(t / scale)^shape is exp(shape (log t - 100)): in plain powers the scale or the shape would be out of float32."""
+    outputs = torch.tensor([[100.0, 100], [-100, 100], [100, -100], [-100, -100]], requires_grad=True)
+    found = weibull_survival(outputs, [0.0, 1.0, 5.0])
+    found.sum().backward()
+    expected = [[1, 1, 1], [1, 0, 0], [1, np.exp(-1), np.exp(-1)], [1, np.exp(-1), np.exp(-1)]]
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-6)
+    assert outputs.grad.isfinite().all()
+
+
+def test_survival_is_refused_at_wrong_times():
+    outputs = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match=r"^times must be >= 0 and not NaN$"):
+        weibull_survival(outputs, [-1.0])
+    with pytest.raises(ValueError, match=r"^times must have shape \(t,\) or \(2, t\), got \(3, 1\)$"):
+        weibull_survival(outputs, [[1.0], [1.0], [1.0]])
+
+
 def test_survival_at_each_patients_own_times():
     outputs = torch.tensor([[0.0, softplus_inverse(1.0)]] * 2, dtype=torch.float64)
     np.testing.assert_allclose(weibull_survival(outputs, [[1.0], [2.0]]), np.exp([[-1.0], [-2.0]]))
