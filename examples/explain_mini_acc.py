@@ -184,7 +184,7 @@ def main() -> None:
                 "gradient x input": gradient_x_input(model, batch.inputs)["rna"],
                 "occlusion": occlude(model, batch.inputs, "rna"),
             }
-            curves = {k: faithfulness(model, batch.inputs, "rna", v) for k, v in curves.items()}
+            curves = {k: faithfulness(model, batch.inputs, {"rna": v}) for k, v in curves.items()}
             picture = faithfulness_curves(curves)
             picture.savefig(options.output / "trust.png", dpi=150)
             trust = ", ".join(f"{k} {v.trust()[rna].mean():+.2f}" for k, v in curves.items())

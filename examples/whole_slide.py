@@ -130,7 +130,7 @@ def explain(
     }
     found["occlusion"] = occlude(model, inputs, "slide")
     # Here what matters raises the risk, so the same is asked of every score: do its first tiles raise it, and alone?
-    curves = {name: faithfulness(model, inputs, "slide", score) for name, score in found.items()}
+    curves = {name: faithfulness(model, inputs, {"slide": score}) for name, score in found.items()}
     scores = {name: score[0].numpy() for name, score in found.items()}
     for name, score in scores.items():
         known = roc_auc_score(dark, score)

@@ -56,8 +56,7 @@ class Faithfulness(NamedTuple):
 def faithfulness(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    modality: str,
-    scores: Tensor,
+    scores: Mapping[str, Tensor],
     *,
     signed: bool = True,
     steps: int = 10,
@@ -65,16 +64,17 @@ def faithfulness(
     seed: int = 0,
     risk: Risk = default_risk,
 ) -> Faithfulness:
-    """Hide a modality's elements from the highest score down, and show them again in the same order (Petsiuk et al. 2018).
+    """Hide elements from the highest score down, and show them again in the same order (Petsiuk et al. 2018).
 
-    The other modalities stay. Hidden is absent, so no stand-in value is made up; still, the model may not have seen such
-    patients. Compare scores by `trust()` on the same patients.
+    Of each scored modality the same share goes, in its own order; modalities without scores stay. Hidden is absent, so no
+    stand-in value is made up; still, the model may not have seen such patients. Compare scores by `trust()` on the same
+    patients.
 
     Args:
         model: any model that takes `inputs`; used in evaluation mode.
         inputs: as for `model.forward`.
-        modality: whose elements are scored.
-        scores: (b, *axes), one per element; those of masked elements are not looked at.
+        scores: modality -> (b, *axes), one per element, as `attention_scores` gives them; those of masked elements are not
+            looked at.
         signed: high scores claim to raise the risk (gradients, occlusion). False: to matter (attention); signed scores are
             then ranked by size.
         steps: shares between 0 and 1.
@@ -83,35 +83,52 @@ def faithfulness(
         risk: one number per patient from the output.
 
     Raises:
-        ValueError: a modality that is not there; scores of another shape or not finite; fewer than 1 step or random order.
+        ValueError: scores that are no mapping or of a modality that is not there; scores of another shape or not finite;
+            fewer than 1 step or random order.
     """
-    value = check_modality(inputs, modality)
-    real = element_mask_of(value)
-    if scores.shape != real.shape:
-        raise ValueError(
-            f"modality {modality!r}: expected scores of shape {tuple(real.shape)}, got {tuple(scores.shape)}"
-        )
-    if not torch.isfinite(scores[real]).all():
-        raise ValueError(f"modality {modality!r}: expected finite scores of its real elements")
+    if not isinstance(scores, Mapping) or not scores:
+        raise ValueError(f"expected scores as a mapping {{modality: tensor}}, got {type(scores).__name__}")
+    real = {name: element_mask_of(check_modality(inputs, name)) for name in scores}
+    for name, score in scores.items():
+        if score.shape != real[name].shape:
+            raise ValueError(
+                f"modality {name!r}: expected scores of shape {tuple(real[name].shape)}, got {tuple(score.shape)}"
+            )
+        if not torch.isfinite(score[real[name]]).all():
+            raise ValueError(f"modality {name!r}: expected finite scores of its real elements")
     if steps < 1 or repeats < 1:
         raise ValueError(f"expected steps >= 1 and repeats >= 1, got {steps} and {repeats}")
-    fractions = torch.linspace(0, 1, steps + 1, device=real.device)
+    fractions = torch.linspace(0, 1, steps + 1)
     generator = torch.Generator().manual_seed(seed)
 
-    def curves(order_by: Tensor) -> tuple[Tensor, Tensor]:
-        top = _share_above(order_by, real)
-        deletion, insertion = [], []
-        for fraction in fractions:
-            chosen = top < fraction
-            deletion.append(risk_of(model, {**inputs, modality: hide(value, chosen & real)}, risk))
-            insertion.append(risk_of(model, {**inputs, modality: hide(value, ~chosen & real)}, risk))
+    def curves(order_by: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        tops = {name: _share_above(order, real[name]) for name, order in order_by.items()}
+
+        def risk_at(fraction: float, shown: bool) -> Tensor:
+            hidden = {
+                name: hide(inputs[name], ((top < fraction) ^ shown) & real[name])
+                for name, top in tops.items()
+            }
+            return risk_of(model, {**inputs, **hidden}, risk)
+
+        deletion = [risk_at(fraction, shown=False) for fraction in fractions.tolist()]
+        insertion = [risk_at(fraction, shown=True) for fraction in fractions.tolist()]
         return torch.stack(deletion, dim=1), torch.stack(insertion, dim=1)
 
+    def at_random() -> dict[str, Tensor]:
+        return {
+            name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in real.items()
+        }
+
     with evaluating(model):
-        deletion, insertion = curves(scores if signed else scores.abs())
-        random = [curves(torch.rand(real.shape, generator=generator).to(real.device)) for _ in range(repeats)]
+        deletion, insertion = curves(
+            {name: score if signed else score.abs() for name, score in scores.items()}
+        )
+        random = [curves(at_random()) for _ in range(repeats)]
     random_deletion, random_insertion = (torch.stack(side).mean(dim=0) for side in zip(*random, strict=True))
-    return Faithfulness(fractions, deletion, insertion, random_deletion, random_insertion, signed)
+    return Faithfulness(
+        fractions.to(deletion.device), deletion, insertion, random_deletion, random_insertion, signed
+    )
 
 
 def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | None = None) -> Figure:

@@ -19,20 +19,20 @@ X = torch.tensor([[4.0, -3.0, 2.0, 1.0]])
 
 
 def test_curves_by_hand():
-    found = faithfulness(Sum(), {"x": X}, "x", X, steps=4)
+    found = faithfulness(Sum(), {"x": X}, {"x": X}, steps=4)
     assert found.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert found.deletion.tolist() == [[4, 0, -2, -3, 0]]
     assert found.insertion.tolist() == [[0, 4, 6, 7, 4]]
 
 
 def test_unsigned_scores_are_ranked_by_size():
-    found = faithfulness(Sum(), {"x": X}, "x", X, signed=False, steps=4)
+    found = faithfulness(Sum(), {"x": X}, {"x": X}, signed=False, steps=4)
     assert found.deletion.tolist() == [[4, 0, 3, 1, 0]]
 
 
 def test_masked_elements_are_never_counted():
     value = Masked(X.expand(2, 4), torch.tensor([[True] * 4, [False, False, True, True]]))
-    found = faithfulness(Sum(), {"x": value}, "x", torch.tensor([[4.0, 3, 2, 1], [9, 9, 2, 1]]), steps=2)
+    found = faithfulness(Sum(), {"x": value}, {"x": torch.tensor([[4.0, 3, 2, 1], [9, 9, 2, 1]])}, steps=2)
     assert found.deletion[1].tolist() == [3, 1, 0]
     assert found.insertion[1].tolist() == [0, 2, 3]
 
@@ -41,18 +41,18 @@ def test_the_true_score_is_trusted_and_its_opposite_and_noise_are_not():
     x = torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(40, 20, generator=torch.Generator().manual_seed(1))
     good, bad, none = (
-        faithfulness(Sum(), {"x": x}, "x", score, repeats=10).trust().mean() for score in (x, -x, noise)
+        faithfulness(Sum(), {"x": x}, {"x": score}, repeats=10).trust().mean() for score in (x, -x, noise)
     )
     assert good > 3
     assert bad < -3
     assert abs(none) < 0.7
-    unsigned = faithfulness(Sum(), {"x": x.abs()}, "x", x.abs(), signed=False, repeats=10).trust().mean()
+    unsigned = faithfulness(Sum(), {"x": x.abs()}, {"x": x.abs()}, signed=False, repeats=10).trust().mean()
     assert unsigned > 2
 
 
 def test_the_same_seed_gives_the_same_random_orders(model, inputs):
     scores = torch.rand(3, 11)
-    first, second = (faithfulness(model, inputs, "slide", scores, steps=3) for _ in range(2))
+    first, second = (faithfulness(model, inputs, {"slide": scores}, steps=3) for _ in range(2))
     assert torch.equal(first.random_deletion, second.random_deletion)
     # The third patient has no slide: nothing can change.
     assert first.deletion[2].unique().numel() == 1
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_random_orders(model, inputs):
 
 
 def test_curves_are_drawn_as_they_are():
-    found = faithfulness(Sum(), {"x": X}, "x", X, steps=4)
+    found = faithfulness(Sum(), {"x": X}, {"x": X}, steps=4)
     figure = faithfulness_curves({"true": found})
     left, right = figure.axes
     assert list(left.lines[1].get_ydata()) == [4, 0, -2, -3, 0]
@@ -70,11 +70,30 @@ def test_curves_are_drawn_as_they_are():
         faithfulness_curves({})
 
 
+def test_several_modalities_go_together_each_in_its_own_order():
+    class Both(nn.Module):
+        def forward(self, inputs):
+            return sum(Sum()({"x": inputs[name]}) for name in ("x", "y", "z"))
+
+    y = torch.tensor([[1.0, 10.0]])
+    given = {"x": X, "y": y, "z": y}
+    found = faithfulness(Both(), given, {"x": X, "y": y}, steps=2)
+    assert found.deletion.tolist() == [[4 + 11 + 11, -2 + 1 + 11, 0 + 0 + 11]]
+    assert found.insertion.tolist() == [[0 + 0 + 11, 6 + 10 + 11, 4 + 11 + 11]]
+
+
 def test_wrong_requests_are_refused():
     with pytest.raises(ValueError, match=r"^modality 'x': expected scores of shape \(1, 4\), got \(1, 3\)$"):
-        faithfulness(Sum(), {"x": X}, "x", torch.zeros(1, 3))
+        faithfulness(Sum(), {"x": X}, {"x": torch.zeros(1, 3)})
+    for scores, kind in ((X, "Tensor"), ({}, "dict")):
+        with pytest.raises(
+            ValueError, match=rf"^expected scores as a mapping {{modality: tensor}}, got {kind}$"
+        ):
+            faithfulness(Sum(), {"x": X}, scores)
+    with pytest.raises(ValueError, match=r"^modality 'y' is not among the inputs, which have \['x'\]$"):
+        faithfulness(Sum(), {"x": X}, {"y": X})
     message = r"^modality 'x': expected finite scores of its real elements$"
     with pytest.raises(ValueError, match=message):
-        faithfulness(Sum(), {"x": X}, "x", torch.tensor([[1.0, torch.nan, 0.0, 0.0]]))
+        faithfulness(Sum(), {"x": X}, {"x": torch.tensor([[1.0, torch.nan, 0.0, 0.0]])})
     with pytest.raises(ValueError, match=r"^expected steps >= 1 and repeats >= 1, got 0 and 3$"):
-        faithfulness(Sum(), {"x": X}, "x", X, steps=0)
+        faithfulness(Sum(), {"x": X}, {"x": X}, steps=0)
