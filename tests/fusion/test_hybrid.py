@@ -100,3 +100,12 @@ def test_self_attention_when_absent():
     torch.testing.assert_close(layer(latents, {}), expected, rtol=0, atol=0)
     nobody = {"rna": Tokens(torch.zeros(2, 1, 3).double(), torch.zeros(2, 1, dtype=torch.bool))}
     torch.testing.assert_close(layer(latents, nobody), expected, rtol=0, atol=0)
+
+
+def test_self_attention_has_heads_of_its_own():
+    layer = HybridFusionLayer(D, {"rna": 3}, num_heads=2, head_dim=7, self_num_heads=3, self_head_dim=5)
+    attention = layer.self_attention[0]
+    assert (attention.num_heads, attention.to_out.in_features) == (3, 15)
+    assert layer.cross_attention["rna"].to_out.in_features == 14
+    default = HybridFusionLayer(D, {"rna": 3}, num_heads=2, head_dim=7).self_attention[0]
+    assert (default.num_heads, default.to_out.in_features) == (2, 14)

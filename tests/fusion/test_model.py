@@ -110,6 +110,16 @@ def test_saving_loading_and_copying(tie_layers):
     assert torch.equal(model(inputs), expected)
 
 
+def test_every_argument_reaches_its_part():
+    model = build(temperature=0.5, attention_dropout=0.1, ff_dropout=0.2, ff_mult=5, gate="gelu")
+    for layer in model.layers:
+        for attention in (*layer.cross_attention.values(), *layer.self_attention):
+            assert attention.scale == pytest.approx(2 / 3**0.5)
+            assert (attention.dropout, attention.num_heads) == (0.1, 2)
+        for _, block in (*layer.feed_forward.values(), *layer.self_feed_forward):
+            assert (block.dropout.p, block.gate, block.contract.in_features) == (0.2, "gelu", 60)
+
+
 def test_tied_layers_share_every_weight():
     tied, single = build(tie_layers=True, depth=5), build(depth=1)
     assert sum(p.numel() for p in tied.parameters()) == sum(p.numel() for p in single.parameters())

@@ -115,6 +115,18 @@ def test_self_attention_runs_after_a_missing_modality_as_in_the_release():
     torch.testing.assert_close(model.fuse(first_missing), latents, rtol=0, atol=1e-12)
 
 
+def test_self_attention_has_heads_of_its_own():
+    """Two heads of eight and four of four have weights of one shape; only the arguments tell them apart."""
+    recording = Recording(FILES[0])
+    model = HEALNet.from_original(recording.state, **recording.config | {"l_heads": 4, "latent_dim_head": 4})
+    latents, layer = model.latents.detach()[None], model.layers[0].self_attention[0]
+    q, k, v = layer.to_qkv(layer.norm(latents)).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+    weights = (2 * q @ k.transpose(-1, -2) / 4**0.5).softmax(-1)  # temperature 0.5
+    update = layer.to_out((weights @ v).transpose(1, 2).flatten(2))
+    expected = torch.nn.functional.leaky_relu(update, 0.01)
+    torch.testing.assert_close(layer(latents), expected, rtol=0, atol=1e-12)
+
+
 def test_without_a_head_the_model_returns_latents():
     recording = Recording(FILES[0])
     state = {name: x for name, x in recording.state.items() if not name.startswith("to_logits")}

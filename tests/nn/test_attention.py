@@ -181,3 +181,14 @@ def test_self_attention_is_the_plain_formulation_and_so_are_its_weights():
     expected = attention.to_out(torch.einsum("bhmn,bnhe->bmhe", weights, v).flatten(2))
     torch.testing.assert_close(attention(latents), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(attention.weights(latents), weights.mean(1), rtol=0, atol=1e-12)
+
+
+def test_dropout_of_self_attention_is_for_training_alone_and_keeps_the_expectation():
+    torch.manual_seed(0)
+    attention = SelfAttention(D, H, E, dropout=0.4).double()
+    latents = torch.randn(B, M, D, dtype=torch.float64)
+    with torch.no_grad():
+        rest = attention.eval()(latents)
+        dropped = torch.stack([attention.train()(latents) for _ in range(4000)])
+    assert (dropped[0] - rest).abs().max() > 1e-3
+    torch.testing.assert_close(dropped.mean(0), rest, rtol=0, atol=0.03)

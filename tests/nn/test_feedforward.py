@@ -28,3 +28,12 @@ def test_self_normalising_keeps_mean_and_variance_through_twenty_layers():
     x = layers(torch.randn(512, 256))
     assert abs(x.mean().item()) < 0.1
     assert x.var().item() == pytest.approx(1, abs=0.25)
+
+
+def test_dropout_is_the_last_step_and_for_training_alone():
+    block = GatedFeedForward(3, dropout=0.5)
+    x = torch.randn(1000, 3)
+    kept = block.eval()(x)
+    dropped = block.train()(x)
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
+    torch.testing.assert_close(dropped[dropped != 0], 2 * kept[dropped != 0])
