@@ -74,9 +74,12 @@ def as_vector(values: ArrayOrTensor, name: str, like: Tensor) -> Tensor:
     """`values` on the device of `like`, one per row of it.
 
     Raises:
-        ValueError: another shape than (b,).
+        ValueError: another shape than (b,), something else than numbers.
     """
-    vector = as_tensor(values).to(like.device)
+    try:
+        vector = as_tensor(values).to(like.device)
+    except TypeError as error:  # text and objects have no tensor
+        raise ValueError(f"{name} must hold numbers, got {np.asarray(values).dtype}") from error
     if vector.shape != like.shape[:1]:
         raise ValueError(
             f"{name} must have shape ({like.shape[0]},), one per patient, got {tuple(vector.shape)}"

@@ -24,8 +24,8 @@ def ranking_loss(
     A pair (i, j) is comparable if i has the event and j was followed longer, or as long and censored, as in
     Harrell's C.
 
-    - `outputs` (b,), raw risks r: $\text{sigmoid}(-(r_i - r_j) / \sigma)$, sigma = 1 (Luck et al. 2018, ICLR
-      workshop; MMP's ranking loss with phi = sigmoid, but for a constant).
+    - `outputs` (b,), raw risks r: $\text{sigmoid}(-(r_i - r_j) / \sigma)$, sigma = 1 (Luck et al. 2018,
+      arXiv:1806.01984; MMP's ranking loss with phi = sigmoid, but for a constant).
     - `outputs` (b, k), raw discrete-time logits, with the bins `y`: $\exp(-(F_i(y_i) - F_j(y_i)) / \sigma)$,
       F = 1 - S, sigma = 0.1 (DeepHit; Lee et al. 2018, AAAI).
 

@@ -288,6 +288,7 @@ REFUSED = [
     ({"time": torch.zeros(3)}, "time must have shape (2,), one per patient, got (3,)"),
     ({"time": torch.tensor([1.0, torch.nan])}, "time must not be NaN"),
     ({"event": torch.tensor([0, 2])}, "event must be bool or exactly 0 or 1 (1 = the event was observed)"),
+    ({"strata": ["I", "II"]}, "strata must hold numbers, got <U2"),
     ({"strata": torch.zeros(2, 1)}, "strata must have shape (2,), one per patient, got (2, 1)"),
     (
         {"weights": torch.tensor([1.0, 0.0])},

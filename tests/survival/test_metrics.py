@@ -193,7 +193,7 @@ def test_a_death_at_the_last_edge_is_a_death_in_float32_too():
         )
         for dtype in (torch.float32, torch.float64)
     ]
-    assert p[0] == pytest.approx(p[1], rel=1e-9)
+    assert p[0] == pytest.approx(p[1], rel=1e-9, abs=0)
 
 
 def test_tensors_of_a_graph_and_of_half_precision_are_read():
