@@ -37,7 +37,7 @@ def load_breast_cancer() -> Cohort:
         >>> load_breast_cancer()
         Cohort(198 patients, 51 events, clinical 198x4, genes 198x76)
     """
-    from healnet.data.cohort import Cohort
+    from healnet.data import Cohort  # says what to install where pandas is missing
 
     try:
         from sksurv.datasets import load_breast_cancer as load

@@ -55,7 +55,7 @@ def load_mini_acc() -> Cohort:
         >>> load_mini_acc()
         Cohort(92 patients, 34 events, clinical 92x5, rna 79x198, cnv 90x198, protein 46x33, mutations 90x97, mirna 80x471)
     """
-    from healnet.data.cohort import Cohort
+    from healnet.data import Cohort  # says what to install where pandas is missing
 
     clinical = _read("clinical")
     time = clinical["days_to_death"].fillna(clinical["days_to_last_followup"])

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from sksurv.datasets import load_breast_cancer as original
 
 from healnet.datasets import load_breast_cancer
@@ -29,15 +30,28 @@ def test_clinical_is_coded_as_documented():
     assert clinical.isna().sum().to_dict() == {"age": 0, "er": 0, "grade": 2, "size": 0}
 
 
-def test_without_scikit_survival_it_says_what_to_install():
+@pytest.mark.parametrize(
+    ("package", "load", "message"),
+    [
+        (
+            "sksurv",
+            "load_breast_cancer",
+            "load_breast_cancer reads scikit-survival's data: pip install scikit-survival",
+        ),
+        (
+            "pandas",
+            "load_breast_cancer",
+            "healnet.data.Cohort needs the package 'pandas': pip install healnet",
+        ),
+        ("pandas", "load_mini_acc", "healnet.data.Cohort needs the package 'pandas': pip install healnet"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_install(package, load, message):
     code = (
-        "import sys; sys.modules['sksurv'] = None\n"
-        "from healnet.datasets import load_breast_cancer\n"
-        "try:\n    load_breast_cancer()\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"from healnet.datasets import {load}\n"
+        f"try:\n    {load}()\n"
         "except ImportError as error:\n    print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (
-        result.stdout.strip()
-        == "load_breast_cancer reads scikit-survival's data: pip install scikit-survival"
-    )
+    assert result.stdout.strip() == message
