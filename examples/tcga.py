@@ -131,7 +131,7 @@ def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:
     outcome = seen.target.to_structured()
     cox = CoxnetSurvivalAnalysis(l1_ratio=0.1, n_alphas=30).fit(a, outcome)
     yield cox.predict(b, alpha=cox.alphas_[len(cox.alphas_) // 2])
-    forest = RandomSurvivalForest(n_estimators=200, min_samples_leaf=5, random_state=seed, n_jobs=-1)
+    forest = RandomSurvivalForest(n_estimators=100, min_samples_leaf=5, random_state=seed, n_jobs=-1)
     forest.fit(a, outcome).set_params(n_jobs=1)  # threads would add the trees up in an order of their own
     yield forest.predict(b)
 
@@ -151,7 +151,8 @@ def manifest(args: argparse.Namespace) -> dict:
         inputs["features"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     packages = ("healnet", "torch", "numpy", "pandas", "scikit-survival")
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    return {"settings": SETTINGS, "seed": args.seed, "inputs": inputs, "versions": versions}
+    settings = SETTINGS | {"clinical": args.clinical.split(",")}
+    return {"settings": settings, "seed": args.seed, "inputs": inputs, "versions": versions}
 
 
 def check_manifest(path: Path, current: dict) -> None:
@@ -205,12 +206,13 @@ def main() -> None:
         "--splits", type=Path, required=True, help="folder with splits_0.csv, splits_1.csv, ..."
     )
     parser.add_argument("--features", type=Path, help="folder of patch features")
+    parser.add_argument("--clinical", default="age,is_female", help="clinical columns; default: %(default)s")
     parser.add_argument("--output", type=Path, required=True, help="folder of results and pictures")
     parser.add_argument("--folds", help="some of them, as in 0,1; default: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    cohort = read_omics(args.table, missing_outcome="drop")
+    cohort = read_omics(args.table, clinical=args.clinical.split(","), missing_outcome="drop")
     if args.features:
         cohort = cohort.with_patches(args.features)
     print(cohort.summary())
@@ -220,9 +222,7 @@ def main() -> None:
     if unknown:
         parser.error(f"--folds {args.folds}: {args.splits} has {list(splits)}, not {unknown}")
     if not args.features:
-        torch.set_num_threads(
-            1
-        )  # operations this small only wait for a second thread, for minutes on a busy machine
+        torch.set_num_threads(1)  # operations this small only wait for a second thread
     args.output.mkdir(parents=True, exist_ok=True)
     check_manifest(args.output / "manifest.json", manifest(args))
 

@@ -50,7 +50,8 @@ def collate(items: Sequence[Batch]) -> Batch:
     """Items of `CohortDataset` into one `Batch`, padded where patients differ in size; padding is masked.
 
     Fields of one name are stacked; along an axis in which they differ they are padded at the end, with zeros, and masks
-    with False. The width of a token or channel (the axes that a mask does not have) must be the same for all.
+    with False. The width of a token or channel (the axes that a mask does not have, last) must be the same for all, so
+    images that differ in size come with their channels last.
 
     Args:
         items: at least one; each with the same modalities.

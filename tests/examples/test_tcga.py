@@ -131,6 +131,15 @@ def test_a_run_with_other_settings_or_inputs_is_not_mixed_in(run, inputs, monkey
     assert not (output / "fold_1.csv").exists()
 
 
+def test_clinical_columns_are_chosen_by_name(run, inputs):
+    edit_table(inputs, lambda table: table.pop("is_female"))
+    with pytest.raises(ValueError, match=r"table\.csv: no column 'is_female'"):
+        run()
+    output = run("--clinical", "age")
+    assert json.loads((output / "manifest.json").read_text())["settings"]["clinical"] == ["age"]
+    assert len(pd.read_csv(output / "risks.csv")) == 40
+
+
 def test_a_fold_that_is_not_there_is_refused(run, inputs, capsys):
     with pytest.raises(SystemExit):
         run("--folds", "0,7")
