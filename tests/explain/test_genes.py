@@ -37,14 +37,14 @@ def test_stability_counts_only_who_surely_is_on_top():
 
 
 def test_gene_sets_sum_their_members():
-    sets = {"one": ["TP53"], "both": ["TP53", "MYC"], "none": ["XXX"]}
+    sets = {"one": ["TP53"], "both": ["TP53", "MYC"], "none": ["LOST1"]}
     scores = [[1.0, 2.0, -4.0], [np.nan, 1.0, 0.0]]
     names = ["TP53_rnaseq", "TP53_mut", "MYC_rnaseq"]
     found, sums = gene_set_scores(names, scores, sets, symbol=lambda name: name.split("_")[0])
     assert found == ["one", "both"]
     assert sums.tolist() == [[3, -1], [1, 1]]
     with pytest.raises(ValueError, match=r"^none of the 1 gene sets has a member among the 3 features$"):
-        gene_set_scores(names, scores, {"none": ["XXX"]})
+        gene_set_scores(names, scores, {"none": ["LOST1"]})
 
 
 def test_bars_show_size_direction_and_stability():
