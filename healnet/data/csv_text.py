@@ -15,9 +15,8 @@ __all__ = ["MAX_BYTES", "check_csv", "read_csv_bytes"]
 
 # Unpacked; TCGA's BRCA table has 15 MB, and a parsed table takes up to eight times its text.
 MAX_BYTES = 1 << 29
-MAX_FIELD = (
-    131_072  # csv's own limit at start; other packages raise it for the whole process (scipy.io.arff does)
-)
+# csv's own limit at start, which other packages raise for the whole process (scipy.io.arff does).
+MAX_FIELD = 131_072
 MAX_COLUMNS = 500_000  # beyond the 450,000 sites of a methylation array; each column costs pandas a kilobyte
 _PACKED = {
     b"\x1f\x8b": "gzip",
