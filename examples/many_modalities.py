@@ -21,17 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from healnet import HEALNet
-from healnet.encoders import (
-    Graph,
-    GraphEncoder,
-    GridEncoder,
-    ModalityEncoder,
-    OmicEncoder,
-    SequenceEncoder,
-    TimeSeries,
-)
+from healnet.encoders import GraphEncoder, GridEncoder, ModalityEncoder, OmicEncoder, SequenceEncoder
+from healnet.inputs import Graph, TimeSeries, hide, take
 from healnet.survival import concordance, cox_nll
-from healnet.testing import hide_patients, take_patients
 
 MODALITIES = ("table", "image", "volume", "series", "graph")
 PAIR = ("table", "image")
@@ -95,7 +87,7 @@ def simulate(n: int, seed: int) -> tuple[dict[str, Any], Tensor, Tensor]:
         ),
         "graph": Graph.stack([ring_with_chords(16, c, rng) for c in chords]),
     }
-    inputs = {name: hide_patients(x, torch.tensor(rng.random(n) < ABSENT)) for name, x in inputs.items()}
+    inputs = {name: hide(x, torch.tensor(rng.random(n) < ABSENT)) for name, x in inputs.items()}
     log_hazard = 2.0 * sum(part.values()) + 5.0 * column * side
     death = rng.exponential(size=n) * np.exp(-log_hazard)
     censored = np.quantile(death, 0.9) * rng.exponential(size=n)
@@ -118,7 +110,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(time)).split(batch)[: len(time) // batch]:
-            risk = model({name: take_patients(inputs[name], rows) for name in names})
+            risk = model({name: take(inputs[name], rows) for name in names})
             loss = cox_nll(risk, time[rows], event[rows])
             optimizer.zero_grad()
             loss.backward()

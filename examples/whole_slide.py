@@ -19,7 +19,6 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from healnet import HEALNet, PatchBag
-from healnet.data import Slide, extract_features, read_patches
 from healnet.encoders import PatchEncoder
 from healnet.explain import (
     attention_scores,
@@ -32,6 +31,7 @@ from healnet.explain import (
     to_geojson,
     top_patches,
 )
+from healnet.slides import Slide, extract_features, read_patches
 from healnet.survival import BreslowBaseline, SurvivalTarget, concordance, cox_nll
 
 TILE, MPP, BAG, PATIENTS, STEPS = 64, 1.0, 24, 256, 150  # tiles of 64 pixels at 1 micron each

@@ -20,7 +20,8 @@ torch.Size([3, 4])
 """
 
 from healnet.fusion import HEALNet
-from healnet.tokens import Masked, PatchBag, Tokens
+from healnet.inputs import Graph, Masked, PatchBag, TimeSeries
+from healnet.tokens import Tokens
 
-__all__ = ["HEALNet", "Masked", "PatchBag", "Tokens"]
+__all__ = ["Graph", "HEALNet", "Masked", "PatchBag", "TimeSeries", "Tokens"]
 __version__ = "0.1.0"

@@ -21,15 +21,14 @@ from healnet.encoders.base import ModalityEncoder
 from healnet.fusion.layer import FusionLayer
 from healnet.fusion.model import HEALNet
 from healnet.fusion.trace import TraceRecorder
-from healnet.tokens import Masked, PatchBag, Tokens
+from healnet.inputs import PatchBag, broadcast_mask, hide, map_tensors, take
+from healnet.tokens import Tokens
 
 __all__ = [
     "LawBrokenError",
     "check_encoder",
     "check_fusion_layer",
     "check_model",
-    "hide_patients",
-    "take_patients",
 ]
 
 TOLERANCE = 1e-10  # float64
@@ -37,32 +36,6 @@ TOLERANCE = 1e-10  # float64
 
 class LawBrokenError(AssertionError):
     """A law of the library does not hold; the message says which and by how much."""
-
-
-def take_patients(inputs: Any, index: Tensor) -> Any:
-    """The rows `index` of one modality's input: a tensor, or a (nested) tuple or mapping of tensors."""
-    return _map(inputs, lambda tensor, _: tensor[index])
-
-
-def hide_patients(inputs: Any, rows: Tensor) -> Any:
-    """The same input with the modality absent for `rows` (b,) bool: their masks are all False.
-
-    A plain tensor becomes `Masked`; in a NamedTuple every bool field named `mask` or `..._mask` is cleared.
-
-    Raises:
-        ValueError: an input without a mask to clear.
-    """
-    if isinstance(inputs, Tensor):
-        return Masked(inputs, ~rows)
-
-    def clear(tensor: Tensor, name: str) -> Tensor:
-        if not _is_mask(tensor, name):
-            return tensor
-        return tensor & ~rows.reshape(-1, *[1] * (tensor.dim() - 1))
-
-    if not any(_is_mask(*pair) for pair in _leaves(inputs)):
-        raise ValueError(f"expected a tensor or a NamedTuple with a bool mask, got {type(inputs).__name__}")
-    return _map(inputs, clear)
 
 
 def check_encoder(
@@ -104,15 +77,15 @@ def check_encoder(
         _same_tokens(
             f"patients do not mix: patient {row} alone gives what the batch gives",
             _take_tokens(tokens, index),
-            encoder(take_patients(inputs, index)),
+            encoder(take(inputs, index)),
         )
-    poisoned = _map(inputs, lambda tensor, _: _poison(tensor, _masked_elements(inputs, tensor)))
+    poisoned = map_tensors(lambda tensor, _: _poison(tensor, _masked_elements(inputs, tensor)), inputs)
     _same_tokens("what is masked changes nothing, not even NaN", tokens, encoder(poisoned))
     _check_hidden_patients(encoder, inputs, tokens)
     pad = _pad_bag if pad is None and isinstance(inputs, PatchBag) else pad
     if pad is not None:
         _same_tokens("padding changes nothing", tokens, encoder(pad(inputs)))
-    wrong = [_map(inputs, _extra_axis)] if wrong is None else wrong
+    wrong = [map_tensors(_extra_axis, inputs)] if wrong is None else wrong
     for bad in wrong:
         _check_refused(encoder, bad)
 
@@ -230,7 +203,7 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
     absent = torch.rand(batch, len(names), generator=generator) < 0.5
     absent[0], absent[-1] = True, False
     nobody = torch.ones(batch, dtype=torch.bool)
-    hidden = {name: hide_patients(inputs[name], absent[:, i]) for i, name in enumerate(names)}
+    hidden = {name: hide(inputs[name], absent[:, i]) for i, name in enumerate(names)}
     before = copy.deepcopy(hidden)
     result = model(hidden)
     if not bool(torch.isfinite(result).all()):
@@ -240,11 +213,9 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
     _same("tracing changes no number", result, model.trace(hidden)[0])
     for row in range(batch):
         index = torch.tensor([row])
-        alone = {
-            name: take_patients(inputs[name], index) for i, name in enumerate(names) if not absent[row, i]
-        }
+        alone = {name: take(inputs[name], index) for i, name in enumerate(names) if not absent[row, i]}
         _same(f"patient {row} alone gives what the batch gives", result[index], model(alone))
-    untouched = model({name: hide_patients(value, nobody) for name, value in inputs.items()})
+    untouched = model({name: hide(value, nobody) for name, value in inputs.items()})
     _same(
         "with nothing at all, the head reads the untouched latents", untouched, model({}).expand_as(untouched)
     )
@@ -252,7 +223,7 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
         rest = {other: value for other, value in inputs.items() if other != name}
         _same(
             f"modality {name!r} all masked equals leaving it out",
-            model({**rest, name: hide_patients(inputs[name], nobody)}),
+            model({**rest, name: hide(inputs[name], nobody)}),
             model(rest) if rest else untouched,
         )
     _check_model_gradients(model, hidden)
@@ -262,8 +233,10 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
     batch = _batch_size(inputs)
     rows = torch.zeros(batch, dtype=torch.bool)
     rows[0] = True
-    hidden = hide_patients(inputs, rows)
-    encoded = encoder(_map(hidden, lambda tensor, _: _poison(tensor, _over(tensor, rows))))
+    hidden = hide(inputs, rows)
+    encoded = encoder(
+        map_tensors(lambda tensor, _: _poison(tensor, broadcast_mask(rows, tensor.shape)), hidden)
+    )
     if encoded.mask is None or bool(encoded.mask[0].any()):
         raise LawBrokenError("a patient whose input is all masked has no real token")
     others = torch.arange(1, batch)
@@ -274,7 +247,7 @@ def _check_hidden_patients(encoder: ModalityEncoder, inputs: Any, tokens: Tokens
     )
     # Finite again: some functions stop the gradient of a NaN, and would hide a leak.
     leaves = [tensor.requires_grad_() for tensor, _ in _leaves(hidden) if tensor.is_floating_point()]
-    masked = [_over(leaf, rows) | _masked_elements(hidden, leaf) for leaf in leaves]
+    masked = [broadcast_mask(rows, leaf.shape) | _masked_elements(hidden, leaf) for leaf in leaves]
     encoded = encoder(hidden)
     if not encoded.values.requires_grad:
         return
@@ -331,17 +304,6 @@ def _is_mask(tensor: Tensor, name: str) -> bool:
     return tensor.dtype == torch.bool and (name == "mask" or name.endswith("_mask"))
 
 
-def _map(inputs: Any, function: Callable[[Tensor, str], Tensor], name: str = "") -> Any:
-    if isinstance(inputs, Tensor):
-        return function(inputs, name)
-    if isinstance(inputs, Mapping):
-        return {key: _map(value, function, key) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
-        values = [_map(value, function, field) for field, value in zip(inputs._fields, inputs, strict=True)]
-        return type(inputs)(*values)
-    return inputs
-
-
 def _leaves(inputs: Any) -> list[tuple[Tensor, str]]:
     found: list[tuple[Tensor, str]] = []
 
@@ -349,17 +311,14 @@ def _leaves(inputs: Any) -> list[tuple[Tensor, str]]:
         found.append((tensor, name))
         return tensor
 
-    _map(inputs, collect)
+    map_tensors(collect, inputs)
     return found
 
 
 def _double(inputs: Any) -> Any:
-    return _map(inputs, lambda tensor, _: tensor.double() if tensor.is_floating_point() else tensor.clone())
-
-
-def _over(tensor: Tensor, mask: Tensor) -> Tensor:
-    """A mask of the first axes, over all of the tensor."""
-    return mask.reshape(*mask.shape, *[1] * (tensor.dim() - mask.dim())).expand_as(tensor)
+    return map_tensors(
+        lambda tensor, _: tensor.double() if tensor.is_floating_point() else tensor.clone(), inputs
+    )
 
 
 def _masked_elements(inputs: Any, tensor: Tensor) -> Tensor:
@@ -367,7 +326,7 @@ def _masked_elements(inputs: Any, tensor: Tensor) -> Tensor:
     mask = getattr(inputs, "mask", None)
     if mask is None or tensor.shape[: mask.dim()] != mask.shape:
         return torch.zeros(tensor.shape, dtype=torch.bool)
-    return _over(tensor, ~mask)
+    return broadcast_mask(~mask, tensor.shape)
 
 
 def _poison(tensor: Tensor, elements: Tensor) -> Tensor:
@@ -384,7 +343,7 @@ def _pad_bag(bag: PatchBag) -> PatchBag:
         extra = tensor[:, :1].expand(-1, 3, *[-1] * (tensor.dim() - 2))
         return torch.cat((tensor, torch.zeros_like(extra) if _is_mask(tensor, name) else 7 * extra), dim=1)
 
-    padded: PatchBag = _map(bag, longer)
+    padded: PatchBag = map_tensors(longer, bag)
     return padded
 
 

@@ -8,15 +8,13 @@ from torch import nn
 
 from healnet import HEALNet, Masked, PatchBag, Tokens
 from healnet.encoders import ModalityEncoder, OmicEncoder
-from healnet.encoders.base import element_mask, unmask
 from healnet.fusion import FusionLayer
+from healnet.inputs import element_mask, unmask
 from healnet.testing import (
     LawBrokenError,
     check_encoder,
     check_fusion_layer,
     check_model,
-    hide_patients,
-    take_patients,
 )
 
 DIMS = {"rna": 3, "slide": 7}
@@ -357,18 +355,6 @@ def test_the_checked_module_stays_as_it_was(example):
 def test_examples_that_cannot_serve_are_refused(inputs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_encoder(GoodEncoder(), inputs)
-
-
-def test_what_cannot_be_hidden_is_refused():
-    with pytest.raises(ValueError, match=r"^expected a tensor or a NamedTuple with a bool mask, got dict$"):
-        hide_patients({"a": torch.zeros(2)}, torch.tensor([True, False]))
-
-
-def test_taking_and_hiding():
-    bag = PatchBag(torch.arange(4.0).view(2, 2, 1), torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=torch.bool))
-    hidden = hide_patients(bag, torch.tensor([True, False]))
-    assert hidden.mask.tolist() == [[False, False], [True, True]]
-    assert take_patients(bag, torch.tensor([1])).features.tolist() == [[[2.0], [3.0]]]
 
 
 class BrokenLayer(FusionLayer):

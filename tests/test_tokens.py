@@ -2,10 +2,8 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, default_collate
 
-from healnet import Masked, PatchBag, Tokens
-from healnet.tokens import Graph, TimeSeries, with_mask
+from healnet import Tokens
 
 
 def test_standardised_by_hand():
@@ -79,57 +77,3 @@ def test_wrong_tokens_are_refused(values, mask, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
         Tokens(values, mask)
     assert str(error.value) == message
-
-
-def test_moving_changes_the_dtype_of_values_and_never_of_masks():
-    masked = Masked(torch.ones(2, 3), torch.tensor([True, False])).to(torch.float64)
-    assert (masked.values.dtype, masked.mask.dtype) == (torch.float64, torch.bool)
-    bag = PatchBag(torch.ones(2, 3, 5), torch.ones(2, 3, 2), torch.ones(2, 3, dtype=torch.bool))
-    moved = bag.to(device="cpu", dtype=torch.float64)
-    assert [x.dtype for x in moved] == [torch.float64, torch.float32, torch.bool]
-
-
-def test_half_precision_is_for_features_and_spares_coordinates_and_times():
-    far = torch.tensor([[[120_001.0, 70_003.0]]])
-    bag = PatchBag(torch.ones(1, 1, 5), far, torch.ones(1, 1, dtype=torch.bool))
-    clock = torch.tensor([[4097.25]])
-    series = TimeSeries(torch.ones(1, 1, 2), clock, torch.ones(1, 1, dtype=torch.bool))
-    cells = Graph.of(torch.ones(1, 5), torch.empty(2, 0, dtype=torch.long), centroids=far[0])
-    for like in (torch.float16, torch.empty(0, dtype=torch.float16)):
-        half = bag.to(like)
-        assert half.features.dtype == torch.float16
-        assert torch.equal(half.coords, far)
-        assert torch.equal(series.to(like).times, clock)
-        assert torch.equal(cells.to(like).centroids, far[0])
-
-
-def test_every_part_moves_to_the_device():
-    bag = PatchBag(torch.ones(1, 1, 5), torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))
-    cells = Graph.stack([Graph.of(torch.ones(1, 5), torch.zeros(2, 1, dtype=torch.long))])
-    series = TimeSeries(torch.ones(1, 1, 2), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
-    for value in (bag, cells, series, Masked(torch.ones(1, 2), torch.ones(1, dtype=torch.bool))):
-        for moved in (
-            value.to("meta"),
-            value.to(torch.device("meta"), torch.float64, non_blocking=True),
-            value.to(device="meta", dtype=torch.float64),
-            value.to(torch.empty(0, device="meta")),
-        ):
-            assert {field.device.type for field in moved} == {"meta"}
-
-
-def test_a_node_takes_its_edges_along_when_it_is_hidden():
-    path = Graph.stack([Graph.of(torch.zeros(3, 5), torch.tensor([[0, 1], [1, 2]]))] * 2)
-    hidden = with_mask(path, torch.tensor([[True, True, True], [False, True, True]]))
-    assert hidden.mask.tolist() == [[True] * 3, [False, True, True]]
-    assert hidden.edge_mask.tolist() == [[True, True], [False, True]]
-    # An edge that was padding stays so.
-    assert not path._replace(edge_mask=path.edge_mask & False).with_mask(path.mask).edge_mask.any()
-
-
-def test_default_collation_keeps_the_types():
-    items = [Masked(torch.full((3,), float(i)), torch.tensor(i == 0)) for i in range(2)]
-    batch = default_collate(items)
-    assert isinstance(batch, Masked)
-    assert batch.values.tolist() == [[0.0] * 3, [1.0] * 3]
-    assert batch.mask.tolist() == [True, False]
-    assert isinstance(next(iter(DataLoader(items, batch_size=2))), Masked)

@@ -1,16 +1,15 @@
-"""Patients into a batch: `Batch` and `collate`."""
+"""Patients of one training step: `Batch`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from healnet.tokens import Masked
+from healnet.inputs import move
 
-__all__ = ["Batch", "collate"]
+__all__ = ["Batch"]
 
 
 class Batch(NamedTuple):
@@ -35,151 +34,9 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Everything on that device. Where it has no float64 (mps), times become float32."""
         time = self.time.float() if torch.device(device).type == "mps" else self.time
-        inputs = {
-            name: None if value is None else _moved(value, device, non_blocking)
-            for name, value in self.inputs.items()
-        }
+        inputs = {name: move(value, device, non_blocking) for name, value in self.inputs.items()}
         rest = [tensor.to(device, non_blocking=non_blocking) for tensor in (time, self.event, self.index)]
         return Batch(inputs, *rest)
 
     def __len__(self) -> int:
         return len(self.event)
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """Items of `CohortDataset` into one `Batch`, padded where patients differ in size; padding is masked.
-
-    Fields of one name are stacked; along an axis in which they differ they are padded at the end, with zeros, and masks
-    with False. The width of a token or channel (the axes that a mask does not have, last) must be the same for all, so
-    images that differ in size come with their channels last.
-
-    Args:
-        items: at least one; each with the same modalities.
-
-    Raises:
-        ValueError: no items, modalities or types or widths that differ between patients, or a value that is not finite
-            and not masked. Each names the modality and the patient's position in the cohort.
-
-    Example:
-        >>> from healnet.tokens import PatchBag
-        >>> def patient(i, n):
-        ...     bag = PatchBag(torch.ones(n, 4), torch.zeros(n, 2), torch.ones(n, dtype=torch.bool))
-        ...     return Batch({"slide": bag}, torch.tensor(1.0), torch.tensor(True), torch.tensor(i))
-        >>> collate([patient(0, 3), patient(1, 0)]).inputs["slide"].mask.tolist()
-        [[True, True, True], [False, False, False]]
-    """
-    if not items:
-        raise ValueError("expected at least one item to collate")
-    names = list(items[0].inputs)
-    for item in items:
-        if set(item.inputs) != set(names):
-            raise ValueError(
-                f"patient {int(item.index)} has the modalities {sorted(item.inputs)}, patient {int(items[0].index)} "
-                f"has {sorted(names)}; an absent modality is one with a mask of False"
-            )
-    index = torch.stack([item.index for item in items])
-    inputs = {name: _collate_modality(name, [item.inputs[name] for item in items], index) for name in names}
-    time, event = (
-        torch.stack(field) for field in zip(*[(item.time, item.event) for item in items], strict=True)
-    )
-    return Batch(inputs, time, event, index)
-
-
-def _collate_modality(name: str, values: list[Any], index: Tensor) -> Any:
-    kind = type(values[0])
-    for value, position in zip(values, index.tolist(), strict=True):
-        if type(value) is not kind:
-            raise ValueError(
-                f"modality {name!r}: patient {position} is a {type(value).__name__}, the first a {kind.__name__}"
-            )
-    if isinstance(values[0], Tensor):
-        if len({value.shape for value in values}) == 1:
-            batched = torch.stack(values)
-            _refuse_non_finite(name, batched, None, index)
-            return batched
-        values, kind = [Masked(value, torch.tensor(True)) for value in values], Masked
-    if not hasattr(kind, "_fields") or "mask" not in kind._fields:
-        raise ValueError(
-            f"modality {name!r}: expected tensors or NamedTuples with a mask, got {kind.__name__}"
-        )
-    if kind is Masked:
-        values = _with_element_masks(values)
-    masks = _pad([value.mask for value in values])
-    fields = []
-    for field in kind._fields:
-        parts = [getattr(value, field) for value in values]
-        if field == "mask":
-            fields.append(masks)
-            continue
-        if field not in getattr(kind, "ragged", tuple)():
-            _refuse_other_widths(name, field, parts, masks.dim() - 1, index)
-        fields.append(_pad(parts))
-        if parts[0].shape[: masks.dim() - 1] == values[0].mask.shape:
-            _refuse_non_finite(name, fields[-1], masks, index)
-    return kind(*fields)
-
-
-def _with_element_masks(values: list[Masked]) -> list[Masked]:
-    """One presence per patient is enough where all are of one size; elsewhere the mask must say which are real."""
-    if (
-        len({value.values.shape for value in values}) == 1
-        and len({value.mask.dim() for value in values}) == 1
-    ):
-        return values
-    axes = max(1, max(max(value.mask.dim(), value.values.dim() - 1) for value in values))
-    axes = max([value.mask.dim() for value in values if value.mask.dim()], default=axes)
-    return [
-        value if value.mask.dim() else Masked(value.values, value.mask.expand(value.values.shape[:axes]))
-        for value in values
-    ]
-
-
-def _pad(parts: list[Tensor]) -> Tensor:
-    """Stacked, each padded with zeros at the end of every axis to the longest."""
-    if len({part.shape for part in parts}) == 1:
-        return torch.stack(parts)
-    dtype = parts[0].dtype
-    for part in parts[1:]:
-        dtype = torch.promote_types(dtype, part.dtype)
-    longest = [max(sizes) for sizes in zip(*[part.shape for part in parts], strict=True)]
-    padded = torch.zeros(len(parts), *longest, dtype=dtype)
-    for row, part in zip(padded, parts, strict=True):
-        row[tuple(slice(size) for size in part.shape)] = part
-    return padded
-
-
-def _refuse_other_widths(name: str, field: str, parts: list[Tensor], axes: int, index: Tensor) -> None:
-    for part, position in zip(parts, index.tolist(), strict=True):
-        if part.dim() != parts[0].dim() or part.shape[axes:] != parts[0].shape[axes:]:
-            raise ValueError(
-                f"modality {name!r}: {field} of patient {position} have shape {tuple(part.shape)}, "
-                f"those of patient {int(index[0])} {tuple(parts[0].shape)}; they may differ in {_first(axes)} only"
-            )
-
-
-def _first(axes: int) -> str:
-    return "the first axis" if axes == 1 else f"the first {axes} axes"
-
-
-def _refuse_non_finite(name: str, values: Tensor, mask: Tensor | None, index: Tensor) -> None:
-    if not values.is_floating_point() or not values.numel():
-        return
-    # The extremes are NaN or infinite if any value is, and take a twentieth of the time of asking each.
-    low, high = values.aminmax()
-    if low.isfinite() and high.isfinite():
-        return
-    finite = values.isfinite()
-    if mask is not None:
-        finite |= ~mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
-    wrong = ~finite.flatten(1).all(dim=1) if values.dim() > 1 else ~finite
-    if wrong.any():
-        raise ValueError(
-            f"modality {name!r}: a value of patient {int(index[wrong][0])} is not finite and not masked "
-            f"({int(wrong.sum())} of {len(wrong)} patients have such values)"
-        )
-
-
-def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    return type(value)(*[_moved(field, device, non_blocking) for field in value])

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from healnet.data.bags import Bags, SlideFile, find_slides, slides_in
+from healnet.data.checks import check_ids, check_table, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
-from healnet.data.modalities import Index, Modality, Table, Values
-from healnet.data.patches import PatchFile
+from healnet.data.modality import Index, Modality, Table, Values
+from healnet.data.slide_bags import Bags, SlideFile, find_slides, slides_in
 from healnet.data.summary import Summary, patterns, summarise
-from healnet.data.tables import check_ids, check_table, shorten
+from healnet.slides.trident_clam_reader import PatchFile
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]

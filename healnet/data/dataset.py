@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from healnet.data.bags import Bags
-from healnet.data.batch import Batch, collate
+from healnet.data.batch import Batch
 from healnet.data.cohort import Cohort
-from healnet.data.modalities import Modality, Table, Values
-from healnet.data.patches import PatchFile
-from healnet.tokens import Masked, PatchBag
+from healnet.data.collate_fn import collate
+from healnet.data.modality import Modality, Table, Values
+from healnet.data.slide_bags import Bags
+from healnet.inputs import Masked, PatchBag
+from healnet.slides.trident_clam_reader import PatchFile
 
 __all__ = ["CohortDataset"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from healnet.data.bags import slide_name
+from healnet._files import shown
+from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.csv_text import check_csv, read_csv_bytes
-from healnet.data.files import shown
-from healnet.data.tables import shorten
+from healnet.data.csv_file import check_csv, read_csv_bytes
+from healnet.data.slide_bags import slide_name
 
 __all__ = ["Split", "read_splits"]
 

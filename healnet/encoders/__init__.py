@@ -1,6 +1,6 @@
 """Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
 
-from healnet.encoders.base import ModalityEncoder, element_mask, unmask
+from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.gene_sets import GeneSetEncoder, read_gmt, read_signatures
 from healnet.encoders.graph import GraphEncoder
 from healnet.encoders.grid import GridEncoder
@@ -8,20 +8,17 @@ from healnet.encoders.learned import LearnedEncoder
 from healnet.encoders.omic import OmicEncoder
 from healnet.encoders.patches import PatchEncoder
 from healnet.encoders.sequence import SequenceEncoder
-from healnet.tokens import Graph, PatchBag, TimeSeries
+from healnet.inputs import element_mask, unmask
 
 __all__ = [
     "GeneSetEncoder",
-    "Graph",
     "GraphEncoder",
     "GridEncoder",
     "LearnedEncoder",
     "ModalityEncoder",
     "OmicEncoder",
-    "PatchBag",
     "PatchEncoder",
     "SequenceEncoder",
-    "TimeSeries",
     "element_mask",
     "read_gmt",
     "read_signatures",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from healnet.tokens import Masked, Tokens
+from healnet.tokens import Tokens
 
-__all__ = ["ModalityEncoder", "element_mask", "unmask"]
+__all__ = ["ModalityEncoder"]
 
 
 class ModalityEncoder(nn.Module, ABC):
@@ -22,6 +21,8 @@ class ModalityEncoder(nn.Module, ABC):
     gradient, the input is not mutated.
 
     Example:
+        >>> import torch
+        >>> from healnet.inputs import element_mask, unmask
         >>> class Angles(ModalityEncoder):
         ...     token_dim = 2
         ...
@@ -37,36 +38,3 @@ class ModalityEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any) -> Tokens:
         """Encode one batch of the modality; (b, ...) in, `Tokens` of (b, n, token_dim) out."""
-
-
-def unmask(inputs: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
-    """The values and the mask of a plain tensor (no mask: all present) or of `Masked`.
-
-    Raises:
-        ValueError: anything else, or a mask that is not boolean.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs, None
-    if isinstance(inputs, Masked):
-        strangers = [type(part).__name__ for part in inputs if not isinstance(part, Tensor)]
-        if strangers:
-            raise ValueError(f"expected Masked to hold two tensors, got {strangers[0]}")
-        if inputs.mask.dtype != torch.bool:
-            raise ValueError(f"expected a bool mask (True = real), got {inputs.mask.dtype}")
-        return inputs.values, inputs.mask
-    raise ValueError(f"expected a tensor or Masked(values, mask), got {type(inputs).__name__}")
-
-
-def element_mask(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """A per-patient (b,) or per-element mask as one of exactly `shape`; None stays None.
-
-    Raises:
-        ValueError: a mask of any other shape.
-    """
-    if mask is None or mask.shape == shape:
-        return mask
-    if mask.shape == shape[:1]:
-        return mask.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-    raise ValueError(
-        f"expected a mask of shape {tuple(shape[:1])} or {tuple(shape)}, got {tuple(mask.shape)}"
-    )

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from healnet.encoders.base import ModalityEncoder, element_mask, unmask
-from healnet.tokens import Masked, Tokens
+from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Masked, element_mask, unmask
+from healnet.tokens import Tokens
 
 __all__ = ["GeneSetEncoder", "read_gmt", "read_signatures"]
 

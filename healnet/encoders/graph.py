@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Graph
 from healnet.nn.extent import within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
 from healnet.nn.structure import laplacian_positions, return_probabilities
-from healnet.tokens import Graph, Tokens
+from healnet.tokens import Tokens
 
 __all__ = ["GraphEncoder"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from healnet.encoders.base import ModalityEncoder, unmask
-from healnet.tokens import Masked, Tokens
+from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Masked, broadcast_mask, unmask
+from healnet.tokens import Tokens
 
 __all__ = ["LearnedEncoder"]
 
@@ -52,7 +53,7 @@ class LearnedEncoder(ModalityEncoder):
                     f"expected a mask of shape {tuple(values.shape[:1])} or {tuple(values.shape[:2])}, "
                     f"got {tuple(mask.shape)}"
                 )
-            values = values.masked_fill(~mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0)
+            values = values.masked_fill(~broadcast_mask(mask, values.shape), 0)
         try:
             tokens = self.module(values)
         except RuntimeError as error:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from healnet.encoders.base import ModalityEncoder, element_mask, unmask
+from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Masked, element_mask, unmask
 from healnet.nn.feedforward import SelfNormalizing
-from healnet.tokens import Masked, Tokens
+from healnet.tokens import Tokens
 
 __all__ = ["OmicEncoder"]
 

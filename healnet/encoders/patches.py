@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.encoders.base import ModalityEncoder, element_mask, unmask
+from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Masked, PatchBag, element_mask, unmask
 from healnet.nn.extent import within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
-from healnet.tokens import Masked, PatchBag, Tokens
+from healnet.tokens import Tokens
 
 __all__ = ["PatchEncoder"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.encoders.base import ModalityEncoder, unmask
+from healnet.encoders.base import ModalityEncoder
+from healnet.inputs import Masked, TimeSeries, broadcast_mask, unmask
 from healnet.nn.extent import within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
-from healnet.tokens import Masked, TimeSeries, Tokens
+from healnet.tokens import Tokens
 
 __all__ = ["SequenceEncoder"]
 
@@ -98,4 +99,4 @@ def _measured(mask: Tensor | None, values: Tensor) -> Tensor:
     if mask.shape not in shapes:
         wanted = ", ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(f"expected a mask of one of the shapes {wanted}, got {tuple(mask.shape)}")
-    return mask.reshape(*mask.shape, *[1] * (3 - mask.dim())).expand_as(values)
+    return broadcast_mask(mask, values.shape)

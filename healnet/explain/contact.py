@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.figures import new_figure
+from healnet._plotting import new_figure
 from healnet.explain.heatmap import checked_patches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from healnet.data.slides import Slide
+    from healnet.slides.slide import Slide
 
 __all__ = ["TopPatch", "contact_sheet", "top_patches"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.figures import LOWERS, RAISES, new_axes, readable
+from healnet._plotting import LOWERS, RAISES, new_axes, readable
 
 if TYPE_CHECKING:
     import pandas as pd

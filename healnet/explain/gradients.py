@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from healnet.explain._inputs import element_mask_of, main_values, with_values
 from healnet.explain._model import Risk, checked, default_risk, evaluating
+from healnet.inputs import real_elements, values_of, with_values
 
 __all__ = ["gradient_x_input", "input_gradients"]
 
@@ -41,7 +41,7 @@ def input_gradients(
     for name in wanted:
         if name not in names:
             raise ValueError(f"modality {name!r} is not among the inputs, which have {names}")
-    leaves = {name: main_values(inputs[name]).detach().requires_grad_() for name in wanted}
+    leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in wanted}
     joined = {name: with_values(inputs[name], leaf) for name, leaf in leaves.items()}
     with evaluating(model), torch.enable_grad():
         value = checked(risk(model({**inputs, **joined})))
@@ -79,7 +79,7 @@ def gradient_x_input(
     """
     result = {}
     for name, slope in input_gradients(model, inputs, risk, modalities).items():
-        score = slope * main_values(inputs[name]).nan_to_num()
-        axes = element_mask_of(inputs[name]).dim()
+        score = slope * values_of(inputs[name]).nan_to_num()
+        axes = real_elements(inputs[name]).dim()
         result[name] = score.flatten(axes).sum(dim=-1) if per_token and score.dim() > axes else score
     return result

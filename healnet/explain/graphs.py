@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from healnet._plotting import add_colorbar, colour_limits, new_axes
 from healnet.explain.colours import finite_scores, scaled
-from healnet.explain.figures import add_colorbar, colour_limits, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet._plotting import add_colorbar, colour_limits, new_axes
 from healnet.explain.colours import finite_scores, scaled
-from healnet.explain.figures import add_colorbar, colour_limits, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from healnet.data.slides import Slide
+    from healnet.slides.slide import Slide
 
 __all__ = ["score_map", "slide_heatmap"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from healnet.explain._inputs import element_mask_of, main_field, main_values, with_values
 from healnet.explain._model import Risk, checked, default_risk, evaluating
+from healnet.inputs import real_elements, values_field, values_of, with_values
 
 __all__ = ["integrated_gradients"]
 
@@ -84,7 +84,7 @@ def integrated_gradients(
 
 def _real_values(value: Any) -> Tensor:
     """The numbers of an input, detached, 0 where they are masked."""
-    values, real = main_values(value).detach(), element_mask_of(value)
+    values, real = values_of(value).detach(), real_elements(value)
     return values.masked_fill(~real.reshape(real.shape + (1,) * (values.dim() - real.dim())), 0)
 
 
@@ -92,5 +92,5 @@ def _other_tensors(value: Any) -> dict[str, Tensor]:
     """The tensors that travel with an input's numbers."""
     if isinstance(value, Tensor):
         return {}
-    fields = {name: getattr(value, name) for name in value._fields if name != main_field(value)}
+    fields = {name: getattr(value, name) for name in value._fields if name != values_field(value)}
     return {name: field for name, field in fields.items() if isinstance(field, Tensor)}

@@ -10,16 +10,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from healnet.explain._inputs import (
-    batch_size,
-    check_modality,
-    copies,
-    element_mask_of,
-    hide,
-    present,
-    repeat_rows,
-)
+from healnet.explain._inputs import check_modality, copies
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
+from healnet.inputs import batch_size, hide, present, real_elements, repeat
 
 __all__ = ["occlude", "occlude_modalities", "tiles_of"]
 
@@ -63,7 +56,7 @@ def occlude(
         (torch.Size([2, 6]), torch.Size([2, 2]))
     """
     value = check_modality(inputs, modality)
-    real = element_mask_of(value)
+    real = real_elements(value)
     if groups is None:
         groups = torch.arange(real[0].numel(), device=real.device).reshape(real.shape[1:])
     groups = _checked_groups(groups, real, modality)
@@ -75,7 +68,7 @@ def occlude(
         for start in range(0, count, at_once):
             ids = torch.arange(start, min(start + at_once, count), device=groups.device)
             hidden = (groups.unsqueeze(0) == ids.reshape(-1, *[1] * groups.dim())).flatten(0, 1)
-            repeated = {name: repeat_rows(given, len(ids)) for name, given in inputs.items()}
+            repeated = {name: repeat(given, len(ids)) for name, given in inputs.items()}
             repeated[modality] = hide(repeated[modality], hidden)
             without = risk_of(model, repeated, risk).reshape(len(ids), batch)
             touched = (hidden.reshape(len(ids), *real.shape) & real).flatten(2).any(dim=2)

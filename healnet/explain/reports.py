@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from healnet._plotting import png
 from healnet.explain import page
-from healnet.explain._inputs import batch_size, check_modality, element_mask_of, main_values
+from healnet.explain._inputs import check_modality
 from healnet.explain._model import Risk, default_risk
-from healnet.explain.figures import png
 from healnet.explain.gradients import gradient_x_input
 from healnet.explain.shapley import ModalityShapley, shapley_modalities
+from healnet.inputs import batch_size, real_elements, values_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +132,7 @@ def _features(
     if modality in inputs and inputs[modality] is None:
         return page.card(title, "", _LACKS)
     value = check_modality(inputs, modality)
-    numbers, real = main_values(value), element_mask_of(value)
+    numbers, real = values_of(value), real_elements(value)
     if numbers.shape != (1, len(names)):
         raise ValueError(
             f"modality {modality!r}: {len(names)} feature names do not fit an input of shape {tuple(numbers.shape)}"

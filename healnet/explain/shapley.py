@@ -11,9 +11,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from healnet.explain._inputs import batch_size, copies, hide, present, repeat_rows
+from healnet._plotting import LOWERS, RAISES, new_axes, readable
+from healnet.explain._inputs import copies
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
-from healnet.explain.figures import LOWERS, RAISES, new_axes, readable
+from healnet.inputs import batch_size, hide, present, repeat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +85,7 @@ def shapley_modalities(
     parts = []
     with evaluating(model):
         for coalitions in torch.arange(2 ** len(names)).split(copies(inputs, rows)):
-            repeated = {name: repeat_rows(inputs[name], len(coalitions)) for name in names}
+            repeated = {name: repeat(inputs[name], len(coalitions)) for name in names}
             shown = {
                 name: hide(value, (coalitions >> i & 1 == 0).repeat_interleave(len(has)))
                 for i, (name, value) in enumerate(repeated.items())

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from healnet.explain._inputs import check_modality, element_mask_of, hide
+from healnet._plotting import LOWERS, RAISES, new_figure, readable
+from healnet.explain._inputs import check_modality
 from healnet.explain._model import Risk, default_risk, evaluating, risk_of
-from healnet.explain.figures import LOWERS, RAISES, new_figure, readable
+from healnet.inputs import hide, real_elements
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ def faithfulness(
     """
     if not isinstance(scores, Mapping) or not scores:
         raise ValueError(f"expected scores as a mapping {{modality: tensor}}, got {type(scores).__name__}")
-    real = {name: element_mask_of(check_modality(inputs, name)) for name in scores}
+    real = {name: real_elements(check_modality(inputs, name)) for name in scores}
     for name, score in scores.items():
         if score.shape != real[name].shape:
             raise ValueError(

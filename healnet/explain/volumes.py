@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.figures import add_colorbar, colour_limits, new_axes, new_figure
+from healnet._plotting import add_colorbar, colour_limits, new_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -65,7 +65,7 @@ class HEALNet(nn.Module):
 
     Example:
         >>> from healnet.encoders import OmicEncoder
-        >>> from healnet.tokens import Masked
+        >>> from healnet.inputs import Masked
         >>> model = HEALNet({"rna": OmicEncoder(50, tokens=4), "protein": OmicEncoder(20, tokens=4)}, out_dim=4)
         >>> lacks_protein = Masked(torch.randn(3, 20), torch.tensor([True, False, True]))
         >>> model({"rna": torch.randn(3, 50), "protein": lacks_protein}).shape

@@ -46,7 +46,8 @@ assert torch.isfinite(loss)
 GRAPH = (
     START
     + """
-from healnet.encoders import Graph, GraphEncoder
+from healnet.encoders import GraphEncoder
+from healnet.inputs import Graph
 n = 100_000
 if "{kind}" == "random":
     index = torch.randint(0, n, (2, 600_000))

@@ -16,7 +16,7 @@ import numpy as np, torch
 from healnet import HEALNet, PatchBag
 from healnet.encoders import PatchEncoder
 from healnet.explain import attention_scores, slide_heatmap, to_geojson
-from healnet.explain.figures import png
+from healnet._plotting import png
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,8 +1,4 @@
-import subprocess
-import sys
-
 import numpy as np
-import pytest
 from sksurv.datasets import load_breast_cancer as original
 
 from healnet.datasets import load_breast_cancer
@@ -28,30 +24,3 @@ def test_clinical_is_coded_as_documented():
         for word, code in codes.items():
             assert (clinical[column] == code).tolist() == (table[column] == word).tolist()
     assert clinical.isna().sum().to_dict() == {"age": 0, "er": 0, "grade": 2, "size": 0}
-
-
-@pytest.mark.parametrize(
-    ("package", "load", "message"),
-    [
-        (
-            "sksurv",
-            "load_breast_cancer",
-            "load_breast_cancer reads scikit-survival's data: pip install scikit-survival",
-        ),
-        (
-            "pandas",
-            "load_breast_cancer",
-            "healnet.data.Cohort needs the package 'pandas': pip install healnet",
-        ),
-        ("pandas", "load_mini_acc", "healnet.data.Cohort needs the package 'pandas': pip install healnet"),
-    ],
-)
-def test_a_missing_package_is_named_with_what_to_install(package, load, message):
-    code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
-        f"from healnet.datasets import {load}\n"
-        f"try:\n    {load}()\n"
-        "except ImportError as error:\n    print(error)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == message

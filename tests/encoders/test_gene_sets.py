@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from healnet.encoders import GeneSetEncoder, read_gmt, read_signatures
+from healnet.inputs import Masked
 from healnet.testing import check_encoder
-from healnet.tokens import Masked
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 FEATURES = ["TP53_rnaseq", "MYC_rnaseq", "TP53_mut", "HLA-A_rnaseq", "GAPDH_cnv", "age"]

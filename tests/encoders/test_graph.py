@@ -11,7 +11,8 @@ import torch
 
 from healnet import HEALNet
 from healnet.data import Batch, collate
-from healnet.encoders import Graph, GraphEncoder
+from healnet.encoders import GraphEncoder
+from healnet.inputs import Graph
 from healnet.nn.fourier import fourier_features
 from healnet.nn.structure import laplacian_positions, return_probabilities
 from healnet.testing import check_encoder, check_model

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from healnet.encoders import GridEncoder
 from healnet.encoders.grid import axis_positions
+from healnet.inputs import Masked
 from healnet.nn.fourier import fourier_features
 from healnet.testing import check_encoder
-from healnet.tokens import Masked
 
 
 def test_tokens_by_hand():

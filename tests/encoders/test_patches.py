@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from healnet.encoders import PatchBag, PatchEncoder
+from healnet.encoders import PatchEncoder
+from healnet.inputs import Masked, PatchBag
 from healnet.nn.fourier import fourier_features
 from healnet.testing import check_encoder
-from healnet.tokens import Masked
 
 
 def bag(b=3, n=7, c=5, columns=2, lengths=(7, 4, 1)):

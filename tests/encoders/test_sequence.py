@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from healnet.encoders import SequenceEncoder, TimeSeries
+from healnet.encoders import SequenceEncoder
+from healnet.inputs import Masked, TimeSeries
 from healnet.nn.fourier import fourier_features
 from healnet.testing import check_encoder
-from healnet.tokens import Masked
 
 NAN = float("nan")
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from healnet import HEALNet
+from healnet.inputs import take
 from healnet.survival import concordance
-from healnet.testing import check_model, take_patients
+from healnet.testing import check_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "many_modalities.py"
 
@@ -76,4 +77,4 @@ def test_the_model_keeps_the_laws_on_all_five_at_once(example):
     everyone = torch.stack(present(inputs)).all(dim=0)
     rows = everyone.nonzero().flatten()[:3]
     model = HEALNet(example.encoders(), num_latents=4, latent_dim=8, num_heads=1, head_dim=4)
-    check_model(model, {name: take_patients(x, rows) for name, x in inputs.items()})
+    check_model(model, {name: take(x, rows) for name, x in inputs.items()})

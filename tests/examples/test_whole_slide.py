@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from healnet.data import Slide, read_patches
+from healnet.slides import Slide, read_patches
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "whole_slide.py"
 

@@ -3,7 +3,7 @@ import torch
 
 from healnet import HEALNet
 from healnet.encoders import OmicEncoder, PatchEncoder
-from healnet.tokens import Masked, PatchBag
+from healnet.inputs import Masked, PatchBag
 
 
 @pytest.fixture

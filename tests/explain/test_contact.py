@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from healnet.data.slides import Slide
 from healnet.explain import contact_sheet, top_patches
+from healnet.slides.slide import Slide
 
 
 @pytest.fixture

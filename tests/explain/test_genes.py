@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from healnet._plotting import LOWERS, RAISES
 from healnet.explain import gene_bars, gene_set_scores, rank_genes, top_k_stability
-from healnet.explain.figures import LOWERS, RAISES
 
 NAMES = ["A", "B", "C"]
 

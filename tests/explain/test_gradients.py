@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from healnet.explain import gradient_x_input, input_gradients
-from healnet.explain._inputs import with_values
 from healnet.explain._model import default_risk, evaluating, risk_of
+from healnet.inputs import with_values
 
 
 class Linear(nn.Module):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from healnet._plotting import new_figure
 from healnet.explain import graph_overlay
-from healnet.explain.figures import new_figure
 
 GRAPHS = Path(__file__).parents[2].parent / "shared" / "graphs"
 

@@ -5,11 +5,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.data.patches import read_patches
-from healnet.data.slides import Slide
+from healnet._plotting import new_figure
 from healnet.explain import score_map, slide_heatmap
-from healnet.explain.figures import new_figure
 from healnet.explain.heatmap import round_length
+from healnet.slides.slide import Slide
+from healnet.slides.trident_clam_reader import read_patches
 
 
 def brute_force(coords, footprint, scores, level0_size, shape):

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from healnet.explain import integrated_gradients
-from healnet.explain._inputs import main_values, with_values
 from healnet.explain._model import default_risk, evaluating, risk_of
+from healnet.inputs import values_of, with_values
 
 pytest.importorskip("captum", reason="captum is an option")
 
 
 def test_scores_sum_to_the_change_of_risk(model, inputs):
     scores, error = integrated_gradients(model, inputs, steps=300)
-    zeros = {name: with_values(value, torch.zeros_like(main_values(value))) for name, value in inputs.items()}
+    zeros = {name: with_values(value, torch.zeros_like(values_of(value))) for name, value in inputs.items()}
     with evaluating(model):
         change = risk_of(model, inputs, default_risk) - risk_of(model, zeros, default_risk)
     total = sum(score.flatten(1).sum(dim=1) for score in scores.values())

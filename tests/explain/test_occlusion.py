@@ -4,7 +4,7 @@ import torch
 
 from healnet.explain import occlude, occlude_modalities, tiles_of
 from healnet.explain._model import default_risk, evaluating, risk_of
-from healnet.tokens import Masked
+from healnet.inputs import Masked
 
 
 def test_a_hidden_gene_is_the_change_of_risk_without_it(model, inputs):

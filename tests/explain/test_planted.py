@@ -18,8 +18,8 @@ from healnet.explain import (
     occlude,
 )
 from healnet.explain._model import default_risk, evaluating, risk_of
+from healnet.inputs import PatchBag
 from healnet.survival import cox_nll
-from healnet.tokens import PatchBag
 
 SIZES = {"depth": 1, "num_latents": 8, "latent_dim": 32, "num_heads": 2, "head_dim": 16}
 

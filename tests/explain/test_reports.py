@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from healnet import HEALNet
+from healnet._plotting import new_axes
 from healnet.encoders import OmicEncoder
 from healnet.explain import gradient_x_input, report, shapley_modalities
-from healnet.explain.figures import new_axes
+from healnet.inputs import Masked
 from healnet.survival import BreslowBaseline, SurvivalTarget
-from healnet.tokens import Masked
 
 GENES = ["FOXM1", "<b>", "TP53"]
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet import HEALNet
+from healnet._plotting import LOWERS, RAISES
 from healnet.encoders import OmicEncoder
 from healnet.explain import contribution_bars, shapley_modalities, shapley_values
 from healnet.explain._model import default_risk, evaluating, risk_of
-from healnet.explain.figures import LOWERS, RAISES
 
 
 @settings(max_examples=25, deadline=None)

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from healnet.explain import faithfulness, faithfulness_curves
-from healnet.explain._inputs import element_mask_of, main_values
-from healnet.tokens import Masked
+from healnet.inputs import Masked, real_elements, values_of
 
 
 class Sum(nn.Module):
@@ -12,7 +11,7 @@ class Sum(nn.Module):
 
     def forward(self, inputs):
         value = inputs["x"]
-        return (main_values(value) * element_mask_of(value)).sum(dim=1, keepdim=True)
+        return (values_of(value) * real_elements(value)).sum(dim=1, keepdim=True)
 
 
 X = torch.tensor([[4.0, -3.0, 2.0, 1.0]])

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
+from healnet._plotting import new_figure
 from healnet.encoders import GridEncoder
 from healnet.explain import image_overlay, orthogonal_slices, to_nifti, voxel_scores
-from healnet.explain.figures import new_figure
 
 
 @pytest.mark.parametrize("patch", [1, 2, (2, 1, 3)])

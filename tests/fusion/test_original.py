@@ -9,7 +9,7 @@ import torch
 
 from healnet import HEALNet
 
-FILES = sorted((Path(__file__).parents[1] / "data" / "original").glob("*.npz"))
+FILES = sorted((Path(__file__).parents[1] / "reference" / "original").glob("*.npz"))
 
 
 class Recording:

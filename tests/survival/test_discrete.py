@@ -20,7 +20,9 @@ from healnet.survival import (
     survival_function,
 )
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "survival.json").read_text())["discrete_nll"]
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "survival.json").read_text())[
+    "discrete_nll"
+]
 LOSSES = [discrete_nll, discrete_cross_entropy]
 
 

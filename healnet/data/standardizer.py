@@ -1,0 +1,142 @@
+"""Per-column standardisation whose statistics see the training patients only: `Standardizer`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from healnet.data.checks import shorten
+from healnet.data.cohort import Cohort
+
+__all__ = ["Standardizer"]
+
+# The standard deviation of a normal distribution over its interquartile range, so that both methods agree on one.
+_IQR_TO_STD = 0.7413011092528009
+
+
+class Standardizer:
+    """Each table's columns less their centre, over their scale, over the real cells of the patients it was fitted on.
+
+    Missing cells stay missing and absent patients stay absent. Modalities that are not tables pass through. A column that
+    is constant in training is centred and divided by 1 (listed in `constant`); one without a single real cell in
+    training has no statistics, so its cells become missing everywhere (listed in `unseen`).
+
+    Args:
+        method: "mean" for mean and standard deviation (with n in the denominator); "median" for the median and the
+            interquartile range scaled to a standard deviation, which a few wild values do not move (the standard
+            deviation itself where most cells hold one value, as mutations do).
+        clip: limit of the standardised values on both sides, None for no limit. Protects from values far outside
+            what training saw.
+
+    Example:
+        >>> from healnet.survival import SurvivalTarget
+        >>> table = pd.DataFrame({"age": [50.0, 60.0, 100.0]}, index=["a", "b", "c"])
+        >>> cohort = Cohort({"clinical": table}, SurvivalTarget([1.0, 2.0, 3.0], [True, True, False]), ["a", "b", "c"])
+        >>> scaler = Standardizer().fit(cohort[:2])
+        >>> scaler.transform(cohort).table("clinical")["age"].tolist()
+        [-1.0, 1.0, 9.0]
+    """
+
+    def __init__(self, method: Literal["mean", "median"] = "mean", clip: float | None = None) -> None:
+        if method not in ("mean", "median"):
+            raise ValueError(f"expected method 'mean' or 'median', got {method!r}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"expected clip > 0 or None, got {clip}")
+        self.method = method
+        self.clip = clip
+        self._statistics: dict[str, pd.DataFrame] | None = None
+
+    def fit(self, cohort: Cohort) -> Standardizer:
+        """Take the statistics of these patients, and of nobody else. Returns itself.
+
+        Raises:
+            ValueError: a cohort without patients.
+        """
+        if not len(cohort):
+            raise ValueError("expected at least one patient to fit on")
+        self._statistics = {name: self._fit_table(cohort.table(name)) for name in cohort.tables}
+        return self
+
+    def transform(self, cohort: Cohort) -> Cohort:
+        """The same patients with standardised tables. Columns are found by name, and come in the order of the fit.
+
+        Raises:
+            ValueError: before `fit`, a modality that was not fitted, or columns that differ.
+        """
+        changed = {}
+        for name in cohort.tables:
+            statistics = self._statistics_of(name)
+            table = self._in_order(name, cohort.table(name), statistics.index)
+            values = (table - statistics["center"]) / statistics["scale"]
+            changed[name] = values if self.clip is None else values.clip(-self.clip, self.clip)
+        return cohort.replace(changed)
+
+    @property
+    def statistics(self) -> dict[str, pd.DataFrame]:
+        """Per modality, one row per column: `center`, `scale`, `cells` (real cells in training), `constant`.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        if self._statistics is None:
+            raise ValueError("the Standardizer is not fitted; call fit(cohort[train]) first")
+        return {name: table.copy() for name, table in self._statistics.items()}
+
+    @property
+    def constant(self) -> dict[str, list[str]]:
+        """Per modality, the columns with one value in all of training: centred, not scaled."""
+        return {name: list(table.index[table["constant"]]) for name, table in self.statistics.items()}
+
+    @property
+    def unseen(self) -> dict[str, list[str]]:
+        """Per modality, the columns without a real cell in training: missing for everybody from here on."""
+        return {name: list(table.index[table["cells"] == 0]) for name, table in self.statistics.items()}
+
+    def _fit_table(self, table: pd.DataFrame) -> pd.DataFrame:
+        values = table.to_numpy()
+        with warnings.catch_warnings():
+            # A column without real cells: numpy warns about the empty mean, we list it as `unseen`.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            center, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+            lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            if self.method == "median":
+                lower, center, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+                iqr = upper - lower
+                scale = np.where(
+                    iqr > 0, iqr * _IQR_TO_STD, scale
+                )  # mostly one value: no interquartile range
+        # By the extremes, for in floating point the deviation of equal numbers is not always exactly 0.
+        constant = lowest == highest
+        return pd.DataFrame(
+            {
+                "center": np.where(constant, highest, center),
+                "scale": np.where(constant, 1.0, scale),
+                "cells": (~np.isnan(values)).sum(axis=0),
+                "constant": constant,
+            },
+            index=table.columns,
+        )
+
+    def _statistics_of(self, name: str) -> pd.DataFrame:
+        fitted = self.statistics
+        if name not in fitted:
+            raise ValueError(f"modality {name!r} was not fitted; fitted were {', '.join(map(repr, fitted))}")
+        return fitted[name]
+
+    @staticmethod
+    def _in_order(name: str, table: pd.DataFrame, columns: pd.Index) -> pd.DataFrame:
+        absent, extra = (
+            columns.difference(table.columns, sort=False),
+            table.columns.difference(columns, sort=False),
+        )
+        if len(absent) or len(extra):
+            parts = [f"lacks {shorten(absent)}"] * bool(len(absent)) + [f"adds {shorten(extra)}"] * bool(
+                len(extra)
+            )
+            raise ValueError(
+                f"modality {name!r}: the columns differ from those fitted: it {' and '.join(parts)}"
+            )
+        return table[list(columns)]

@@ -1,0 +1,183 @@
+"""The HDF5 side of `read_patches`: datasets checked before they are trusted, and rows read in blocks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from healnet._files import need, shown
+from healnet.slides.patch_rows import Array, Rows, count_rows, table_shape
+
+__all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5", "reading_h5"]
+
+MANY = 16  # values of an attribute; the longest that is read has two
+BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
+
+SPARSE = 16  # a call for one row costs about as much as reading 10 rows in a row, measured with CLAM's one-row chunks
+
+
+def open_h5(path: Path) -> Any:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        ImportError: h5py is absent.
+        OSError: not an HDF5 file, or a truncated one.
+    """
+    h5py = need("h5py", "h5py", "reading HDF5 feature files")
+    # Files are replaced whole and never written in place, so no lock is needed; network disks often offer none.
+    return h5py.File(path, "r", locking=False)
+
+
+@contextmanager
+def reading_h5(path: Path, expected: str) -> Iterator[Any]:
+    """An open HDF5 file, in whose block any error becomes one that names the file.
+
+    HDF5 answers damage with a dozen types, ValueError without a file's name among them.
+
+    Raises:
+        ImportError: h5py is absent.
+        ValueError: "<path>: expected <expected>, got a damaged HDF5 file (...)", or what the block itself raised with the
+            path in front.
+    """
+    try:
+        with open_h5(path) as file:
+            yield file
+    except ImportError:
+        raise
+    except Exception as error:
+        if str(error).startswith(f"{shown(path)}: "):
+            raise
+        raise ValueError(f"{shown(path)}: expected {expected}, got a damaged HDF5 file ({error})") from error
+
+
+@dataclass(frozen=True)
+class H5Rows(Rows):
+    """Rows of one dataset of an HDF5 file, stored as (n, d) or (1, n, d)."""
+
+    dataset: str
+    leading: bool = False
+
+    def _read(self, wanted: slice | Array) -> Array:
+        with reading_h5(self.path, f"readable values of `{self.dataset}`") as file:
+            return self._read_blocks(file[self.dataset], wanted)
+
+    def _read_blocks(self, dataset: Any, wanted: slice | Array) -> Array:
+        if dataset.shape[-2:] != self.shape and count_rows(wanted):
+            return np.empty((0, 0))  # replaced by another file; `read` says so
+        if isinstance(wanted, slice):
+            return self._slice(dataset, wanted.start, wanted.stop)
+        # HDF5's own row lists take time quadratic in their length; reading whole blocks does not.
+        step = max(1, BLOCK_BYTES // max(1, self.shape[1] * dataset.dtype.itemsize))
+        result = np.empty((len(wanted), self.shape[1]), dataset.dtype)
+        order = np.argsort(wanted, kind="stable")
+        edges = np.searchsorted(wanted[order], np.arange(0, len(self) + step, step))
+        for low, high in itertools.pairwise(edges):
+            if low < high:
+                places = order[low:high]
+                first, last = int(wanted[places[0]]), int(wanted[places[-1]])
+                if len(places) * SPARSE <= last - first:
+                    for place in places:
+                        row = int(wanted[place])
+                        result[place] = self._slice(dataset, row, row + 1)[0]
+                    continue
+                block = self._slice(dataset, first, last + 1)
+                result[places] = block[wanted[places] - first]
+        return result
+
+    def _slice(self, dataset: Any, start: int, stop: int) -> Array:
+        values: Array = dataset[0, start:stop] if self.leading else dataset[start:stop]
+        return values.reshape(stop - start, self.shape[1])
+
+
+def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = None) -> Rows:
+    """The rows of a dataset, once its type, shape and presence in the file are certain.
+
+    Args:
+        path: of the open `file`, for messages.
+        file: an open HDF5 file.
+        name: of the dataset.
+        kinds: NumPy's letters of the types that will do, as "f" or "iu".
+        width: number of columns, if it is known beforehand.
+
+    Raises:
+        ValueError: no such dataset, values of another type or shape, values outside the file or never written.
+    """
+    h5py = need("h5py", "h5py", "reading HDF5 feature files")
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise ValueError(f"{shown(path)}: `{name}` is a link to another file, which is not followed")
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        held = sorted(shown(key) for key in file)[:8]
+        raise ValueError(f"{shown(path)}: expected a dataset `{name}`, got {held}")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"{shown(path)}: the values of `{name}` lie in another file, which is not followed")
+    if dataset.dtype.kind not in kinds or dataset.dtype.itemsize > 8 or dataset.shape is None:
+        wanted = "floating-point" if kinds == "f" else "integer"
+        raise ValueError(
+            f"{shown(path)}: expected `{name}` to be {wanted}, got {dataset.dtype} of shape {dataset.shape}"
+        )
+    shape = table_shape(path, name, dataset.shape, width)
+    if not _written(dataset):
+        raise ValueError(
+            f"{shown(path)}: `{name}` claims shape {dataset.shape}, but not all of it was ever written"
+        )
+    return H5Rows(path, shape, str(dataset.dtype), name, len(dataset.shape) == 3)
+
+
+def _written(dataset: Any) -> bool:
+    """Whether the file holds all that its header claims: a few bytes can claim terabytes of fill values."""
+    if dataset.chunks is None:
+        return bool(dataset.id.get_storage_size() >= dataset.nbytes)
+    chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() == chunks)
+
+
+def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
+    """The attributes that readers need, as text, float, and for `downsample` a vector.
+
+    Raises:
+        ValueError: text that is not UTF-8, or something else where a number should be.
+    """
+    known = ("name", "encoder", "patch_size", "patch_size_level0", "patch_level", "downsample")
+    found: dict[str, Any] = {}
+    for key in (*known, "level0_magnification", "target_magnification"):
+        if key in dataset.attrs:
+            found[key] = _plain(path, key, dataset.attrs)
+    return found
+
+
+def _plain(path: Path, key: str, attributes: Any) -> Any:
+    h5t = need("h5py", "h5py", "reading HDF5 feature files").h5t
+    text = key in {"name", "encoder"}
+    wanted = "text in UTF-8" if text else "numbers"
+    stored = attributes.get_id(key)
+    kind, shape = stored.get_type().get_class(), stored.shape
+    held = {h5t.STRING: "text", h5t.INTEGER: "integers", h5t.FLOAT: "floats"}.get(kind, "another type")
+    # Before the value is touched: the HDF5 library crashes on values whose type was damaged into another.
+    if (
+        kind not in ((h5t.STRING,) if text else (h5t.INTEGER, h5t.FLOAT))
+        or shape is None
+        or math.prod(shape) > MANY
+    ):
+        raise ValueError(
+            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {held} of shape {shape}"
+        )
+    value = np.asarray(attributes[key]).reshape(-1)
+    if not text:
+        numbers = value.astype(np.float64)
+        return numbers if key == "downsample" else float(numbers[0]) if len(numbers) else math.nan
+    try:
+        name = value[0].decode() if isinstance(value[0], bytes) else str(value[0])
+        name.encode()  # h5py hands over stray bytes as lone surrogates
+    except (UnicodeError, IndexError) as error:
+        raise ValueError(
+            f"{shown(path)}: expected the attribute `{key}` to be {wanted}, got {value.tolist()!r}"
+        ) from error
+    return name

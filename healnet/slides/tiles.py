@@ -1,0 +1,80 @@
+"""A slide cut into tiles: where they lie, and their pixels when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from healnet.slides.slide import Slide
+    from healnet.slides.tissue import Tissue
+
+__all__ = ["Tiles", "tile_grid"]
+
+
+def tile_grid(width: int, height: int, footprint: int, stride: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Top-left corners of the tiles that cover a slide, row by row; those at its right and bottom edge may hang over.
+
+    Shape:
+        (n, 2) int64, (x, y).
+
+    Example:
+        >>> tile_grid(10, 4, footprint=4, stride=3).tolist()
+        [[0, 0], [3, 0], [6, 0]]
+        >>> tile_grid(11, 4, footprint=4, stride=3).tolist()
+        [[0, 0], [3, 0], [6, 0], [9, 0]]
+    """
+    starts = [
+        stride * np.arange(1 + max(0, -(-(length - footprint) // stride))) for length in (width, height)
+    ]
+    x, y = np.meshgrid(*starts)
+    return np.stack((x.ravel(), y.ravel()), axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles(Dataset[Tensor]):
+    """The tiles of one slide: a map-style PyTorch dataset that reads pixels when indexed. Made by `Slide.tiles`.
+
+    It can be pickled, and each worker of a DataLoader opens the slide for itself.
+
+    Attributes:
+        slide: where the pixels come from.
+        coords: (n, 2) int64, (x, y) of the top-left corners in level-0 pixels.
+        size: side length of a tile in its own pixels.
+        footprint: side length in level-0 pixels.
+        overlap: of neighbours, in the tile's own pixels.
+        mpp: microns per pixel of the tiles, None if the slide's own pixels were taken unscaled.
+        tissue: the mask that chose the tiles, None if all were taken.
+        transform: applied to each (3, size, size) uint8 tile, in the worker that reads it.
+    """
+
+    slide: Slide
+    coords: np.ndarray[Any, np.dtype[np.int64]]
+    size: int
+    footprint: int
+    overlap: int
+    mpp: float | None
+    tissue: Tissue | None
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One tile, (3, size, size) uint8, or what `transform` makes of it; white beyond the slide."""
+        x, y = self.coords[index]
+        pixels = self.slide.scaled_region(
+            float(x), float(y), self.size, self.size, self.footprint / self.size
+        )
+        tile = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return tile if self.transform is None else self.transform(tile)
+
+    def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Tiles:
+        """The same tiles, each passed through `transform`."""
+        return replace(self, transform=transform)

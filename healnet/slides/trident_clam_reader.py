@@ -1,0 +1,280 @@
+"""One reader for the patch features of a slide, whichever tool wrote them: CLAM, TRIDENT or `extract_features`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healnet._files import shown
+from healnet.slides.hdf5 import h5_attributes, h5_rows, reading_h5
+from healnet.slides.patch_rows import Rows, Selection, TensorRows, table_shape
+from healnet.slides.torch_file import load_array
+
+__all__ = ["PatchFile", "read_patches"]
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+TORCH_SIGNATURES = (b"PK\x03\x04", b"\x80")  # a zip archive; a pickle of protocol 2 or later
+EXPECTED = (
+    "expected a feature file of CLAM or TRIDENT: HDF5 with `features` (n, d) and `coords` (n, 2), "
+    "or a PyTorch file of one (n, d) tensor"
+)
+
+
+@dataclass(frozen=True)
+class PatchFile:
+    """The patches of one slide, left on disk until they are asked for. Made by `read_patches`.
+
+    A plain value: it can be pickled, keeps no file open, and holds none of the features.
+
+    Attributes:
+        path: the feature file.
+        slide: the slide's name.
+        encoder: the name of the model that made the features, None if nobody wrote it down.
+        features: the (n, d) rows; ``features.read(rows)`` reads some of them as NumPy.
+        positions: the rows of the (n, 2) coordinates, or None.
+        footprint: side length of a patch in level-0 pixels, or None if no file says it.
+    """
+
+    path: Path
+    slide: str
+    encoder: str | None
+    features: Rows
+    positions: Rows | None
+    footprint: float | None
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches the slide has; 0 for a slide without tissue."""
+        return self.features.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Width of the features; 0 where an empty file does not say it."""
+        return self.features.shape[1]
+
+    @property
+    def coords(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """(n, 2) int64, (x, y) of each patch's top-left corner in level-0 pixels; read from disk at every call."""
+        return self._coords(None)
+
+    def load(
+        self, rows: Selection = None, *, dtype: torch.dtype | None = torch.float32
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features and coordinates of the chosen rows, all by default.
+
+        Args:
+            rows: a slice, row numbers, or a bool mask, as `Rows.read` takes them.
+            dtype: of the returned features; None keeps that of the file.
+
+        Shape:
+            (n, d) floating point and (n, 2) int64, or None where the file has no coordinates.
+
+        Raises:
+            ValueError: a value that is not finite, in the file or in `dtype`; a file damaged since it was opened.
+        """
+        features = torch.from_numpy(self.features.read(rows))
+        if dtype is not None and features.dtype != dtype:
+            features = features.to(dtype)
+            if not torch.isfinite(features).all():
+                raise ValueError(f"{shown(self.path)}: features of {self.features.dtype} overflow {dtype}")
+        coords = self._coords(rows)
+        return features, None if coords is None else torch.from_numpy(coords)
+
+    def _coords(self, rows: Selection) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        if self.positions is None:
+            return None
+        coords = self.positions.read(rows).astype(np.int64)
+        if (coords < 0).any():
+            row = coords[(coords < 0).any(axis=1)][0]
+            raise ValueError(
+                f"{shown(self.positions.path)}: expected level-0 coordinates of at least 0, got {row.tolist()}"
+            )
+        return coords
+
+
+def read_patches(
+    path: str | Path,
+    *,
+    patches: str | Path | None = None,
+    footprint: float | None = None,
+    slide: str | None = None,
+) -> PatchFile:
+    """Open the patch features of one slide; nothing is read but the structure and, where two files meet, coordinates.
+
+    Recognised by content, not by extension: CLAM ``h5_files/*.h5`` and ``pt_files/*.pt``, TRIDENT ``features_*/*.h5``
+    (also (1, n, d), float16 and empty) and its pickled NumPy ``.pt``, and the PyTorch format of before 1.6. CLAM keeps the
+    geometry in another file: ``../patches/<slide>.h5`` (TRIDENT: ``<slide>_patches.h5``) is used where it exists, and gives
+    ``.pt`` files their coordinates, whose order both tools keep.
+
+    Args:
+        path: the feature file.
+        patches: the patches file, or the folder that holds it, if it lies elsewhere.
+        footprint: side length of a patch in level-0 pixels, if no file says it.
+        slide: the slide's name, if it is not the file's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is empty, damaged, of another format, or holds values of another shape or type; a
+            patches file of other patches; a name inside that is not the file's. The message names the file. Code inside
+            a file is never executed, and links to other files are not followed.
+
+    Example:
+        >>> import h5py, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "slide-1.h5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["features"] = np.ones((5, 3), np.float32)
+        ...     file["coords"] = np.arange(10).reshape(5, 2)
+        >>> bag = read_patches(path, footprint=512)
+        >>> bag.slide, bag.num_patches, bag.dim, bag.footprint
+        ('slide-1', 5, 3, 512.0)
+        >>> features, coords = bag.load(slice(1, 3))
+        >>> coords.tolist()
+        [[2, 3], [4, 5]]
+    """
+    path = Path(path)
+    signature = _signature(path)
+    if HDF5_SIGNATURE in signature:
+        features, positions, notes = _open_h5_features(path)
+    elif signature.startswith(TORCH_SIGNATURES):
+        features, positions, notes = _open_torch_features(path), None, {}
+    else:
+        raise ValueError(f"{shown(path)}: {EXPECTED}; got a file that starts with {signature[:8]!r}")
+    name = slide if slide is not None else _agreed_name(path, notes, path.stem)
+    encoder = _encoder(path, notes)
+    found = _footprint(notes, path)
+    beside = _patches_file(path, patches)
+    if beside is not None and (patches is not None or positions is None or found is None):
+        positions, notes = _join(path, features, positions, beside)
+        if slide is None:
+            _agreed_name(beside, {"name": notes.get("name")}, path.stem)
+        found = _footprint(notes, beside) if found is None else found
+    if footprint is not None:
+        if not (math.isfinite(footprint) and footprint > 0) or (found is not None and found != footprint):
+            raise ValueError(f"{shown(path)}: got a footprint of {footprint}, but its files say {found}")
+        found = float(footprint)
+    return PatchFile(path, name, encoder, features, positions, found)
+
+
+def _signature(path: Path) -> bytes:
+    """The first bytes; HDF5 may start after a block of the user's own, at 512, 1024, ..."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{shown(path)}: expected a file name in UTF-8, which names the slide") from error
+    if path.is_dir():
+        raise ValueError(f"{shown(path)}: {EXPECTED}; got a folder")
+    if not path.exists():
+        raise FileNotFoundError(f"{shown(path)}: no such file; {EXPECTED}")
+    with path.open("rb") as file:
+        start = file.read(8)
+        if not start:
+            raise ValueError(f"{shown(path)}: {EXPECTED}; got an empty file")
+        for offset in (512, 1024, 2048):
+            file.seek(offset)
+            if file.read(8) == HDF5_SIGNATURE:
+                return HDF5_SIGNATURE
+    return start
+
+
+def _open_torch_features(path: Path) -> Rows:
+    tensor = load_array(path)
+    if not tensor.is_floating_point():
+        raise ValueError(f"{shown(path)}: expected floating-point features, got {tensor.dtype}")
+    return TensorRows(
+        path, table_shape(path, "features", tuple(tensor.shape)), str(tensor.dtype).removeprefix("torch.")
+    )
+
+
+def _open_h5_features(path: Path) -> tuple[Rows, Rows | None, dict[str, Any]]:
+    """Features, coordinates and what the attributes say, of CLAM's or TRIDENT's feature file."""
+    with reading_h5(path, EXPECTED.removeprefix("expected ")) as file:
+        if "features" not in file and "coords" in file:
+            raise ValueError(f"{shown(path)}: {EXPECTED}; got coordinates alone, as a patches file has them")
+        features = h5_rows(path, file, "features", "f")
+        positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file else None
+        notes = h5_attributes(path, file["coords"]) if positions is not None else {}
+        own = h5_attributes(path, file["features"])
+        names = [notes.get("name"), own.get("name")]
+        notes = own | notes | {"names": names}
+    if positions is not None and len(positions) != len(features):
+        raise ValueError(
+            f"{shown(path)}: expected a coordinate for every patch, got {len(features)} features and {len(positions)} coords"
+        )
+    return features, positions, notes
+
+
+def _agreed_name(path: Path, notes: Mapping[str, Any], stem: str) -> str:
+    """The file's name, once the names written inside agree: a swapped file gives one patient the slide of another."""
+    for name in [*notes.get("names", ()), notes.get("name")]:
+        if name not in (None, stem) and Path(name).stem != stem:
+            raise ValueError(
+                f"{shown(path)}: expected the patches of the slide {stem!r}, got those of {name!r} by the attribute `name`; "
+                "pass slide= if the file was renamed on purpose"
+            )
+    return stem
+
+
+def _encoder(path: Path, notes: Mapping[str, Any]) -> str | None:
+    name = notes.get("encoder")
+    if name in (None, "None", ""):  # TRIDENT writes None as text; its folder still says it
+        folder = path.absolute().parent.name
+        return folder.removeprefix("features_") if folder.startswith("features_") else None
+    return str(name)
+
+
+def _footprint(notes: Mapping[str, Any], path: Path) -> float | None:
+    """Level-0 side length: TRIDENT says it; CLAM's is ``patch_size`` (pixels at its level) times ``downsample``."""
+    size = notes.get("patch_size", math.nan)
+    if "patch_size_level0" in notes:
+        length = notes["patch_size_level0"]
+    elif "downsample" in notes:
+        scales = notes["downsample"]
+        if len(scales) == 0 or not np.allclose(scales, scales[0], rtol=0.01):
+            raise ValueError(f"{shown(path)}: expected one downsample for x and y, got {scales.tolist()}")
+        length = size * float(scales.mean())
+    elif "target_magnification" in notes and "level0_magnification" in notes:
+        length = size * notes["level0_magnification"] / (notes["target_magnification"] or math.nan)
+    elif notes.get("patch_level") == 0:
+        length = size
+    else:
+        return None
+    if not (math.isfinite(length) and length > 0):
+        raise ValueError(f"{shown(path)}: expected a positive patch size in level-0 pixels, got {length}")
+    return float(length)
+
+
+def _patches_file(path: Path, patches: str | Path | None) -> Path | None:
+    place = path.absolute().parent.parent / "patches" if patches is None else Path(patches)
+    if patches is not None and place.is_file():
+        return place
+    names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
+    for name in names:
+        # A feature file that itself lies in a folder `patches` is not its own patches file.
+        if (place / name).is_file() and not (place / name).samefile(path):
+            return place / name
+    if patches is not None:
+        raise FileNotFoundError(
+            f"{shown(place)}: expected a patches file, or a folder with {names[0]} or {names[1]}"
+        )
+    return None
+
+
+def _join(path: Path, features: Rows, positions: Rows | None, beside: Path) -> tuple[Rows, dict[str, Any]]:
+    """The coordinates of a patches file, once they are known to be those of the features."""
+    with reading_h5(beside, "a patches file with `coords`") as file:
+        coords = h5_rows(beside, file, "coords", "iu", 2)
+        notes = h5_attributes(beside, file["coords"])
+    if len(coords) != len(features):
+        raise ValueError(
+            f"{shown(beside)}: expected the {len(features)} patches of {shown(path)}, got {len(coords)} coordinates"
+        )
+    if positions is not None and not np.array_equal(coords.read(), positions.read()):
+        raise ValueError(f"{shown(beside)}: expected the coordinates of {shown(path)}, got others")
+    return coords, notes

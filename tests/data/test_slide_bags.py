@@ -1,0 +1,162 @@
+import logging
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from healnet.data import Cohort
+from healnet.data.slide_bags import Bags, SlideFile, find_slides, slide_name, slides_in
+from healnet.survival.target import SurvivalTarget
+
+PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
+
+
+def write(path: Path, n=4, dim=3, encoder=None, coords=True):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with h5py.File(path, "w") as file:
+        file["features"] = np.full((n, dim), 0.5, dtype=np.float32)
+        if encoder:
+            file["features"].attrs["encoder"] = encoder
+        if coords:
+            file["coords"] = np.arange(2 * n).reshape(n, 2)
+            file["coords"].attrs["patch_size_level0"] = 512
+    return path
+
+
+def cohort(slides=None):
+    age = pd.DataFrame({"age": [50.0, 60.0, 70.0]}, index=PATIENTS)
+    return Cohort(
+        {"clinical": age}, SurvivalTarget([1.0, 2.0, 3.0], [True, False, True]), PATIENTS, slides=slides
+    )
+
+
+SLIDES = {"p0": ["p0-A.svs", "p0-B.svs"], "p1": ["p1-A.svs"], "p2": ["p2-A.svs"]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "features" / "p0-A.h5", 4)
+    write(tmp_path / "features" / "p0-B.h5", 6)
+    write(tmp_path / "features" / "p1-A.h5", 0)
+    write(tmp_path / "features" / "stranger.h5", 5)
+    return tmp_path / "features"
+
+
+def test_slides_are_found_by_name_and_gaps_are_listed(folder, caplog):
+    with caplog.at_level(logging.INFO, logger="healnet"):
+        whole = cohort(SLIDES).with_patches(folder)
+    assert "modality 'slide': slides 2 ok, 1 empty, 1 not found" in caplog.text
+    assert repr(whole) == "Cohort(3 patients, 2 events, clinical 3x1, slide 1x3)"
+    assert whole.missing()["slide"].tolist() == [False, True, True]
+    assert whole.widths == {"clinical": 1, "slide": 3}
+    report = whole.files("slide")
+    assert report["patient"].tolist() == ["p0", "p0", "p1", "p2"]
+    assert report["slide"].tolist() == ["p0-A", "p0-B", "p1-A", "p2-A"]
+    assert report["status"].tolist() == ["ok", "ok", "empty", "not found"]
+    assert report["patches"].tolist() == [4, 6, 0, 0]
+    assert report["footprint"].tolist()[:2] == [512.0, 512.0]
+    assert report["path"].tolist()[0] == str(folder / "p0-A.h5")
+
+
+def test_a_part_of_the_cohort_lists_its_own_slides(folder):
+    part = cohort(SLIDES).with_patches(folder)[[2, 0]]
+    assert part.files()["slide"].tolist() == ["p2-A", "p0-A", "p0-B"]
+    assert part.modality("slide").lengths().tolist() == [0, 10]
+    assert part.slides == {"p2": ("p2-A.svs",), "p0": ("p0-A.svs", "p0-B.svs")}
+
+
+def test_patients_may_be_found_by_the_files_names(folder):
+    whole = cohort().with_patches(folder, name="wsi", patient_of=lambda slide: slide.split("-")[0])
+    assert whole.files("wsi")["slide"].tolist() == ["p0-A", "p0-B", "p1-A"]
+    assert whole.missing()["wsi"].tolist() == [False, True, True]
+
+
+def test_h5_is_preferred_to_pt_in_clams_layout(tmp_path):
+    write(tmp_path / "h5_files" / "p0-A.h5", 4)
+    (tmp_path / "pt_files").mkdir()
+    for name in ("p0-A", "p1-A"):
+        torch.save(torch.ones(4, 3), tmp_path / "pt_files" / f"{name}.pt")
+    write(tmp_path / "patches" / "p1-A.h5", 4)
+    found = find_slides(tmp_path, {"p0": ["p0-A"], "p1": ["p1-A.svs"]})
+    assert found == {"p0": (tmp_path / "h5_files" / "p0-A.h5",), "p1": (tmp_path / "pt_files" / "p1-A.pt",)}
+    assert slides_in(tmp_path, lambda slide: slide[:2]) == {"p0": ("p0-A",), "p1": ("p1-A",)}
+    assert (
+        cohort({"p0": ["p0-A"], "p1": ["p1-A"]}).with_patches(tmp_path).files()["footprint"].tolist()
+        == [512.0] * 2
+    )
+
+
+def test_only_extensions_of_slides_are_cut_off():
+    assert slide_name("a.b.svs") == "a.b"
+    assert slide_name("a.b.NDPI") == "a.b"
+    assert slide_name("TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739") == "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739"
+    assert slide_name("svs") == "svs"
+
+
+def test_what_read_patches_returns_will_do(folder):
+    bags = Bags.of("slide", {"p0": [folder / "p0-A.h5"], "p2": str(folder / "p0-B.h5")}, PATIENTS)
+    again = Bags.of(
+        "slide", {"p0": bags.files(0)[0], "p2": [SlideFile("lost", None), *bags.files(2)]}, PATIENTS
+    )
+    assert again.lengths().tolist() == [4, 0, 6]
+    assert [slide.status for slide in again.slides[2]] == ["not found", "ok"]
+
+
+def build(*sources):
+    return lambda tmp_path: Bags.of(
+        "slide", {f"p{i}": source(tmp_path) for i, source in enumerate(sources)}, PATIENTS
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            build(lambda d: write(d / "a.h5"), lambda d: write(d / "b.h5", dim=5)),
+            "modality 'slide': {d}/b.h5 has features of width 5, {d}/a.h5 of 3",
+        ),
+        (
+            build(lambda d: write(d / "a.h5", encoder="uni"), lambda d: write(d / "b.h5", encoder="conch")),
+            "modality 'slide': {d}/b.h5 was made by 'conch', {d}/a.h5 by 'uni'",
+        ),
+        (
+            build(lambda d: write(d / "a.h5"), lambda d: write(d / "b.h5", coords=False)),
+            "modality 'slide': {d}/b.h5 has no coordinates, {d}/a.h5 has",
+        ),
+        (
+            build(lambda d: write(d / "a.h5"), lambda d: [d / "." / "a.h5"]),
+            "modality 'slide': {d}/a.h5 is given to patient 'p0' and to 'p1'",
+        ),
+        (
+            build(lambda d: write(d / "a.h5", n=0)),
+            "modality 'slide': expected patches, and none of 1 files has any",
+        ),
+        (
+            lambda d: cohort().with_patches(d / "nowhere", patient_of=str),
+            "{d}/nowhere: expected a folder of feature files, and there is none",
+        ),
+        (
+            lambda d: cohort(SLIDES).with_patches(d),
+            "{d}: expected feature files named after the cohort's slides such as p0-A.h5 or p0-A.pt, "
+            "found none of 4 slides among 0 files",
+        ),
+        (
+            lambda d: cohort().with_patches(d),
+            "the cohort has no slide ids; pass patient_of to find a patient by a slide's name",
+        ),
+        (lambda d: cohort().with_patches(d, name="clinical"), "the cohort already has a modality 'clinical'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(tmp_path, call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(d=tmp_path))}$"):
+        call(tmp_path)
+
+
+def test_a_corrupt_file_stops_the_cohort_at_build_time(folder):
+    (folder / "p2-A.h5").write_bytes(b"\x89HDF\r\n\x1a\n truncated")
+    with pytest.raises(ValueError, match=r"p2-A\.h5"):
+        cohort(SLIDES).with_patches(folder)

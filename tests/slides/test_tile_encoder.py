@@ -1,0 +1,94 @@
+"""Any callable encodes tiles, in its own precision, and is left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from healnet.slides.tile_encoder import TileEncoder, device_of, evaluating
+
+CPU = torch.device("cpu")
+
+
+def encoder(function, autocast=None):
+    return TileEncoder(function, CPU, autocast)
+
+
+def test_bytes_become_fractions_and_floats_stay():
+    encode = encoder(lambda tiles: tiles.mean((2, 3)))
+    assert encode(torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)).tolist() == [[pytest.approx(0.2)] * 3] * 2
+    assert encode(torch.full((2, 3, 4, 4), 51.0)).tolist() == [[51.0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.float16, "float16"),
+        (torch.bfloat16, "float32"),
+        (torch.float32, "float32"),
+        (torch.float64, "float64"),
+    ],
+)
+def test_the_type_is_the_encoders(dtype, stored):
+    kind = encoder(lambda tiles: tiles.mean((2, 3)).to(dtype)).probe(8, None)
+    assert kind == (3, np.dtype(stored))
+
+
+def test_the_probe_is_a_white_tile_through_the_transform():
+    seen = []
+    encoder(lambda tiles: seen.append(tiles) or tiles.flatten(1)).probe(2, lambda tile: tile[:1].float() - 5)
+    assert seen[0].tolist() == [[[[250.0, 250.0], [250.0, 250.0]]]]
+
+
+def test_autocast_reaches_the_encoder():
+    linear = nn.Linear(3, 2)
+    run = lambda autocast: encoder(lambda tiles: linear(tiles.mean((2, 3))), autocast)  # noqa: E731
+    tiles = torch.rand(5, 3, 4, 4)
+    with torch.inference_mode():
+        full, half = run(None)(tiles), run(torch.bfloat16)(tiles)
+        expected = linear.bfloat16()(tiles.mean((2, 3)).bfloat16()).float().numpy()
+    assert np.array_equal(half, expected)
+    assert 0 < np.abs(full - half).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda tiles: tiles, r"expected an encoder that returns \(1, d\) for 1 tiles, got \(1, 3, 8, 8\)"),
+        (
+            lambda tiles: tiles.mean((0, 2, 3)),
+            r"expected an encoder that returns \(1, d\) for 1 tiles, got \(3,\)",
+        ),
+        (lambda tiles: [tiles], r"expected an encoder that returns \(1, d\) for 1 tiles, got list"),
+        (
+            lambda tiles: tiles.mean((2, 3)).long(),
+            r"expected floating-point features of the encoder, got torch.int64",
+        ),
+    ],
+)
+def test_what_an_encoder_may_not_return(function, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        encoder(function).probe(8, None)
+
+
+def test_every_modules_own_mode_comes_back_even_after_an_error():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(3)))
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+
+    def fail():
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [module.training for module in model.modules()] == modes == [True, True, False, False]
+    with evaluating(torch.sin):  # nothing to switch
+        pass
+
+
+def test_the_device_is_the_users_word_or_the_parameters():
+    assert device_of(torch.sin, None) == CPU
+    assert device_of(nn.Linear(1, 1, device="meta"), None) == torch.device("meta")
+    assert device_of(nn.Linear(1, 1), "meta") == torch.device("meta")

@@ -1,0 +1,642 @@
+"""Feature files of every tool give the same bag; hostile ones give an error that names the file, and nothing else."""
+
+import io
+import os
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from healnet import HEALNet
+from healnet.data import Cohort, CohortDataset, collate
+from healnet.encoders import PatchEncoder
+from healnet.slides.trident_clam_reader import read_patches
+from healnet.survival import SurvivalTarget, cox_nll
+
+SLIDES = Path(__file__).parents[2].parent / "shared" / "slides" / "clam_patches"
+N, D = 13, 5
+FEATURES = np.arange(N * D, dtype=np.float32).reshape(N, D) / 7
+COORDS = np.stack((np.arange(N) * 512, np.arange(N) * 1024 + 3), axis=1)
+
+
+def write_h5(path, datasets=None, **attributes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, values in (datasets or {"features": FEATURES, "coords": COORDS}).items():
+            file[name] = values
+        for key, value in attributes.items():
+            name, _, attribute = key.partition("__")
+            file[name].attrs[attribute] = value
+    return path
+
+
+def clam_patches(path, coords=COORDS, **attributes):
+    geometry = {"patch_size": 256, "patch_level": 1, "downsample": (4.0, 4.0), "name": path.stem} | attributes
+    return write_h5(path, {"coords": coords}, **{f"coords__{key}": value for key, value in geometry.items()})
+
+
+# Formats that must be read
+
+
+def test_clam_h5_takes_its_geometry_from_the_patches_file_beside(tmp_path):
+    clam_patches(tmp_path / "patches" / "a.h5")
+    path = write_h5(tmp_path / "h5_files" / "a.h5", {"features": FEATURES, "coords": COORDS.astype(np.int32)})
+    bag = read_patches(path)
+    assert (bag.slide, bag.encoder, bag.num_patches, bag.dim, bag.footprint) == ("a", None, N, D, 1024.0)
+    features, coords = bag.load()
+    assert torch.equal(features, torch.from_numpy(FEATURES))
+    assert coords.dtype == torch.int64
+    assert np.array_equal(coords, COORDS)
+
+
+def test_clam_h5_alone_has_no_footprint_unless_it_is_given(tmp_path):
+    path = write_h5(tmp_path / "h5_files" / "a.h5")
+    assert read_patches(path).footprint is None
+    assert read_patches(path, footprint=512).footprint == 512.0
+
+
+def test_clam_patches_from_another_folder(tmp_path):
+    path = write_h5(tmp_path / "uni" / "h5_files" / "a.h5")
+    file = clam_patches(tmp_path / "level1" / "a.h5")
+    assert read_patches(path, patches=file).footprint == 1024.0
+    assert read_patches(path, patches=file.parent).footprint == 1024.0
+
+
+def test_clam_pt_takes_coordinates_from_the_patches_file(tmp_path):
+    (tmp_path / "pt_files").mkdir()
+    path = tmp_path / "pt_files" / "a.pt"
+    torch.save(torch.from_numpy(FEATURES), path)
+    assert read_patches(path).coords is None
+    assert read_patches(path).load()[1] is None
+    clam_patches(tmp_path / "patches" / "a.h5")
+    bag = read_patches(path)
+    assert np.array_equal(bag.coords, COORDS)
+    assert bag.footprint == 1024.0
+    features, coords = bag.load([4, 2])
+    assert np.array_equal(features, FEATURES[[4, 2]])
+    assert np.array_equal(coords, COORDS[[4, 2]])
+
+
+@pytest.mark.parametrize("shape", [(N, D), (1, N, D)])
+def test_trident_h5(tmp_path, shape):
+    path = write_h5(
+        tmp_path / "features_uni_v1" / "a.h5",
+        {"features": FEATURES.astype(np.float16).reshape(shape), "coords": COORDS},
+        features__name="a",
+        features__encoder="None",
+        coords__patch_size=256,
+        coords__patch_size_level0=511,
+        coords__name="a",
+    )
+    bag = read_patches(path)
+    assert (bag.encoder, bag.footprint, bag.num_patches, bag.dim) == ("uni_v1", 511.0, N, D)
+    assert bag.features.dtype == "float16"
+    assert bag.features.read(slice(2, 4)).dtype == np.float16
+    features, _ = bag.load(slice(2, 4))
+    assert features.dtype == torch.float32
+    assert np.array_equal(features, FEATURES[2:4].astype(np.float16))
+    assert bag.load(dtype=None)[0].dtype == torch.float16
+
+
+def test_trident_attribute_names_the_encoder_and_old_files_the_magnifications(tmp_path):
+    magnifications = {"coords__level0_magnification": 40, "coords__target_magnification": 20}
+    path = write_h5(tmp_path / "a.h5", features__encoder="conch", coords__patch_size=256, **magnifications)
+    assert (read_patches(path).encoder, read_patches(path).footprint) == ("conch", 512.0)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, D), (1, 0, D)])
+def test_an_empty_slide_is_a_bag_without_patches(tmp_path, shape):
+    path = write_h5(
+        tmp_path / "a.h5", {"features": np.empty(shape, np.float32), "coords": np.empty((0, 2), np.int64)}
+    )
+    bag = read_patches(path)
+    assert (bag.num_patches, bag.dim) == (0, shape[-1])
+    features, coords = bag.load()
+    assert features.shape == (0, shape[-1])
+    assert coords.shape == (0, 2)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_trident_pickled_numpy(tmp_path, how, protocol):
+    path = tmp_path / "features_uni" / "a.pt"
+    path.parent.mkdir()
+    array = np.asfortranarray(FEATURES.astype(">f8")) if protocol % 2 else FEATURES
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(array, protocol=protocol))
+    else:
+        torch.save(array, path, pickle_protocol=protocol, _use_new_zipfile_serialization=how == "zip")
+    bag = read_patches(path)
+    assert (bag.encoder, bag.num_patches, bag.dim) == ("uni", N, D)
+    assert np.array_equal(bag.load([3, 1])[0], FEATURES[[3, 1]])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_every_float_type_in_both_of_torchs_formats(tmp_path, zipped, dtype):
+    path = tmp_path / "a.pt"
+    tensor = torch.from_numpy(FEATURES)[None].to(dtype).requires_grad_()
+    torch.save(tensor, path, _use_new_zipfile_serialization=zipped)
+    features, coords = read_patches(path).load(slice(3, 6))
+    assert torch.equal(features, tensor[0, 3:6].float())
+    kept = torch.float32 if dtype == torch.bfloat16 else dtype  # NumPy has no bfloat16
+    assert read_patches(path).load(dtype=None)[0].dtype == kept
+    assert coords is None
+
+
+def test_numbers_of_the_other_byte_order(tmp_path):
+    path = write_h5(tmp_path / "a.h5", {"features": FEATURES.astype(">f8"), "coords": COORDS.astype(">i4")})
+    features, coords = read_patches(path).load([3, 1])
+    assert np.array_equal(features, FEATURES[[3, 1]])
+    assert np.array_equal(coords, COORDS[[3, 1]])
+    assert read_patches(path).load(dtype=None)[0].dtype == torch.float64
+
+
+def test_hdf5_is_recognised_by_content_even_behind_a_block_of_the_users_own(tmp_path):
+    path = tmp_path / "a.pt"
+    with h5py.File(path, "w", userblock_size=1024) as file:
+        file["features"] = FEATURES
+    assert np.array_equal(read_patches(path).features.read(), FEATURES)
+
+
+def test_a_renamed_file_is_read_when_the_user_says_whose_it_is(tmp_path):
+    path = write_h5(tmp_path / "b.h5", coords__name="a")
+    assert read_patches(path, slide="a").slide == "a"
+    assert read_patches(write_h5(tmp_path / "a.h5", coords__name="a.svs")).slide == "a"
+
+
+def test_a_bag_is_a_plain_value_that_workers_can_share(tmp_path):
+    paths = [write_h5(tmp_path / f"{i}.h5", {"features": FEATURES + i}) for i in range(4)]
+    bags = [pickle.loads(pickle.dumps(read_patches(path))) for path in paths]
+    assert bags[2] == read_patches(paths[2])
+    loader = DataLoader(bags, batch_size=None, num_workers=2, collate_fn=lambda bag: bag.load()[0])
+    for i, features in enumerate(loader):
+        assert np.array_equal(features, FEATURES + i)
+
+
+@pytest.mark.skipif(not SLIDES.is_dir(), reason="real CLAM coordinates lie beside the checkout, not in it")
+@pytest.mark.parametrize("length", [1481, 8896, 10505])
+def test_real_clam_coordinates(tmp_path, length):
+    (source,) = [p for p in SLIDES.iterdir() if len(h5py.File(p)["coords"]) == length]
+    with h5py.File(source) as file:
+        coords = file["coords"][:]
+    features = np.random.default_rng(length).normal(size=(length, 16)).astype(np.float32)
+    path = write_h5(
+        tmp_path / "h5_files" / source.name, {"features": features, "coords": coords.astype(np.int32)}
+    )
+    bag = read_patches(path, patches=SLIDES)
+    assert (bag.slide, bag.footprint, bag.num_patches) == (source.stem, 512.0, length)
+    assert np.array_equal(bag.coords, coords)
+    rows = np.random.default_rng(1).permutation(length)[:1000]
+    some, where = bag.load(rows)
+    assert np.array_equal(some, features[rows])
+    assert np.array_equal(where, coords[rows])
+
+
+@pytest.mark.skipif(not SLIDES.is_dir(), reason="real CLAM coordinates lie beside the checkout, not in it")
+def test_real_clam_coordinates_through_reader_cohort_loader_and_model(tmp_path):
+    files = {}
+    for i, source in enumerate(sorted(SLIDES.iterdir())):
+        with h5py.File(source) as file:
+            coords = file["coords"][:]
+        features = np.random.default_rng(i).normal(size=(len(coords), 16)).astype(np.float16)
+        write_h5(
+            tmp_path / "h5_files" / source.name, {"features": features, "coords": coords.astype(np.int32)}
+        )
+        files[f"patient-{i}"] = read_patches(tmp_path / "h5_files" / source.name, patches=SLIDES)
+    target = SurvivalTarget([3.0, 1.0, 2.0], [True, True, False])
+    cohort = Cohort({"slide": files}, target, list(files))
+    loader = DataLoader(CohortDataset(cohort), batch_size=3, num_workers=2, collate_fn=collate)
+    torch.manual_seed(0)
+    model = HEALNet(
+        {"slide": PatchEncoder(16)}, out_dim=1, num_latents=4, latent_dim=8, num_heads=2, head_dim=8
+    )
+    (batch,) = loader
+    bag = batch.inputs["slide"]
+    assert bag.mask.sum(1).tolist() == [1481, 10505, 8896]
+    assert [int(bag.coords[i, 7, 0]) for i in range(3)] == [int(file.coords[7, 0]) for file in files.values()]
+    log_hazard, trace = model.trace(batch.inputs)
+    cox_nll(log_hazard, batch.time, batch.event).backward()
+    assert torch.isfinite(log_hazard).all()
+    assert sum(p.grad.abs().sum() for p in model.parameters() if p.grad is not None) > 0
+    # A patient alone, without the padding of a bag seven times as long, gets the same.
+    torch.testing.assert_close(
+        model(collate([CohortDataset(cohort)[0]]).inputs), log_hazard[:1], rtol=1e-4, atol=1e-5
+    )
+    assert trace["slide"][:, 0, 1481:].abs().max() == 0
+
+
+# Hostile files. Each writer gets a folder and the marker that its code, if executed, would create; it returns the file.
+
+
+class Bomb:
+    """Unpickled carelessly, it runs a shell command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+class NestedBomb(Bomb):
+    """Asks for an array, and for something else with it."""
+
+    def __reduce__(self):
+        return np.array, (Bomb(self.marker),)
+
+
+def pt(folder, value, **options):
+    torch.save(value, folder / "a.pt", **options)
+    return folder / "a.pt"
+
+
+def raw(folder, data, name="a.h5"):
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def h5(folder, **datasets):
+    return write_h5(folder / "a.h5", datasets)
+
+
+def whole_h5(folder):
+    return write_h5(folder / "whole" / "a.h5", {"features": np.ones((4000, D), np.float32)}).read_bytes()
+
+
+def whole_pt():
+    buffer = io.BytesIO()
+    torch.save(torch.ones(4000, D), buffer)
+    return buffer.getvalue()
+
+
+def zipped_pickle(folder, data, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(folder / "a.pt", "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/version", "3\n")
+    return folder / "a.pt"
+
+
+def numpy_archive(folder):
+    np.savez(folder / "a.npz", FEATURES)
+    return folder / "a.npz"
+
+
+def unwritten(folder, **layout):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("features", (10**9, 1024), np.float32, **layout)
+    return folder / "a.h5"
+
+
+def half_written(folder):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("features", (N, D), np.float32, chunks=(1, D))[:3] = 1
+    return folder / "a.h5"
+
+
+def linked(folder):
+    write_h5(folder / "other.h5")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["features"] = h5py.ExternalLink("other.h5", "/features")
+    return folder / "a.h5"
+
+
+def external(folder):
+    (folder / "secret").write_bytes(bytes(4 * N * D))
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("features", (N, D), np.float32, external=[(folder / "secret", 0, 4 * N * D)])
+    return folder / "a.h5"
+
+
+def virtual(folder):
+    layout = h5py.VirtualLayout((N, D), np.float32)
+    layout[:] = h5py.VirtualSource(write_h5(folder / "other.h5"), "features", (N, D))
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_virtual_dataset("features", layout)
+    return folder / "a.h5"
+
+
+def flipped(folder):
+    """Checksummed chunks with a flipped byte: the structure is sound, the values are not."""
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("features", data=FEATURES, chunks=(N, D), fletcher32=True)
+        offset = file["features"].id.get_chunk_info(0).byte_offset
+    data = bytearray((folder / "a.h5").read_bytes())
+    data[offset + 9] ^= 0xFF
+    return raw(folder, bytes(data))
+
+
+def with_value(value, dtype=np.float32):
+    features = FEATURES.astype(dtype)
+    features[7, 2] = value
+    return features
+
+
+def beside(folder, coords, **attributes):
+    clam_patches(folder / "patches" / "a.h5", coords, **attributes)
+    return write_h5(folder / "h5_files" / "a.h5")
+
+
+REDUCE_STATE = (  # an array whose claimed shape is larger than its bytes
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1000000000\nI1024\nt"
+    b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nC\x04\0\0\0\0tb."
+)
+
+HOSTILE = {
+    "empty file": (lambda d, m: raw(d, b""), r"got an empty file"),
+    "folder": (lambda d, m: (d / "a.h5").mkdir() or d / "a.h5", r"got a folder"),
+    "text named .h5": (lambda d, m: raw(d, b"slide,features\n"), r"starts with b'slide,fe'"),
+    "gzip named .pt": (lambda d, m: raw(d, b"\x1f\x8b\x08\0\0\0\0\0", "a.pt"), r"starts with b'\\x1f\\x8b"),
+    "truncated h5": (lambda d, m: raw(d, whole_h5(d)[:9000]), r"damaged HDF5 file .*truncated"),
+    "h5 signature alone": (lambda d, m: raw(d, b"\x89HDF\r\n\x1a\n"), r"damaged HDF5 file"),
+    "h5 of zeros": (lambda d, m: raw(d, b"\x89HDF\r\n\x1a\n" + bytes(5000)), r"damaged HDF5 file"),
+    "chunk with a flipped byte": (
+        lambda d, m: flipped(d),
+        r"expected readable values of `features`, got a damaged",
+    ),
+    "no features": (lambda d, m: h5(d, feats=FEATURES), r"expected a dataset `features`, got \['feats'\]"),
+    "coordinates alone": (
+        lambda d, m: h5(d, coords=COORDS),
+        r"got coordinates alone, as a patches file has them",
+    ),
+    "features is a group": (lambda d, m: h5(d, **{"features/x": FEATURES}), r"expected a dataset `features`"),
+    "integer features": (lambda d, m: h5(d, features=COORDS), r"to be floating-point, got int64"),
+    "text features": (lambda d, m: h5(d, features=np.array([[b"a"]])), r"to be floating-point, got \|S1"),
+    "80-bit features": (
+        lambda d, m: h5(d, features=FEATURES.astype(np.longdouble)),
+        r"to be floating-point, got float128",
+    ),
+    "complex features": (lambda d, m: h5(d, features=FEATURES + 1j), r"to be floating-point, got complex64"),
+    "empty dataspace": (lambda d, m: h5(d, features=h5py.Empty("f4")), r"got float32 of shape None"),
+    "1-D features": (
+        lambda d, m: h5(d, features=FEATURES[0]),
+        r"got \(5,\); is this an embedding of the whole slide",
+    ),
+    "scalar features": (
+        lambda d, m: h5(d, features=np.float32(1)),
+        r"of shape \(n, d\) or \(1, n, d\), got \(\)",
+    ),
+    "4-D features": (
+        lambda d, m: h5(d, features=FEATURES[None, None]),
+        r"or \(1, n, d\), got \(1, 1, 13, 5\)",
+    ),
+    "two slides in one": (lambda d, m: h5(d, features=np.stack([FEATURES] * 2)), r"got \(2, 13, 5\)"),
+    "rows without width": (lambda d, m: h5(d, features=FEATURES[:, :0]), r"got \(13, 0\)"),
+    "coords of another length": (
+        lambda d, m: h5(d, features=FEATURES, coords=COORDS[:-1]),
+        r"for every patch, got 13 features and 12 coords",
+    ),
+    "coords of floats": (
+        lambda d, m: h5(d, features=FEATURES, coords=COORDS / 2),
+        r"`coords` to be integer, got float64",
+    ),
+    "coords of three": (
+        lambda d, m: h5(d, features=FEATURES, coords=COORDS[:, [0, 1, 1]]),
+        r"\(n, 2\), got \(13, 3\)",
+    ),
+    "negative coords": (
+        lambda d, m: h5(d, features=FEATURES, coords=COORDS - 1),
+        r"of at least 0, got \[-1, 2\]",
+    ),
+    "NaN": (
+        lambda d, m: h5(d, features=with_value(np.nan)),
+        r"expected finite features, got nan in row 7 \(1 such",
+    ),
+    "infinity in float16": (
+        lambda d, m: h5(d, features=with_value(-np.inf, np.float16)),
+        r"got -inf in row 7",
+    ),
+    "too large for float32": (
+        lambda d, m: h5(d, features=with_value(1e300, float)),
+        r"float64 overflow torch.float32",
+    ),
+    "NaN in a tensor": (lambda d, m: pt(d, torch.from_numpy(with_value(np.nan))), r"got nan in row 7"),
+    "never written, contiguous": (
+        lambda d, m: unwritten(d),
+        r"claims shape \(1000000000, 1024\), but not all",
+    ),
+    "never written, chunked": (
+        lambda d, m: unwritten(d, chunks=(10**6, 1024)),
+        r"claims shape \(1000000000, 1024\)",
+    ),
+    "half written": (
+        lambda d, m: half_written(d),
+        r"claims shape \(13, 5\), but not all of it was ever written",
+    ),
+    "link to another file": (
+        lambda d, m: linked(d),
+        r"`features` is a link to another file, which is not followed",
+    ),
+    "values in another file": (lambda d, m: external(d), r"lie in another file, which is not followed"),
+    "virtual dataset": (lambda d, m: virtual(d), r"lie in another file, which is not followed"),
+    "another slide's name": (
+        lambda d, m: write_h5(d / "a.h5", coords__name="b"),
+        r"slide 'a', got those of 'b' by the",
+    ),
+    "names that differ inside": (
+        lambda d, m: write_h5(d / "a.h5", coords__name="a", features__name="b"),
+        r"got those of 'b' by the attribute `name`",
+    ),
+    "name that is not UTF-8": (
+        lambda d, m: write_h5(d / "a.h5", coords__name=np.bytes_(b"caf\xe9")),
+        r"attribute `name` to be text in UTF-8, got ",
+    ),
+    "patch size of text": (
+        lambda d, m: write_h5(d / "a.h5", coords__patch_size="big"),
+        r"`patch_size` to be numbers, got text of shape ",
+    ),
+    "patch size of zero": (
+        lambda d, m: write_h5(d / "a.h5", coords__patch_size_level0=0),
+        r"positive patch size in level-0 pixels, got 0",
+    ),
+    "patches of another length beside": (
+        lambda d, m: beside(d, COORDS[1:]),
+        r"the 13 patches of .*, got 12 coordinates",
+    ),
+    "other patches beside": (
+        lambda d, m: beside(d, COORDS + 1),
+        r"expected the coordinates of .*, got others",
+    ),
+    "another slide's patches beside": (
+        lambda d, m: beside(d, COORDS, name="b"),
+        r"slide 'a', got those of 'b'",
+    ),
+    "two downsamples beside": (
+        lambda d, m: beside(d, COORDS, downsample=(4.0, 2.0)),
+        r"one downsample for x and y",
+    ),
+    "damaged patches beside": (
+        lambda d, m: raw(beside(d, COORDS).parents[1] / "patches", b"coords") and d / "h5_files" / "a.h5",
+        r"expected a patches file with `coords`, got a damaged HDF5 file",
+    ),
+    "truncated pt": (lambda d, m: raw(d, whole_pt()[:4000], "a.pt"), r"a\.pt"),
+    "zip without a pickle": (
+        lambda d, m: numpy_archive(d),
+        r"an archive without exactly one data\.pkl",
+    ),
+    "pt of integers": (
+        lambda d, m: pt(d, torch.ones(3, 2, dtype=torch.long)),
+        r"floating-point features, got torch.int64",
+    ),
+    "pt of a dict": (
+        lambda d, m: pt(d, {"w": torch.ones(2, 2)}),
+        r"expected one tensor or NumPy array, got a dict with \['w'\]",
+    ),
+    "sparse pt": (
+        lambda d, m: pt(d, torch.eye(3).to_sparse()),
+        r"expected a dense tensor, got torch.sparse_coo",
+    ),
+    "one stored value as terabytes": (
+        lambda d, m: pt(d, torch.ones(1, 1).expand(10**9, 1024)),
+        r"in the file, got 4 bytes",
+    ),
+    "1-D pt": (lambda d, m: pt(d, torch.ones(4)), r"got \(4,\); is this an embedding"),
+    "TorchScript": (
+        lambda d, m: zipped_pickle(d, b"\x80\x02c__torch__\nLinear\n)\x81."),
+        r"asks for __torch__.Linear",
+    ),
+    "array of objects": (lambda d, m: pt(d, np.array([[None]])), r"an array of type 'O8', not of numbers"),
+    "array larger than its bytes": (
+        lambda d, m: zipped_pickle(d, REDUCE_STATE),
+        r"claims shape \(1000000000, 1024\)",
+    ),
+    "code in a pickle": (
+        lambda d, m: raw(d, pickle.dumps(Bomb(m)), "a.pt"),
+        r"asks for posix.system, where only NumPy",
+    ),
+    "code in a pt": (lambda d, m: pt(d, Bomb(m)), r"asks for posix.system, where only NumPy"),
+    "code in a legacy pt": (
+        lambda d, m: pt(d, Bomb(m), _use_new_zipfile_serialization=False),
+        r"asks for posix.system",
+    ),
+    "code within an array": (lambda d, m: pt(d, NestedBomb(m)), r"asks for numpy.array, where only NumPy"),
+    "code in an array of objects": (
+        lambda d, m: pt(d, np.array([Bomb(m)])),
+        r"asks for posix.system|not of numbers",
+    ),
+    "code in a pickle named .h5": (lambda d, m: raw(d, pickle.dumps(Bomb(m))), r"asks for posix.system"),
+    "code in a compressed archive": (
+        lambda d, m: zipped_pickle(d, pickle.dumps(Bomb(m)), zipfile.ZIP_DEFLATED),
+        r"a\.pt",
+    ),
+    "memo place of four thousand million": (
+        lambda d, m: raw(d, b"\x80\x02Nr\xff\xff\xff\xff.", "a.pt"),
+        r"got a pickle of more than one array",
+    ),
+    "pickle that never ends": (lambda d, m: raw(d, b"\x80\x04" + b"N" * 20_000, "a.pt"), r"a\.pt"),
+    "string longer than the file": (
+        lambda d, m: raw(d, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60), "a.pt"),
+        r"a\.pt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_gives_an_error_that_names_it_and_executes_nothing(tmp_path, case):
+    write, expected = HOSTILE[case]
+    marker = tmp_path / "executed"
+    path = write(tmp_path, marker)
+    with pytest.raises(ValueError, match=expected) as caught:
+        read_patches(path).load()
+    assert re.match(rf".*{path.name}: ", str(caught.value))
+    assert not marker.exists()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of pickletools, about backslashes in damaged names
+@settings(max_examples=120, deadline=None)
+@given(
+    kind=st.sampled_from(["tensor", "legacy", "array"]),
+    bytes_=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=20),
+    cut=st.one_of(st.none(), st.integers(0, 1 << 20)),
+)
+def test_any_damage_to_a_pt_gives_a_bag_or_an_error_that_names_the_file(tmp_path_factory, kind, bytes_, cut):
+    folder = tmp_path_factory.mktemp("damaged")
+    path = folder / "a.pt"
+    value = FEATURES if kind == "array" else torch.from_numpy(FEATURES)
+    torch.save(value, path, _use_new_zipfile_serialization=kind != "legacy")
+    data = bytearray(path.read_bytes())
+    for position, byte in bytes_:
+        data[position % len(data)] = byte
+    path.write_bytes(data if cut is None else data[: cut % len(data)])
+    try:
+        read_patches(path).load()
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = f"{path}: "
+    assert message.startswith(f"{path}: ")
+
+
+def test_an_h5_cut_anywhere_gives_an_error_that_names_it(tmp_path):
+    path = write_h5(tmp_path / "a.h5", coords__patch_size=256, coords__name="a")
+    data = path.read_bytes()
+    for length in range(1, len(data), 97):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=rf"^{path}: "):
+            read_patches(path)
+
+
+def test_the_bomb_would_go_off_if_unpickled(tmp_path):
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "executed")))
+    assert (tmp_path / "executed").exists()
+
+
+def test_whole_messages(tmp_path):
+    path = tmp_path / "a.h5"
+    expected = (
+        "expected a feature file of CLAM or TRIDENT: HDF5 with `features` (n, d) and `coords` (n, 2), "
+        "or a PyTorch file of one (n, d) tensor"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(f'{path}: no such file; {expected}')}$"):
+        read_patches(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {expected}; got an empty file')}$"):
+        read_patches(path)
+    write_h5(path, {"features": FEATURES, "coords": COORDS[:4]})
+    text = f"{path}: expected a coordinate for every patch, got 13 features and 4 coords"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        read_patches(path)
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.h5")
+    write_h5(tmp_path / "a.h5").rename(path)
+    with pytest.raises(
+        ValueError, match=r"caf\\xe9\.h5: expected a file name in UTF-8, which names the slide$"
+    ):
+        read_patches(path)
+
+
+def test_a_footprint_that_contradicts_the_files(tmp_path):
+    path = write_h5(tmp_path / "a.h5", coords__patch_size_level0=512)
+    with pytest.raises(ValueError, match=r"a\.h5: got a footprint of 256, but its files say 512\.0$"):
+        read_patches(path, footprint=256)
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a patches file, or a folder with a\.h5 or a_patches\.h5$"
+    ):
+        read_patches(path, patches=tmp_path / "nowhere")
+
+
+def test_a_file_replaced_after_opening_is_noticed(tmp_path):
+    for name, write in (("a.h5", lambda p, n: write_h5(p, {"features": FEATURES[:n]})), ("a.pt", None)):
+        path = tmp_path / name
+        write = write or (lambda p, n: torch.save(torch.from_numpy(FEATURES[:n].copy()), p))
+        write(path, N)
+        bag = read_patches(path)
+        write(path, 4)
+        with pytest.raises(
+            ValueError,
+            match=r"expected 13 rows of 5 values, got .*; the file has changed since it was opened",
+        ):
+            bag.load()
