@@ -86,7 +86,7 @@ def build(cohort: Cohort) -> HEALNet:
     }
     dims = {name: encoder.token_dim for name, encoder in encoders.items()}
     layers = [ClinicallyGated(32, dims) for _ in range(2)]
-    return HEALNet(encoders, num_latents=8, latent_dim=32, layers=layers)
+    return HEALNet(encoders, num_latents=8, latent_dim=32, layers=layers, output="cox")
 
 
 def check() -> None:

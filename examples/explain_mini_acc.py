@@ -61,7 +61,16 @@ def train(cohort: Cohort, seed: int, rna_tokens: int | str = 4, steps: int = STE
         name: OmicEncoder(width, tokens=rna_tokens if name == "rna" else 4, input_dropout=0.5)
         for name, width in cohort.widths.items()
     }
-    model = HEALNet(encoders, depth=2, num_latents=8, latent_dim=32, num_heads=1, self_attention=0, ff_mult=1)
+    model = HEALNet(
+        encoders,
+        depth=2,
+        num_latents=8,
+        latent_dim=32,
+        num_heads=1,
+        self_attention=0,
+        ff_mult=1,
+        output="cox",
+    )
     hide, batch = ModalityDropout(0.3), CohortDataset(cohort).batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)

@@ -102,7 +102,15 @@ def train(
     torch.manual_seed(seed)
     chosen = {name: encoder for name, encoder in encoders().items() if name in names}
     model = HEALNet(
-        chosen, depth=2, num_latents=8, latent_dim=32, num_heads=2, head_dim=16, self_attention=0, ff_mult=2
+        chosen,
+        depth=2,
+        num_latents=8,
+        latent_dim=32,
+        num_heads=2,
+        head_dim=16,
+        self_attention=0,
+        ff_mult=2,
+        output="cox",
     )
     inputs, time, event = data
     batch, steps = 128, epochs * (len(time) // 128)

@@ -37,7 +37,16 @@ def build(cohort: Cohort) -> HEALNet:
     encoders = {
         name: OmicEncoder(width, tokens=4, input_dropout=0.5) for name, width in cohort.widths.items()
     }
-    return HEALNet(encoders, depth=2, num_latents=8, latent_dim=32, num_heads=1, self_attention=0, ff_mult=1)
+    return HEALNet(
+        encoders,
+        depth=2,
+        num_latents=8,
+        latent_dim=32,
+        num_heads=1,
+        self_attention=0,
+        ff_mult=1,
+        output="cox",
+    )
 
 
 def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet:

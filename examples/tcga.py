@@ -75,6 +75,7 @@ def build(cohort: Cohort) -> HEALNet:
         num_heads=1,
         self_attention=0,
         ff_mult=1,
+        output="cox",
     ).to(DEVICE)
 
 

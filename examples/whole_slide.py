@@ -105,7 +105,11 @@ def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps:
     """A plain loop, with new patients in every step; places mean nothing here, so the model does not see them."""
     torch.manual_seed(0)
     model = HEALNet(
-        {"slide": PatchEncoder(features.shape[1], positions=False)}, depth=2, num_latents=8, latent_dim=32
+        {"slide": PatchEncoder(features.shape[1], positions=False)},
+        depth=2,
+        num_latents=8,
+        latent_dim=32,
+        output="cox",
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     bar = tqdm(range(steps), unit="step")

@@ -54,6 +54,7 @@ class HybridFusionLayer(FusionLayer):
         self,
         latent_dim: int,
         token_dims: Mapping[str, int],
+        *,
         num_heads: int = 4,
         head_dim: int = 32,
         self_attention: int = 1,

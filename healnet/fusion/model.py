@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from einops import repeat
@@ -15,7 +15,9 @@ from healnet.fusion.layer import FusionLayer
 from healnet.fusion.trace import AttentionTrace, Keep, TraceRecorder
 from healnet.tokens import Tokens
 
-__all__ = ["HEALNet", "MeanHead"]
+__all__ = ["HEALNet", "MeanHead", "Output"]
+
+Output = Literal["cox", "discrete", "classes", "value"]
 
 
 class MeanHead(nn.Module):
@@ -54,14 +56,18 @@ class HEALNet(nn.Module):
         temperature: divides attention scores before the softmax.
         layers: your own fusion layers instead (the sizes above then only shape latents and head).
         head: any module (b, m, d) -> output instead of `MeanHead`.
+        output: meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
+            "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
+            "value" (one number). None leaves it undeclared.
 
     Shape:
         inputs: whatever each encoder takes, with b patients first; a modality left out or None is absent for the whole batch
         returns: (b, out_dim)
 
     Raises:
-        ValueError: a size below 1; an unknown modality; an input its encoder refuses; modalities of different batch
-            sizes. Each names the size or modality, what came and what was expected.
+        ValueError: a size below 1; an unknown `output`, or one that `out_dim` cannot hold; an unknown modality; an input its
+            encoder refuses; modalities of different batch sizes. Each names the size or modality, what came and what was
+            expected.
 
     Example:
         >>> from healnet.encoders import OmicEncoder
@@ -75,6 +81,7 @@ class HEALNet(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, ModalityEncoder],
+        *,
         out_dim: int = 1,
         depth: int = 2,
         num_latents: int = 32,
@@ -88,9 +95,9 @@ class HEALNet(nn.Module):
         ff_mult: int = 4,
         gate: Literal["selu", "gelu"] = "selu",
         temperature: float = 1.0,
-        *,
         layers: Iterable[FusionLayer] | None = None,
         head: nn.Module | None = None,
+        output: Output | None = None,
     ) -> None:
         super().__init__()
         if not encoders:
@@ -107,6 +114,9 @@ class HEALNet(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
+        if output is not None:
+            _check_output(output, None if head is not None else out_dim)
+        self.output = output
         self.encoders = nn.ModuleDict()
         for name, encoder in encoders.items():
             if not isinstance(encoder, ModalityEncoder):
@@ -126,9 +136,9 @@ class HEALNet(nn.Module):
                 return HybridFusionLayer(
                     latent_dim,
                     token_dims,
-                    num_heads,
-                    head_dim,
-                    self_attention,
+                    num_heads=num_heads,
+                    head_dim=head_dim,
+                    self_attention=self_attention,
                     attention_dropout=attention_dropout,
                     ff_dropout=ff_dropout,
                     ff_mult=ff_mult,
@@ -243,3 +253,16 @@ class HEALNet(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
         return latents
+
+
+def _check_output(output: str, out_dim: int | None) -> None:
+    """Refuse an unknown declaration, and one that does not fit the width of the output where that is known."""
+    if output not in get_args(Output):
+        raise ValueError(f"expected output to be one of {get_args(Output)} or None, got {output!r}")
+    if out_dim is None or output == "discrete":
+        return
+    if output == "classes":
+        if out_dim < 2:
+            raise ValueError(f"expected out_dim of at least 2 with output='classes', got {out_dim}")
+    elif out_dim != 1:
+        raise ValueError(f"expected out_dim=1 with output={output!r}, got {out_dim}")

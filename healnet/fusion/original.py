@@ -121,7 +121,7 @@ def load_original(
     ]
     model = HEALNet(
         encoders,
-        out_dims,
+        out_dim=out_dims,
         num_latents=l_c,
         latent_dim=l_d,
         layers=layers,

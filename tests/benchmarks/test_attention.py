@@ -155,7 +155,7 @@ def readme_example():
     """A 1x2000 table, a 224x224x3 image, a 12x224x224x3 volume; 3 layers, 128 latents x 128, 8 heads x 64."""
     torch.manual_seed(0)
     encoders = {"table": GridEncoder(2000, 1), "image": GridEncoder(3, 2), "volume": GridEncoder(3, 3)}
-    model = HEALNet(encoders, 4, depth=3, num_latents=128, latent_dim=128, num_heads=8, head_dim=64)
+    model = HEALNet(encoders, out_dim=4, depth=3, num_latents=128, latent_dim=128, num_heads=8, head_dim=64)
     inputs = {
         "table": torch.rand(1, 1, 2000),
         "image": torch.rand(1, 224, 224, 3),

@@ -16,7 +16,7 @@ def model():
         "slide": PatchEncoder(4, scale=1000.0),
     }
     sizes = {"depth": 2, "num_latents": 6, "latent_dim": 8, "num_heads": 2, "head_dim": 4}
-    return HEALNet(encoders, 1, attention_dropout=0.3, ff_dropout=0.3, **sizes).double()
+    return HEALNet(encoders, output="cox", attention_dropout=0.3, ff_dropout=0.3, **sizes).double()
 
 
 @pytest.fixture

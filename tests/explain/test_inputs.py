@@ -27,7 +27,9 @@ def test_graphs_and_series_are_explained_like_any_modality():
         "vitals": SequenceEncoder(2),
         "ct": GridEncoder(1, 2),
     }
-    model = HEALNet(encoders, 1, depth=1, num_latents=3, latent_dim=4, num_heads=1, head_dim=2).double()
+    model = HEALNet(
+        encoders, output="cox", depth=1, num_latents=3, latent_dim=4, num_heads=1, head_dim=2
+    ).double()
     values = {"dtype": torch.float64}
     ring = Graph.of(torch.randn(5, 3, **values), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]]))
     step = torch.ones(2, 6, dtype=torch.bool)

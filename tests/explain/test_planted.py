@@ -66,7 +66,7 @@ def rows(inputs, index):
 
 def trained(name, encoder, inputs, target, seed, epochs, rate):
     torch.manual_seed(seed)
-    model = HEALNet({name: encoder()}, 1, **SIZES)
+    model = HEALNet({name: encoder()}, output="cox", **SIZES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     time, event = target
     for _ in range(epochs):

@@ -18,7 +18,9 @@ GENES = ["FOXM1", "<b>", "TP53"]
 @pytest.fixture
 def small():
     torch.manual_seed(0)
-    return HEALNet({"rna": OmicEncoder(3, token_dim=4), "protein": OmicEncoder(2, token_dim=4)}, 1).double()
+    return HEALNet(
+        {"rna": OmicEncoder(3, token_dim=4), "protein": OmicEncoder(2, token_dim=4)}, output="cox"
+    ).double()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_eight_modalities_are_exact_and_nine_refused():
     torch.manual_seed(0)
     names = [f"m{i}" for i in range(9)]
     small = {"depth": 1, "num_latents": 2, "latent_dim": 4, "num_heads": 1, "head_dim": 2}
-    model = HEALNet({name: OmicEncoder(2, token_dim=3) for name in names}, 1, **small).double()
+    model = HEALNet({name: OmicEncoder(2, token_dim=3) for name in names}, output="cox", **small).double()
     inputs = {name: torch.randn(2, 2, dtype=torch.float64) for name in names}
     eight = shapley_modalities(model, {name: inputs[name] for name in names[:8]})
     torch.testing.assert_close(eight.values.sum(dim=1), eight.risk - eight.nothing, atol=1e-12, rtol=0)

@@ -109,3 +109,8 @@ def test_self_attention_has_heads_of_its_own():
     assert layer.cross_attention["rna"].to_out.in_features == 14
     default = HybridFusionLayer(D, {"rna": 3}, num_heads=2, head_dim=7).self_attention[0]
     assert (default.num_heads, default.to_out.in_features) == (2, 14)
+
+
+def test_sizes_are_given_by_name():
+    with pytest.raises(TypeError, match=r"takes 3 positional arguments but 4 were given"):
+        HybridFusionLayer(D, {"rna": 3}, 2)

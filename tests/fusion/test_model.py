@@ -296,6 +296,40 @@ def test_bad_encoders_are_refused_by_name(encoders, message):
 
 
 @pytest.mark.parametrize(
+    ("output", "out_dim"),
+    [(None, 3), ("cox", 1), ("discrete", 1), ("discrete", 4), ("classes", 3), ("value", 1)],
+)
+def test_a_model_says_what_its_output_means(output, out_dim):
+    assert build(output=output, out_dim=out_dim).output == output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"output": "risk"},
+            "expected output to be one of ('cox', 'discrete', 'classes', 'value') or None, got 'risk'",
+        ),
+        ({"output": "cox", "out_dim": 4}, "expected out_dim=1 with output='cox', got 4"),
+        ({"output": "value", "out_dim": 2}, "expected out_dim=1 with output='value', got 2"),
+        ({"output": "classes", "out_dim": 1}, "expected out_dim of at least 2 with output='classes', got 1"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build(**arguments)
+
+
+def test_of_a_head_of_ones_own_the_width_is_not_known():
+    assert build(output="cox", out_dim=4, head=torch.nn.Identity()).output == "cox"
+
+
+def test_sizes_are_given_by_name():
+    with pytest.raises(TypeError, match=r"takes 2 positional arguments but 3 were given"):
+        HEALNet({"rna": OmicEncoder(5)}, 4)
+
+
+@pytest.mark.parametrize(
     "size", ["out_dim", "depth", "num_latents", "latent_dim", "num_heads", "head_dim", "ff_mult"]
 )
 def test_a_size_below_one_is_refused_by_name(size):

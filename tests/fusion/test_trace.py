@@ -13,7 +13,14 @@ def model():
     torch.manual_seed(0)
     encoders = {"rna": OmicEncoder(7, token_dim=6), "protein": OmicEncoder(11, token_dim=4)}
     return HEALNet(
-        encoders, 2, depth=DEPTH, num_latents=M, latent_dim=12, num_heads=H, head_dim=4, self_attention=2
+        encoders,
+        out_dim=2,
+        depth=DEPTH,
+        num_latents=M,
+        latent_dim=12,
+        num_heads=H,
+        head_dim=4,
+        self_attention=2,
     ).double()
 
 
