@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
 
 from healnet.encoders.base import ModalityEncoder
-from healnet.encoders.encode import encode, encoder_dict
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer
-from healnet.fusion.output import Output, check_output
 from healnet.fusion.trace import AttentionTrace, Keep, TraceRecorder
 from healnet.tokens import Tokens
 
-__all__ = ["HEALNet", "MeanHead"]
+__all__ = ["HEALNet", "MeanHead", "Output"]
+
+Output = Literal["cox", "discrete", "classes", "value"]
 
 
 class MeanHead(nn.Module):
@@ -100,7 +100,8 @@ class HEALNet(nn.Module):
         output: Output | None = None,
     ) -> None:
         super().__init__()
-        self.encoders = encoder_dict(encoders)
+        if not encoders:
+            raise ValueError("expected at least one encoder, got none")
         sizes = {
             "out_dim": out_dim,
             "depth": depth,
@@ -113,8 +114,20 @@ class HEALNet(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
-        check_output(output, None if head is not None else out_dim)
+        if output is not None:
+            _check_output(output, None if head is not None else out_dim)
         self.output = output
+        self.encoders = nn.ModuleDict()
+        for name, encoder in encoders.items():
+            if not isinstance(encoder, ModalityEncoder):
+                raise ValueError(
+                    f"modality {name!r}: expected a ModalityEncoder, got {type(encoder).__name__}"
+                )
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise ValueError(
+                    f"modality {name!r}: expected a name without dots that is not a method of ModuleDict"
+                )
+            self.encoders[name] = encoder
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         if layers is None:
             token_dims = {name: encoder.token_dim for name, encoder in encoders.items()}
@@ -193,7 +206,42 @@ class HEALNet(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens]:
         """The tokens of every modality that is there, in the order of fusion."""
-        return encode(self.encoders, inputs)
+        if not isinstance(inputs, Mapping):
+            raise ValueError(f"expected a mapping from modality to input, got {type(inputs).__name__}")
+        unknown = [name for name in inputs if name not in self.encoders]
+        if unknown:
+            raise ValueError(
+                f"unknown modality {unknown[0]!r}: this model's modalities are {list(self.encoders)}"
+            )
+        tokens: dict[str, Tokens] = {}
+        for name, encoder in self.encoders.items():
+            if inputs.get(name) is None:
+                continue
+            try:
+                tokens[name] = encoder(inputs[name])
+            except ValueError as error:
+                raise ValueError(f"modality {name!r}: {error}") from error
+            self._check(name, tokens)
+        return tokens
+
+    def _check(self, name: str, tokens: Mapping[str, Tokens]) -> None:
+        encoded = tokens[name]
+        if not isinstance(encoded, Tokens):
+            raise ValueError(
+                f"modality {name!r}: expected its encoder to return Tokens, got {type(encoded).__name__}"
+            )
+        width = self.encoders[name].token_dim
+        if encoded.values.shape[2] != width:
+            raise ValueError(
+                f"modality {name!r}: expected tokens of width {width} (its encoder's token_dim), "
+                f"got {encoded.values.shape[2]}"
+            )
+        first = next(iter(tokens))
+        if len(encoded.values) != len(tokens[first].values):
+            raise ValueError(
+                f"modality {name!r}: expected a batch of {len(tokens[first].values)} patients as in modality {first!r}, "
+                f"got {len(encoded.values)}"
+            )
 
     def _fuse(self, inputs: Mapping[str, Any], recorder: TraceRecorder | None) -> Tensor:
         tokens = self.encode(inputs)
@@ -205,3 +253,16 @@ class HEALNet(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
         return latents
+
+
+def _check_output(output: str, out_dim: int | None) -> None:
+    """Refuse an unknown declaration, and one that does not fit the width of the output where that is known."""
+    if output not in get_args(Output):
+        raise ValueError(f"expected output to be one of {get_args(Output)} or None, got {output!r}")
+    if out_dim is None or output == "discrete":
+        return
+    if output == "classes":
+        if out_dim < 2:
+            raise ValueError(f"expected out_dim of at least 2 with output='classes', got {out_dim}")
+    elif out_dim != 1:
+        raise ValueError(f"expected out_dim=1 with output={output!r}, got {out_dim}")
