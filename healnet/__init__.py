@@ -21,7 +21,8 @@ torch.Size([3, 4])
 
 from healnet.fusion import HEALNet
 from healnet.inputs import Graph, Masked, PatchBag, TimeSeries
+from healnet.streams import Pieces, Stream
 from healnet.tokens import Tokens
 
-__all__ = ["Graph", "HEALNet", "Masked", "PatchBag", "TimeSeries", "Tokens"]
+__all__ = ["Graph", "HEALNet", "Masked", "PatchBag", "Pieces", "Stream", "TimeSeries", "Tokens"]
 __version__ = "0.1.0"

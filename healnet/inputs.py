@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from healnet.streams import Stream
+
 __all__ = [
     "Graph",
     "Masked",
@@ -210,6 +212,8 @@ def take(value: Any, index: Tensor) -> Any:
         >>> take(Masked(torch.eye(3), torch.ones(3, dtype=torch.bool)), torch.tensor([2])).values
         tensor([[0., 0., 1.]])
     """
+    if isinstance(value, Stream):
+        return value.take(index)
     return map_tensors(lambda tensor, _: tensor[index], value)
 
 
@@ -217,11 +221,15 @@ def repeat(value: Any, times: int) -> Any:
     """The whole batch `times` times over: patients 0, 1, ..., 0, 1, ..."""
     if times == 1:
         return value
+    if isinstance(value, Stream):
+        return value.repeat(times)
     return map_tensors(lambda tensor, _: tensor.repeat(times, *[1] * (tensor.dim() - 1)), value)
 
 
 def move(value: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
     """The same input on another device; types of numbers are kept."""
+    if isinstance(value, Stream):
+        return value.to(device)
     return map_tensors(lambda tensor, _: tensor.to(device, non_blocking=non_blocking), value)
 
 
@@ -237,6 +245,8 @@ def present(value: Any) -> Tensor:
     """
     if isinstance(value, Tensor):
         return torch.ones(len(value), dtype=torch.bool, device=value.device)
+    if isinstance(value, Stream):
+        return value.present
     mask = _mask_of(value)
     return mask if mask.dim() == 1 else mask.flatten(1).any(dim=1)
 
@@ -257,6 +267,8 @@ def hide(value: Any, where: Tensor) -> Any:
     """
     if isinstance(value, Tensor):
         return Masked(value, ~where.to(value.device).expand(len(value), *where.shape[1:]))
+    if isinstance(value, Stream):
+        return value.hide(where)
     mask = _mask_of(value)
     axes = max(mask.dim(), where.dim())
     shown = _trailing(mask, axes) & ~_trailing(where.to(mask.device), axes)
@@ -319,7 +331,7 @@ def batch_size(inputs: Mapping[str, Any]) -> int:
     """
     for value in inputs.values():
         if value is not None:
-            return len(values_of(value))
+            return len(value) if isinstance(value, Stream) else len(values_of(value))
     raise ValueError("expected inputs with at least one modality, got none")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from healnet.encoders.base import ModalityEncoder
 from healnet.fusion.layer import FusionLayer
@@ -182,11 +182,11 @@ def check_fusion_layer(
     _check_layer_gradients(layer, latents, poisoned)
 
 
-def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> None:
+def check_model(model: nn.Module, inputs: Mapping[str, Any], *, seed: int = 0) -> None:
     """Check a whole model against the laws, for the input types of its own encoders.
 
     Args:
-        model: what to check.
+        model: what to check: a `HEALNet`, or any module that takes its mapping of inputs.
         inputs: an example batch of at least two patients, with every modality, finite, floating point.
         seed: of the random pattern of absence.
 
@@ -210,7 +210,8 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
         raise LawBrokenError("the output is finite under every pattern of absence")
     _same_tree("inputs are not mutated", before, hidden)
     _same("a second call gives the same", result, model(hidden))
-    _same("tracing changes no number", result, model.trace(hidden)[0])
+    if isinstance(model, HEALNet):
+        _same("tracing changes no number", result, model.trace(hidden)[0])
     for row in range(batch):
         index = torch.tensor([row])
         alone = {name: take(inputs[name], index) for i, name in enumerate(names) if not absent[row, i]}
@@ -291,7 +292,7 @@ def _check_layer_gradients(layer: FusionLayer, latents: Tensor, tokens: Mapping[
             raise LawBrokenError(f"masked tokens of {name!r} get a gradient of exactly zero")
 
 
-def _check_model_gradients(model: HEALNet, hidden: Mapping[str, Any]) -> None:
+def _check_model_gradients(model: nn.Module, hidden: Mapping[str, Any]) -> None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     result = model(hidden)
     weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result)

@@ -13,19 +13,19 @@ ROOT = Path(healnet.__file__).parent
 
 # What each subpackage or module may import from the others; one that is not named here may not exist.
 ALLOWED = {
-    "inputs": set(),
-    "tokens": set(),
     "nn": set(),
+    "streams": {"nn"},
+    "inputs": {"streams"},
+    "tokens": set(),
     "_files": set(),
     "_plotting": set(),
     "survival": {"_plotting"},
-    "encoders": {"inputs", "nn", "tokens"},
-    "fusion": {"encoders", "inputs", "nn", "tokens"},
-    "slides": {"_files", "inputs", "survival"},
+    "encoders": {"inputs", "nn", "streams", "tokens"},
+    "fusion": {"encoders", "inputs", "nn", "streams", "tokens"},
+    "slides": {"_files", "inputs", "streams", "survival"},
     "data": {"_files", "inputs", "slides", "survival"},
     "datasets": {"data", "inputs", "survival"},
     "testing": {"encoders", "fusion", "inputs", "nn", "tokens"},
-    "training": {"data", "encoders", "fusion", "survival"},
     "explain": {
         "_files",
         "_plotting",
@@ -38,7 +38,7 @@ ALLOWED = {
         "survival",
         "tokens",
     },
-    "__init__": {"encoders", "fusion", "inputs", "tokens"},
+    "__init__": {"encoders", "fusion", "inputs", "streams", "tokens"},
 }
 HEAVY = ["h5py", "openslide", "pandas", "matplotlib", "sksurv", "sklearn", "scipy", "tqdm"]
 

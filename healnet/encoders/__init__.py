@@ -1,6 +1,7 @@
 """Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
 
 from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.encode import encode, encoder_dict
 from healnet.encoders.gene_sets import GeneSetEncoder, read_gmt, read_signatures
 from healnet.encoders.graph import GraphEncoder
 from healnet.encoders.grid import GridEncoder
@@ -20,6 +21,8 @@ __all__ = [
     "PatchEncoder",
     "SequenceEncoder",
     "element_mask",
+    "encode",
+    "encoder_dict",
     "read_gmt",
     "read_signatures",
     "unmask",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
 __all__ = ["ModalityEncoder"]
@@ -38,3 +39,22 @@ class ModalityEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any) -> Tokens:
         """Encode one batch of the modality; (b, ...) in, `Tokens` of (b, n, token_dim) out."""
+
+    def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
+        """Encode one block of one patient's data that are read in pieces; positions are those of the whole.
+
+        An encoder whose tokens depend on their own element and its place alone can implement this, and then takes a
+        `healnet.Stream`. The tokens of all blocks together must be those that `forward` gives for the whole.
+
+        Args:
+            pieces: Data of the patient; `pieces.sizes` is the extent of the whole, `pieces.coords` are all coordinates.
+            block: Place of the block in the whole, one slice per axis.
+            values: Numbers of the block (*axes, c), or (f,) for a table.
+            mask: (*axes) bool, True = real, or None.
+
+        Raises:
+            ValueError: the encoder does not work block by block; what `forward` refuses.
+        """
+        raise ValueError(
+            f"{type(self).__name__} reads its input at once; expected a tensor or a NamedTuple of tensors, got a Stream"
+        )

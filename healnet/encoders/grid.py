@@ -12,6 +12,7 @@ from torch import Tensor
 from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, element_mask, unmask
 from healnet.nn.fourier import fourier_features, fourier_width
+from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
 __all__ = ["GridEncoder", "axis_positions"]
@@ -108,12 +109,50 @@ class GridEncoder(ModalityEncoder):
         if max(self.patch) > 1:
             values, mask = self._fold(values, mask)
         sizes = values.shape[1:-1]
+        seen = None if whole else mask
+        extents = [_extent(seen, axis, size, values.device) for axis, size in enumerate(sizes)]
+        return self._tokens(values, mask, [0] * self.ndim, extents)
+
+    def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
+        """Encode one block of a grid; with `patch` above 1, blocks must begin at multiples of it.
+
+        Places span the whole of `pieces`, whatever its mask: where the last rows or columns are all masked, `forward`
+        would let them span the real part.
+        """
+        if self.channels_first:
+            raise ValueError(
+                "expected pieces with their channels last, got an encoder with channels_first=True"
+            )
+        whole = (*pieces.sizes, pieces.channels)
+        if len(pieces.sizes) != self.ndim or pieces.channels != self.channels:
+            axes = ", ".join(f"axis{i}" for i in range(self.ndim))
+            raise ValueError(f"expected pieces of a shape of ({axes}, {self.channels}), got {whole}")
+        starts = [part.start for part in block]
+        if any(start % side for start, side in zip(starts, self.patch, strict=True)):
+            raise ValueError(
+                f"expected blocks in multiples of patch {self.patch}, got blocks of {pieces.block}"
+            )
+        values, mask = values.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+        if not values.is_floating_point():
+            values = values.to(torch.get_default_dtype())
+        if max(self.patch) > 1:
+            values, mask = self._fold(values, mask)
+        extents = [
+            torch.tensor([-(-size // side)], device=values.device)
+            for size, side in zip(pieces.sizes, self.patch, strict=True)
+        ]
+        starts = [start // side for start, side in zip(starts, self.patch, strict=True)]
+        return self._tokens(values, mask, starts, extents)
+
+    def _tokens(
+        self, values: Tensor, mask: Tensor | None, starts: Sequence[int], extents: Sequence[Tensor]
+    ) -> Tokens:
+        """Flat tokens of a grid (b, *axes, c) that begins at `starts` of grids of these extents, (1,) or (b,) per axis."""
         flat = rearrange(values, "b ... c -> b (...) c")
-        token_mask = None if mask is None else rearrange(mask, "b ... -> b (...)")
         if self.positions:
-            places = self._places(sizes, None if whole else mask, values)
+            places = self._places(values.shape[1:-1], starts, extents, values)
             flat = torch.cat((flat, places.expand(len(flat), -1, -1)), dim=-1)
-        return Tokens(flat, token_mask)
+        return Tokens(flat, None if mask is None else rearrange(mask, "b ... -> b (...)"))
 
     def _channels_last(self, values: Tensor) -> Tensor:
         axis = 1 if self.channels_first else -1
@@ -143,11 +182,15 @@ class GridEncoder(ModalityEncoder):
             mask = pixels.any(dim=-1)
         return values, mask
 
-    def _places(self, sizes: torch.Size, mask: Tensor | None, like: Tensor) -> Tensor:
+    def _places(
+        self, sizes: Sequence[int], starts: Sequence[int], extents: Sequence[Tensor], like: Tensor
+    ) -> Tensor:
         """(1 or b, n, w): Fourier features of every place, made per axis and then spread over the grid."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        extents = [_extent(mask, axis, size, like.device) for axis, size in enumerate(sizes)]
-        coordinates = [axis_positions(size, extents[axis], dtype) for axis, size in enumerate(sizes)]
+        coordinates = [
+            axis_positions(size, extent, dtype, start)
+            for size, extent, start in zip(sizes, extents, starts, strict=True)
+        ]
         if self.spacing is not None:
             lengths = [
                 (extent - 1).clamp(min=0).to(dtype) * side * step
@@ -167,7 +210,7 @@ class GridEncoder(ModalityEncoder):
         return rearrange(torch.cat(spread, dim=-1), "b ... w -> b (...) w")
 
 
-def axis_positions(size: int, extent: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def axis_positions(size: int, extent: Tensor, dtype: torch.dtype = torch.float32, start: int = 0) -> Tensor:
     """`torch.linspace(-1, 1, extent)` for many extents at once, to rounding, continued beyond them to `size` places.
 
     Shape:
@@ -179,7 +222,7 @@ def axis_positions(size: int, extent: Tensor, dtype: torch.dtype = torch.float32
                 [-1.0000,  0.0000,  1.0000,  2.0000],
                 [-1.0000,  1.0000,  3.0000,  5.0000]])
     """
-    index = torch.arange(size, device=extent.device)
+    index = torch.arange(start, start + size, device=extent.device)
     gaps = (extent - 1).clamp(min=1).to(dtype).unsqueeze(-1)
     return 2 * index / gaps - 1
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, element_mask, unmask
 from healnet.nn.feedforward import SelfNormalizing
+from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
 __all__ = ["OmicEncoder"]
@@ -95,7 +96,7 @@ class OmicEncoder(ModalityEncoder):
         if mask is not None:
             values = values.masked_fill(~mask, 0)
         if self.tokens == "features":
-            return self._feature_tokens(values, mask)
+            return self._feature_tokens(values, mask, self.embedding)
         present = None if mask is None else mask.any(dim=1, keepdim=True)
         values = F.dropout(values, self.input_dropout, self.training)
         if self.tokens == "vector":
@@ -106,13 +107,26 @@ class OmicEncoder(ModalityEncoder):
         )
         return Tokens(projected, None if present is None else present.expand(-1, projected.shape[1]))
 
-    def _feature_tokens(self, values: Tensor, mask: Tensor | None) -> Tokens:
+    def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
+        """Encode some of a patient's features, with `tokens="features"`."""
+        if self.tokens != "features":
+            return super().encode_block(pieces, block, values, mask)
+        if pieces.sizes != (self.num_features,) or pieces.channels is not None:
+            whole = pieces.sizes if pieces.channels is None else (*pieces.sizes, pieces.channels)
+            raise ValueError(f"expected pieces of a shape of ({self.num_features},), got {whole}")
+        if not values.is_floating_point():
+            values = values.to(torch.get_default_dtype())
+        values = values if mask is None else values.masked_fill(~mask, 0)
+        shown = None if mask is None else mask.unsqueeze(0)
+        return self._feature_tokens(values.unsqueeze(0), shown, self.embedding[block])
+
+    def _feature_tokens(self, values: Tensor, mask: Tensor | None, embedding: Tensor) -> Tokens:
         if self.training and self.input_dropout > 0:
             kept = torch.rand(values.shape, device=values.device) >= self.input_dropout
             kept = kept if mask is None else kept & mask
             # A patient must not vanish: where nothing was kept, everything is.
             everything = torch.ones_like(kept) if mask is None else mask
             mask = torch.where(kept.any(dim=1, keepdim=True), kept, everything)
-        embedding = repeat(self.embedding, "f e -> b f e", b=len(values))
+        embedding = repeat(embedding, "f e -> b f e", b=len(values))
         tokens = torch.cat((values.to(embedding.dtype).unsqueeze(-1), embedding), dim=-1)
         return Tokens(tokens, mask)

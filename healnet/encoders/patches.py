@@ -7,8 +7,9 @@ from torch import Tensor
 
 from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, PatchBag, element_mask, unmask
-from healnet.nn.extent import within_extent, within_scale
+from healnet.nn.extent import within_boxes, within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
+from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
 __all__ = ["PatchEncoder"]
@@ -109,14 +110,50 @@ class PatchEncoder(ModalityEncoder):
             b, n, _ = features.shape
             wanted = " or ".join(f"({b}, {n}, {c})" for c in columns)
             raise ValueError(f"expected coords of shape {wanted}, got {tuple(coords.shape)}")
-        # Level-0 pixels reach 10^5, beyond float16.
-        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        places, slides = coords[..., :2].to(dtype), coords[..., 2:]
+        places, slides = self._split(coords, features)
         if self.scale is not None:
             places = within_scale(places, mask, self.scale)
         else:
             places = within_extent(places, mask, slides.squeeze(-1).long() if slides.shape[-1] else None)
+        return self._fourier(places, slides, mask)
+
+    def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
+        """Encode some of a patient's patches; their places are those within the slide's whole bounding box."""
+        if len(pieces.sizes) != 1 or pieces.channels != self.dim:
+            whole = pieces.sizes if pieces.channels is None else (*pieces.sizes, pieces.channels)
+            raise ValueError(f"expected pieces of a shape of (n, {self.dim}), got {whole}")
+        features, mask = values.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+        if not self.positions:
+            return Tokens(features, mask)
+        columns = (3,) if self.slide_position else (2, 3)
+        if pieces.coords is None or pieces.coords.shape[1] not in columns:
+            wanted = " or ".join(f"({pieces.sizes[0]}, {c})" for c in columns)
+            got = "none" if pieces.coords is None else tuple(pieces.coords.shape)
+            raise ValueError(f"expected coords of shape {wanted}, got {got}")
+        places, slides = self._split(pieces.coords[block].unsqueeze(0).to(features.device), features)
+        if mask is not None:
+            places = places.masked_fill(~mask.unsqueeze(-1), 0)
+        if self.scale is not None:
+            places = within_scale(places, mask, self.scale)
+        else:
+            low, high = (box.unsqueeze(0).to(places) for box in pieces.boxes)
+            group = (
+                slides.squeeze(-1).long() if slides.shape[-1] else places.new_zeros(places.shape[:2]).long()
+            )
+            group = group if mask is None else group.masked_fill(~mask, 0)
+            places = within_boxes(places, low, high, group)
+            places = places if mask is None else places.masked_fill(~mask.unsqueeze(-1), 0)
+        places = self._fourier(places, slides, mask)
+        return Tokens(torch.cat((features, places.to(features.dtype)), dim=-1), mask)
+
+    def _split(self, coords: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(x, y) as floats, and the column of the slide's index or none. Level-0 pixels reach 10^5, beyond float16."""
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        return coords[..., :2].to(dtype), coords[..., 2:]
+
+    def _fourier(self, places: Tensor, slides: Tensor, mask: Tensor | None) -> Tensor:
         if self.slide_position:
-            index = slides.to(dtype) if mask is None else slides.to(dtype).masked_fill(~mask.unsqueeze(-1), 0)
+            index = slides.to(places.dtype)
+            index = index if mask is None else index.masked_fill(~mask.unsqueeze(-1), 0)
             places = torch.cat((places, 1 - 2 / (index + 1)), dim=-1)
         return fourier_features(places, self.num_bands, self.max_freq)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from healnet.fusion.layer import FusionLayer
+from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import TraceRecorder
 from healnet.nn.attention import CrossAttention, SelfAttention
 from healnet.nn.feedforward import GatedFeedForward
@@ -49,6 +50,8 @@ class HybridFusionLayer(FusionLayer):
     Shape:
         latents: (b, m, d); tokens: (b, n_j, c_j) each; returns (b, m, d)
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -105,18 +108,17 @@ class HybridFusionLayer(FusionLayer):
         self.self_feed_forward = nn.ModuleList(feed_forward() for _ in range(self_attention))
 
     def forward(
-        self, latents: Tensor, tokens: Mapping[str, Tokens], recorder: TraceRecorder | None = None
+        self,
+        latents: Tensor,
+        tokens: Mapping[str, Tokens | TokenStream],
+        recorder: TraceRecorder | None = None,
     ) -> Tensor:
         """Update the latents with every modality in turn."""
         for name in self.cross_attention:
             present: Tensor | None = None
             if name in tokens:
                 present = tokens[name].present
-                update, attended = self._cross(name).attend(
-                    latents, tokens[name].standardised(_working_dtype(latents)), tokens[name].mask
-                )
-                if recorder is not None:
-                    recorder.record(name, attended)
+                update = self._attend(name, latents, tokens[name], recorder)
                 latents = _gated(latents, update, present)
                 latents = _gated(latents, self.feed_forward[name](latents), present)
             elif not self.self_attention_when_absent:
@@ -125,6 +127,21 @@ class HybridFusionLayer(FusionLayer):
                 present = None
             latents = self._self_attend(latents, present, name, recorder)
         return latents
+
+    def _attend(
+        self, name: str, latents: Tensor, tokens: Tokens | TokenStream, recorder: TraceRecorder | None
+    ) -> Tensor:
+        cross, dtype = self._cross(name), _working_dtype(latents)
+        if isinstance(tokens, TokenStream):
+            walks = [tokens.walk(patient, dtype) for patient in range(len(tokens))]
+            update, by_patient = cross.attend_pieces(latents, walks, tokens.parameters)
+            if recorder is not None:
+                recorder.record_stream(tokens, by_patient)
+            return update
+        update, attended = cross.attend(latents, tokens.standardised(dtype), tokens.mask)
+        if recorder is not None:
+            recorder.record(name, attended)
+        return update
 
     def _cross(self, name: str) -> CrossAttention:
         module = self.cross_attention[name]

@@ -36,6 +36,9 @@ class FusionLayer(nn.Module, ABC):
         ...         return latents
     """
 
+    streams = False
+    """Whether `forward` takes a `TokenStream` in the place of `Tokens`."""
+
     @abstractmethod
     def forward(
         self, latents: Tensor, tokens: Mapping[str, Tokens], recorder: TraceRecorder | None = None

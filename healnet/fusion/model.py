@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
 
 from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.encode import encode, encoder_dict
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer
-from healnet.fusion.trace import AttentionTrace, Keep, TraceRecorder
+from healnet.fusion.output import Output, check_output
+from healnet.fusion.token_stream import TokenStream
+from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
+from healnet.streams import Stream
 from healnet.tokens import Tokens
 
-__all__ = ["HEALNet", "MeanHead", "Output"]
-
-Output = Literal["cox", "discrete", "classes", "value"]
+__all__ = ["HEALNet", "MeanHead"]
 
 
 class MeanHead(nn.Module):
@@ -100,8 +102,7 @@ class HEALNet(nn.Module):
         output: Output | None = None,
     ) -> None:
         super().__init__()
-        if not encoders:
-            raise ValueError("expected at least one encoder, got none")
+        self.encoders = encoder_dict(encoders)
         sizes = {
             "out_dim": out_dim,
             "depth": depth,
@@ -114,20 +115,8 @@ class HEALNet(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
-        if output is not None:
-            _check_output(output, None if head is not None else out_dim)
+        check_output(output, None if head is not None else out_dim)
         self.output = output
-        self.encoders = nn.ModuleDict()
-        for name, encoder in encoders.items():
-            if not isinstance(encoder, ModalityEncoder):
-                raise ValueError(
-                    f"modality {name!r}: expected a ModalityEncoder, got {type(encoder).__name__}"
-                )
-            if not name or "." in name or hasattr(nn.ModuleDict(), name):
-                raise ValueError(
-                    f"modality {name!r}: expected a name without dots that is not a method of ModuleDict"
-                )
-            self.encoders[name] = encoder
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         if layers is None:
             token_dims = {name: encoder.token_dim for name, encoder in encoders.items()}
@@ -183,6 +172,7 @@ class HEALNet(nn.Module):
         inputs: Mapping[str, Any],
         keep: Keep = "none",
         gradient_of: Callable[[Tensor], Tensor] | None = None,
+        sink: Sink | None = None,
     ) -> tuple[Tensor, AttentionTrace]:
         """The output, and where each layer looked, in one pass.
 
@@ -191,12 +181,14 @@ class HEALNet(nn.Module):
             keep: which axes of the weights survive the mean over heads and latents: "none", "heads", "latents", "both".
             gradient_of: a quantity of the output, one number per patient, such as the risk; `trace.gradients` then holds
                 each attention weight times the gradient of that quantity with respect to it, reduced in the same way.
+            sink: Function (modality, layer, patient, block, weights) that takes the weights of modalities that are a
+                `Stream`, a block at a time, for instance into a file; they are not in the trace.
 
         Returns:
             What `forward` returns, and an `AttentionTrace`: `trace["slide"]` is (layers, b, n), each patient's weights
             summing to one over real tokens. The trace holds no graph.
         """
-        recorder = TraceRecorder(keep, gradients=gradient_of is not None)
+        recorder = TraceRecorder(keep, gradients=gradient_of is not None, sink=sink)
         if gradient_of is None:
             return self.head(self._fuse(inputs, recorder)), recorder.trace()
         with torch.inference_mode(False), torch.enable_grad():
@@ -204,65 +196,40 @@ class HEALNet(nn.Module):
             recorder.differentiate(gradient_of(output))
         return output.detach(), recorder.trace()
 
-    def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens]:
-        """The tokens of every modality that is there, in the order of fusion."""
-        if not isinstance(inputs, Mapping):
-            raise ValueError(f"expected a mapping from modality to input, got {type(inputs).__name__}")
-        unknown = [name for name in inputs if name not in self.encoders]
-        if unknown:
-            raise ValueError(
-                f"unknown modality {unknown[0]!r}: this model's modalities are {list(self.encoders)}"
-            )
-        tokens: dict[str, Tokens] = {}
+    def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
+        """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
+        if not isinstance(inputs, Mapping) or not any(isinstance(x, Stream) for x in inputs.values()):
+            return dict(encode(self.encoders, inputs))
+        whole = encode(self.encoders, {n: None if isinstance(x, Stream) else x for n, x in inputs.items()})
+        tokens: dict[str, Tokens | TokenStream] = {}
         for name, encoder in self.encoders.items():
-            if inputs.get(name) is None:
-                continue
-            try:
-                tokens[name] = encoder(inputs[name])
-            except ValueError as error:
-                raise ValueError(f"modality {name!r}: {error}") from error
-            self._check(name, tokens)
+            value = inputs.get(name)
+            if isinstance(value, Stream):
+                tokens[name] = TokenStream(name, encoder, value)
+            elif name in whole:
+                tokens[name] = whole[name]
+        sizes = {name: len(x) if isinstance(x, TokenStream) else len(x.values) for name, x in tokens.items()}
+        first = next(iter(sizes))
+        for name, size in sizes.items():
+            if size != sizes[first]:
+                raise ValueError(
+                    f"modality {name!r}: expected a batch of {sizes[first]} patients as in modality {first!r}, got {size}"
+                )
+        for layer in self.layers:
+            if not getattr(layer, "streams", False):
+                raise ValueError(f"expected fusion layers that take a Stream, got {type(layer).__name__}")
         return tokens
-
-    def _check(self, name: str, tokens: Mapping[str, Tokens]) -> None:
-        encoded = tokens[name]
-        if not isinstance(encoded, Tokens):
-            raise ValueError(
-                f"modality {name!r}: expected its encoder to return Tokens, got {type(encoded).__name__}"
-            )
-        width = self.encoders[name].token_dim
-        if encoded.values.shape[2] != width:
-            raise ValueError(
-                f"modality {name!r}: expected tokens of width {width} (its encoder's token_dim), "
-                f"got {encoded.values.shape[2]}"
-            )
-        first = next(iter(tokens))
-        if len(encoded.values) != len(tokens[first].values):
-            raise ValueError(
-                f"modality {name!r}: expected a batch of {len(tokens[first].values)} patients as in modality {first!r}, "
-                f"got {len(encoded.values)}"
-            )
 
     def _fuse(self, inputs: Mapping[str, Any], recorder: TraceRecorder | None) -> Tensor:
         tokens = self.encode(inputs)
         # Without any modality the number of patients cannot be known: one patient, who has nothing.
-        batch = len(next(iter(tokens.values())).values) if tokens else 1
+        batch = 1
+        if tokens:
+            first = next(iter(tokens.values()))
+            batch = len(first) if isinstance(first, TokenStream) else len(first.values)
         latents = repeat(self.latents, "m d -> b m d", b=batch)
         if recorder is not None and recorder.gradients:
             latents.requires_grad_()  # a frozen model too has gradients of attention
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
         return latents
-
-
-def _check_output(output: str, out_dim: int | None) -> None:
-    """Refuse an unknown declaration, and one that does not fit the width of the output where that is known."""
-    if output not in get_args(Output):
-        raise ValueError(f"expected output to be one of {get_args(Output)} or None, got {output!r}")
-    if out_dim is None or output == "discrete":
-        return
-    if output == "classes":
-        if out_dim < 2:
-            raise ValueError(f"expected out_dim of at least 2 with output='classes', got {out_dim}")
-    elif out_dim != 1:
-        raise ValueError(f"expected out_dim=1 with output={output!r}, got {out_dim}")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from healnet.fusion.token_stream import TokenStream
 from healnet.nn.attention import Attended
+from healnet.streams import Block
 
-__all__ = ["AttentionTrace", "Keep", "TraceRecorder"]
+__all__ = ["AttentionTrace", "Keep", "Sink", "TraceRecorder"]
+
+# Takes the weights of one block of a streamed modality: modality, layer, patient, block, weights (n,) or with kept axes.
+Sink = Callable[[str, int, int, Block, Tensor], None]
 
 Keep = Literal["none", "heads", "latents", "both"]
 
@@ -22,16 +30,19 @@ class TraceRecorder:
         keep: which axes survive the mean: "none" gives (b, n), "heads" (b, h, n), "latents" (b, m, n) and "both"
             (b, h, m, n).
         gradients: hold on to what `differentiate` needs.
+        sink: Function that takes the weights of streamed modalities block by block; they are not in the trace.
 
     Raises:
         ValueError: another `keep`.
     """
 
-    def __init__(self, keep: Keep = "none", gradients: bool = False) -> None:
+    def __init__(self, keep: Keep = "none", gradients: bool = False, sink: Sink | None = None) -> None:
         if keep not in ("none", "heads", "latents", "both"):
             raise ValueError(f"expected keep to be 'none', 'heads', 'latents' or 'both', got {keep!r}")
         self.keep: Keep = keep
         self.gradients = gradients
+        self.sink = sink
+        self._streamed: Counter[str] = Counter()
         self._weights: dict[str, list[Tensor]] = {}
         self._latents: dict[str, list[Tensor]] = {}
         self._attended: list[tuple[str, Attended]] = []
@@ -46,6 +57,33 @@ class TraceRecorder:
         self.add(modality, attended.weights(self.keep))
         if self.gradients:
             self._attended.append((modality, attended))
+
+    def record_stream(self, tokens: TokenStream, attended: Sequence[Attended | None]) -> None:
+        """Hand one layer's cross-attention to a streamed modality to the sink, in one more pass over the pieces.
+
+        Raises:
+            ValueError: there is no sink, or gradients are wanted.
+        """
+        if self.sink is None or self.gradients:
+            raise ValueError(
+                f"modality {tokens.name!r}: expected a sink for the attention to a Stream, which is made in pieces, "
+                f"got {'gradient_of' if self.gradients else 'none'}; pass sink=function to trace"
+            )
+        layer = self._streamed[tokens.name]
+        self._streamed[tokens.name] += 1
+        for patient, one in enumerate(attended):
+            if one is None:
+                continue
+            total = tokens.elements(patient)
+            with torch.no_grad():
+                for block, piece in tokens.blocks(patient):
+                    values = piece.standardised(one.queries.dtype)
+                    # A token's weight is about 1 / total: raised to 1 / n of its block, so that its mean keeps all digits.
+                    share = max(values.shape[1], 1) / total
+                    part = replace(
+                        one, keys=values, values=values, mask=piece.mask, lse=one.lse + math.log(share)
+                    )
+                    self.sink(tokens.name, layer, patient, block, part.weights(self.keep)[0] * share)
 
     def record_self_attention(self, modality: str, weights: Tensor, present: Tensor | None) -> None:
         """Record the self-attention (b, m, m) that followed a modality's update; the identity where it was not run."""

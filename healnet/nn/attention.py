@@ -12,6 +12,7 @@ the *token* association; the *projected* one builds keys and values first. Both 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from healnet.nn.online import attention_weights, online_attention
+from healnet.nn.streamed_attention import Walk, streamed_attention
 
 __all__ = ["Association", "Attended", "CrossAttention", "SelfAttention", "cheaper_association"]
 
@@ -167,14 +169,56 @@ class CrossAttention(nn.Module):
         """The update, and what is needed to look at the attention afterwards."""
         if association is None:
             association = self._choose(latents, tokens)
-        queries = rearrange(
-            self.to_q(self.norm(latents)) * self.scale, "b m (h e) -> b h m e", h=self.num_heads
-        )
+        queries = self._queries(latents)
         keep = self._token_dropout(tokens)
         attend = self._in_token_space if association == "token" else self._projected
         heads, attended = attend(queries, tokens.to(queries.dtype), mask, keep)
         update = self.to_out(rearrange(heads, "b h m e -> b m (h e)"))
         return self.activation(update), attended
+
+    def attend_pieces(
+        self, latents: Tensor, walks: Sequence[Walk | None], parameters: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Attended | None]]:
+        """The update by tokens that come in pieces, always in token space, and per patient what makes weights of a piece.
+
+        Args:
+            latents: Latents (b, m, d).
+            walks: Per patient the function that starts a pass over standardized tokens (1, n, c); None if there are none.
+            parameters: Weights that the tokens are computed with, and that need a gradient.
+        """
+        queries = self._queries(latents)  # (b, h, m, e)
+        dropout = self.dropout if self.training else 0.0
+        outputs, masses, attended = [], [], []
+        to_k = rearrange(self.to_k.weight * self.gain, "(h e) c -> h e c", h=self.num_heads)
+        folded = rearrange(torch.einsum("bhme,hec->bhmc", queries, to_k), "b h m c -> b (h m) c")
+        for row, walk in zip(folded.split(1), walks, strict=True):
+            if walk is None:
+                output, mass, lse = row * 0, row.detach()[..., 0] * 0, None
+            else:
+                output, mass, lse = streamed_attention(row, walk, parameters, dropout)
+            outputs.append(output)
+            masses.append(mass)
+            none = row.detach()[:, :0]
+            attended.append(
+                None
+                if lse is None
+                else Attended(row, none, none, output, lse, None, None, self.num_heads, queries.shape[2])
+            )
+        update = self.to_out(
+            rearrange(self._values(torch.cat(outputs), torch.cat(masses)), "b h m e -> b m (h e)")
+        )
+        return self.activation(update), attended
+
+    def _queries(self, latents: Tensor) -> Tensor:
+        """(b, m, d) -> (b, h, m, e), scaled."""
+        return rearrange(self.to_q(self.norm(latents)) * self.scale, "b m (h e) -> b h m e", h=self.num_heads)
+
+    def _values(self, output: Tensor, mass: Tensor) -> Tensor:
+        """Means of standardized tokens (b, h m, c), whose weights sum to mass (b, h m), as heads (b, h, m, e)."""
+        to_v = rearrange(self.to_v.weight, "(h e) c -> h e c", h=self.num_heads)
+        mean = output * self.gain + mass.unsqueeze(-1).to(self.bias.dtype) * self.bias
+        mean = rearrange(mean, "b (h m) c -> b h m c", h=self.num_heads)
+        return torch.einsum("bhmc,hec->bhme", mean, to_v)
 
     def _choose(self, latents: Tensor, tokens: Tensor) -> Association:
         batch, n, token_dim = tokens.shape
@@ -191,15 +235,12 @@ class CrossAttention(nn.Module):
         self, queries: Tensor, tokens: Tensor, mask: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Attended]:
         to_k = rearrange(self.to_k.weight * self.gain, "(h e) c -> h e c", h=self.num_heads)
-        to_v = rearrange(self.to_v.weight, "(h e) c -> h e c", h=self.num_heads)
         folded = rearrange(torch.einsum("bhme,hec->bhmc", queries, to_k), "b h m c -> b (h m) c")
         output, mass, lse = online_attention(folded, tokens, tokens, mask, keep)
         attended = Attended(
             folded, tokens, tokens, output, lse, mask, keep, self.num_heads, num_latents=queries.shape[2]
         )
-        mean = output * self.gain + mass.unsqueeze(-1).to(self.bias.dtype) * self.bias
-        mean = rearrange(mean, "b (h m) c -> b h m c", h=self.num_heads)
-        return torch.einsum("bhmc,hec->bhme", mean, to_v), attended
+        return self._values(output, mass), attended
 
     def _projected(
         self, queries: Tensor, tokens: Tensor, mask: Tensor | None, keep: Tensor | None

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["within_extent", "within_scale"]
+__all__ = ["bounding_boxes", "within_boxes", "within_extent", "within_scale"]
 
 
 def within_extent(coords: Tensor, mask: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
@@ -31,24 +31,55 @@ def within_extent(coords: Tensor, mask: Tensor | None = None, groups: Tensor | N
     """
     if not coords.numel():
         return coords
+    if mask is not None:
+        coords = coords.masked_fill(~mask.unsqueeze(-1), 0)  # not even their NaN may reach a gradient
+    low, high = bounding_boxes(coords, mask, groups)
+    if groups is None:
+        groups = coords.new_zeros(coords.shape[:2], dtype=torch.long)
+    places = within_boxes(coords, low, high, groups if mask is None else groups.masked_fill(~mask, 0))
+    return places if mask is None else places.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def bounding_boxes(
+    coords: Tensor, mask: Tensor | None = None, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest real coordinates of each group; inf and -inf where it has none.
+
+    Shape:
+        coords: (b, n, a), finite; mask, groups: (b, n); returns two of (b, g, a)
+
+    Example:
+        >>> low, high = bounding_boxes(torch.tensor([[[0.0, 100.0], [400.0, 200.0]]]))
+        >>> low.tolist(), high.tolist()
+        ([[[0.0, 100.0]]], [[[400.0, 200.0]]])
+    """
     low, high = coords, coords
     if mask is not None:
         masked = ~mask.unsqueeze(-1)
-        coords = coords.masked_fill(masked, 0)  # not even their NaN may reach a gradient
         low, high = coords.masked_fill(masked, math.inf), coords.masked_fill(masked, -math.inf)
     if groups is None:
-        low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
-    else:
-        groups = groups if mask is None else groups.masked_fill(~mask, 0)
-        index = groups.unsqueeze(-1).expand_as(coords)
-        box = coords.new_zeros(len(coords), int(groups.max()) + 1, coords.shape[2])
-        low = box.scatter_reduce(1, index, low, "amin", include_self=False).gather(1, index)
-        high = box.scatter_reduce(1, index, high, "amax", include_self=False).gather(1, index)
+        return low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+    groups = groups if mask is None else groups.masked_fill(~mask, 0)
+    index = groups.unsqueeze(-1).expand_as(coords)
+    box = coords.new_full((len(coords), int(groups.max()) + 1, coords.shape[2]), math.inf)
+    return (
+        box.scatter_reduce(1, index, low, "amin", include_self=True),
+        (-box).scatter_reduce(1, index, high, "amax", include_self=True),
+    )
+
+
+def within_boxes(coords: Tensor, low: Tensor, high: Tensor, groups: Tensor) -> Tensor:
+    """Coordinates as fractions of the boxes of their groups: the centre is 0, the longest side spans [-1, 1].
+
+    Shape:
+        coords: (b, n, a); low, high: (b, g, a); groups: (b, n), integers below g; returns (b, n, a)
+    """
+    index = groups.unsqueeze(-1).expand_as(coords)
+    low, high = low.gather(1, index), high.gather(1, index)
     span = (high - low).amax(dim=-1, keepdim=True)
     # One place, or none (-inf): at the centre, rather than 0 / 0.
     span = torch.where(span > 0, span, torch.ones_like(span))
-    places = (2 * coords - low - high) / span
-    return places if mask is None else places.masked_fill(masked, 0)
+    return (2 * coords - low - high) / span
 
 
 def within_scale(coords: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -1,0 +1,229 @@
+"""Inputs that are read in pieces and never held at once: `Pieces` of one patient, and a `Stream` of several.
+
+A `Stream` takes the place of a tensor, `Masked` or `PatchBag` in the inputs of a model, for data that do not fit in memory,
+such as every pixel of a slide. The model reads it once per fusion layer, and again per layer to train or to trace, and keeps
+no more than a piece. What it gives is, to rounding, what the same data give in memory: positions are those of the whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healnet.nn.extent import bounding_boxes
+
+__all__ = ["Block", "Pieces", "Stream"]
+
+Block = tuple[slice, ...]
+
+
+class Pieces:
+    """Data of one patient that are read block by block, as often as a model needs them.
+
+    Args:
+        values: Source of the numbers: anything with a `shape` that takes a tuple of slices, such as a NumPy memory map, a
+            dataset of an HDF5 or Zarr file, a tensor, or `healnet.slides.SlidePixels`. Reading a slice twice gives the same.
+        block: Number of elements that are read at once, per axis. Axes that are not counted here (at most one, the last) are
+            channels and are read whole.
+        mask: Source of bool, True = real, over the same axes without channels; None where every element is real.
+        coords: Coordinates of the patches, where the elements are patches of a slide: a tensor or array in memory.
+
+    Shape:
+        values: (*axes, c), or (f,) for the features of a table; mask: (*axes); coords: (n, 2) or (n, 3)
+
+    Raises:
+        ValueError: sizes that do not fit together, by name.
+
+    Example:
+        >>> scan = Pieces(torch.zeros(5, 4, 1), block=(2, 4))  # 5 x 4 pixels of one channel, two rows at once
+        >>> [tuple(scan.read(block)[0].shape) for block in scan.blocks()]
+        [(2, 4, 1), (2, 4, 1), (1, 4, 1)]
+    """
+
+    def __init__(self, values: Any, block: Sequence[int], mask: Any = None, coords: Any = None) -> None:
+        shape = tuple(int(size) for size in values.shape)
+        self.block = tuple(int(size) for size in block)
+        axes = len(self.block)
+        if not 1 <= axes <= len(shape) <= axes + 1:
+            raise ValueError(
+                f"expected a block with one size per axis of values {shape}, channels left out or not, got {self.block}"
+            )
+        if min(self.block) < 1:
+            raise ValueError(f"expected a block of at least 1 element per axis, got {self.block}")
+        self.sizes = shape[:axes]
+        self.channels = shape[axes] if len(shape) > axes else None
+        if mask is not None and tuple(mask.shape) != self.sizes:
+            raise ValueError(f"expected a mask of shape {self.sizes}, got {tuple(mask.shape)}")
+        self.coords = None if coords is None else torch.as_tensor(coords)
+        if self.coords is not None and (
+            axes != 1 or self.coords.dim() != 2 or self.coords.shape[0] != shape[0]
+        ):
+            raise ValueError(f"expected coords of shape ({shape[0]}, 2), got {tuple(self.coords.shape)}")
+        self._values = values
+        self._mask = mask
+
+    def __repr__(self) -> str:
+        channels = "" if self.channels is None else f", {self.channels} channels"
+        return f"Pieces({' x '.join(map(str, self.sizes))}{channels}, block {self.block})"
+
+    @property
+    def masked(self) -> bool:
+        """Whether elements may be masked."""
+        return self._mask is not None
+
+    @cached_property
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest coordinates of the real patches of each slide, (slides, 2) each, as float64.
+
+        Raises:
+            ValueError: there are no coordinates.
+        """
+        if self.coords is None:
+            raise ValueError("expected pieces with coords, got none")
+        coords = self.coords[:, :2].double()[None]
+        slides = self.coords[None, :, 2].long() if self.coords.shape[1] > 2 else None
+        mask = self.read_mask((slice(None),))
+        low, high = bounding_boxes(coords, None if mask is None else mask[None], slides)
+        return low[0], high[0]
+
+    def blocks(self) -> list[Block]:
+        """All blocks, the last axis fastest; those at the end of an axis may be smaller."""
+        starts = [range(0, size, step) for size, step in zip(self.sizes, self.block, strict=True)]
+        sizes = list(zip(self.block, self.sizes, strict=True))
+        return [
+            tuple(slice(a, min(a + step, size)) for a, (step, size) in zip(corner, sizes, strict=True))
+            for corner in itertools.product(*starts)
+        ]
+
+    def read_mask(self, block: Block) -> Tensor | None:
+        """The mask of one block, or None where every element is real.
+
+        Raises:
+            ValueError: a mask that is not boolean.
+        """
+        if self._mask is None:
+            return None
+        mask = torch.as_tensor(self._mask[block])
+        if mask.dtype != torch.bool:
+            raise ValueError(f"expected a bool mask (True = real), got {mask.dtype}")
+        return mask
+
+    def read(self, block: Block) -> tuple[Tensor, Tensor | None]:
+        """Values and mask of one block.
+
+        Raises:
+            ValueError: a real element that is not finite.
+        """
+        values = self._values[block]
+        # A copy where the source cannot be written, which torch would warn of.
+        values = (
+            values if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
+        )
+        mask = self.read_mask(block)
+        if values.is_floating_point() and values.numel():
+            finite = values.isfinite() if self.channels is None else values.isfinite().all(dim=-1)
+            if not bool((finite if mask is None else finite | ~mask).all()):
+                where = ", ".join(f"{part.start}:{part.stop}" for part in block)
+                raise ValueError(f"expected finite values, got others in block [{where}]")
+        return values, mask
+
+    def walk(self) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Every block with its values and mask; the next one is read while the caller works on this one."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting = None
+            for block in self.blocks():
+                coming = (block, reader.submit(self.read, block))
+                if waiting is not None:
+                    yield (waiting[0], *waiting[1].result())
+                waiting = coming
+            if waiting is not None:
+                yield (waiting[0], *waiting[1].result())
+
+
+class Stream:
+    """One modality of a batch whose patients are read in pieces; None for a patient without it.
+
+    Encoders that work element by element take it: `GridEncoder`, `PatchEncoder`, `OmicEncoder(tokens="features")`, and your
+    own if it implements `encode_block`.
+
+    Args:
+        patients: `Pieces` or None, one per patient of the batch.
+        device: where pieces are computed on.
+
+    Raises:
+        ValueError: no patient at all, or something else in a patient's place.
+
+    Example:
+        >>> from healnet import HEALNet
+        >>> from healnet.encoders import GridEncoder
+        >>> scan = torch.rand(40, 30, 3)
+        >>> model = HEALNet({"scan": GridEncoder(channels=3, ndim=2)}).eval()
+        >>> streamed = model({"scan": Stream([Pieces(scan, block=(8, 30)), None])})
+        >>> torch.allclose(streamed[0], model({"scan": scan[None]})[0], atol=1e-5)
+        True
+    """
+
+    def __init__(self, patients: Sequence[Pieces | None], device: torch.device | str = "cpu") -> None:
+        self.patients = tuple(patients)
+        self.device = torch.device(device)
+        if not self.patients:
+            raise ValueError("expected at least one patient, got none")
+        for position, pieces in enumerate(self.patients):
+            if pieces is not None and not isinstance(pieces, Pieces):
+                raise ValueError(
+                    f"expected Pieces or None for patient {position}, got {type(pieces).__name__}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def __repr__(self) -> str:
+        return f"Stream({list(self.patients)})"
+
+    @property
+    def present(self) -> Tensor:
+        """(b,) bool: who has a real element. A mask is read for it, block by block, until one is found."""
+        return torch.tensor([_any_real(pieces) for pieces in self.patients], device=self.device)
+
+    def take(self, index: Tensor) -> Stream:
+        """The patients `index` (positions or a bool mask)."""
+        positions = torch.arange(len(self))[index.cpu()]
+        return Stream([self.patients[position] for position in positions.tolist()], self.device)
+
+    def repeat(self, times: int) -> Stream:
+        """The whole batch `times` times over."""
+        return Stream(self.patients * times, self.device)
+
+    def hide(self, where: Tensor) -> Stream:
+        """The stream without the patients that `where` (b,) marks.
+
+        Raises:
+            ValueError: `where` marks elements, not patients.
+        """
+        if where.dim() != 1:
+            raise ValueError(
+                f"expected patients (b,) to hide in a Stream, got a shape of {tuple(where.shape)}"
+            )
+        hidden = where.expand(len(self)).tolist()
+        return Stream(
+            [None if gone else p for p, gone in zip(self.patients, hidden, strict=True)], self.device
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Stream:
+        """The same stream, computed on another device; pieces are moved as they come."""
+        return Stream(self.patients, device)
+
+
+def _any_real(pieces: Pieces | None) -> bool:
+    if pieces is None or 0 in pieces.sizes:
+        return False
+    if not pieces.masked:
+        return True
+    return any(bool(mask.any()) for block in pieces.blocks() if (mask := pieces.read_mask(block)) is not None)

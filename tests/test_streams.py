@@ -1,0 +1,116 @@
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from healnet import Pieces, Stream
+from healnet.inputs import batch_size, hide, move, present, repeat, take
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=1, max_size=3), st.booleans())
+def test_blocks_hold_every_element_once(axes, channels):
+    sizes, block = zip(*axes, strict=True)
+    values = torch.arange(int(np.prod(sizes)) * 2, dtype=torch.float64).reshape(*sizes, 2)
+    values = values if channels else values[..., 0]
+    pieces = Pieces(values, block)
+    found = torch.full_like(values, -1.0)
+    for part, piece, mask in pieces.walk():
+        assert mask is None
+        assert (found[part] == -1).all()
+        found[part] = piece
+    assert torch.equal(found, values)
+
+
+def test_sources_on_disk_are_read_as_they_are(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(11, 3))
+    mapped[:] = numbers
+    mapped.flush()
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("features", data=numbers)
+        for source in (np.load(tmp_path / "x.npy", mmap_mode="r"), dataset):
+            parts = [values for _, values, _ in Pieces(source, (4,)).walk()]
+            assert [len(part) for part in parts] == [4, 4, 3]
+            assert torch.equal(torch.cat(parts), torch.from_numpy(numbers))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"block": (2, 2, 2, 2)},
+            "expected a block with one size per axis of values (5, 4, 3), channels left out or not, got (2, 2, 2, 2)",
+        ),
+        ({"block": (2, 0)}, "expected a block of at least 1 element per axis, got (2, 0)"),
+        ({"block": (2, 2), "mask": torch.ones(5, 3)}, "expected a mask of shape (5, 4), got (5, 3)"),
+        ({"block": (2, 2), "coords": torch.ones(5, 2)}, "expected coords of shape (5, 2), got (5, 2)"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Pieces(torch.zeros(5, 4, 3), **arguments)
+
+
+def test_what_is_not_finite_is_refused_unless_masked():
+    values = torch.zeros(6, 2)
+    values[4, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^expected finite values, got others in block \[3:6\]$"):
+        list(Pieces(values, (3,)).walk())
+    mask = torch.arange(6) != 4
+    assert sum(int(shown.sum()) for _, _, shown in Pieces(values, (3,), mask=mask).walk()) == 5
+
+
+def test_a_mask_of_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"^expected a bool mask \(True = real\), got torch\.float32$"):
+        list(Pieces(torch.zeros(6, 2), (3,), mask=torch.ones(6)).walk())
+
+
+def test_boxes_are_those_of_the_real_patches_of_each_slide():
+    coords = torch.tensor([[5, 7, 0], [1, 9, 0], [90, 2, 1], [-50, -50, 1]])
+    pieces = Pieces(torch.zeros(4, 3), (2,), mask=torch.tensor([True, True, True, False]), coords=coords)
+    low, high = pieces.boxes
+    assert low.tolist() == [[1, 7], [90, 2]]
+    assert high.tolist() == [[5, 9], [90, 2]]
+    with pytest.raises(ValueError, match=r"^expected pieces with coords, got none$"):
+        _ = Pieces(torch.zeros(4, 3), (2,)).boxes
+
+
+class TestStream:
+    @pytest.fixture
+    def stream(self):
+        masked = Pieces(torch.zeros(3, 2), (2,), mask=torch.zeros(3, dtype=torch.bool))
+        return Stream([Pieces(torch.ones(4, 2), (3,)), None, masked, Pieces(torch.ones(0, 2), (3,))])
+
+    def test_who_has_something_real(self, stream):
+        assert present(stream).tolist() == [True, False, False, False]
+        assert batch_size({"slide": None, "scan": stream}) == 4
+
+    def test_it_is_taken_repeated_hidden_and_moved_like_other_inputs(self, stream):
+        assert take(stream, torch.tensor([2, 0])).patients == (stream.patients[2], stream.patients[0])
+        assert take(stream, torch.tensor([True, False, False, True])).patients[1] is stream.patients[3]
+        assert repeat(stream, 2).patients == stream.patients * 2
+        assert hide(stream, torch.tensor([True, False, False, False])).patients == (
+            None,
+            *stream.patients[1:],
+        )
+        assert move(stream, "meta").device == torch.device("meta")
+        assert stream.device == torch.device("cpu")
+
+    def test_elements_cannot_be_hidden(self, stream):
+        with pytest.raises(
+            ValueError, match=r"^expected patients \(b,\) to hide in a Stream, got a shape of \(4, 3\)$"
+        ):
+            hide(stream, torch.zeros(4, 3, dtype=torch.bool))
+
+    def test_patients_are_pieces_or_none(self):
+        with pytest.raises(ValueError, match=r"^expected Pieces or None for patient 1, got Tensor$"):
+            Stream([None, torch.zeros(3)])
+        with pytest.raises(ValueError, match=r"^expected at least one patient, got none$"):
+            Stream([])
+
+    def test_what_it_looks_like(self, stream):
+        assert repr(stream).startswith("Stream([Pieces(4, 2 channels, block (3,)), None,")
