@@ -9,6 +9,7 @@ explained by models that never saw them. Writes `genes.csv` (every gene's rank u
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from healnet import HEALNet
-from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standardizer
+from healnet.data import Batch, Cohort, CohortDataset
 from healnet.datasets import load_mini_acc
-from healnet.encoders import OmicEncoder
 from healnet.explain import (
     ModalityShapley,
     activation_pattern,
@@ -40,7 +40,8 @@ from healnet.explain import (
     report,
     shapley_modalities,
 )
-from healnet.survival import BreslowBaseline, concordance, cox_nll
+from healnet.survival import BreslowBaseline, concordance
+from healnet.training import Recipe, fit_ensemble
 
 # Members of the cohort's 198 genes, by what they do.
 GENE_SETS = {
@@ -51,36 +52,9 @@ GENE_SETS = {
     "RAS, MAPK": "KRAS NRAS BRAF ARAF RAF1 MAP2K1 MAPK1 MAPK3 MAPK8 MAPK9 MAPK14 SHC1",
     "Wnt, adhesion": "CTNNB1 CTNNA1 CDH1 CDH2 CDH3 GSK3A GSK3B DVL3 CLDN7 FN1 ITGA2",
 }
-STEPS, LEARNING_RATE = 15, 1e-3  # of examples/mini_acc.py
-
-
-def train(cohort: Cohort, seed: int, rna_tokens: int | str = 4, steps: int = STEPS) -> HEALNet:
-    """The main job's loop; `rna_tokens="features"` gives every gene a token, so that attention ranks genes."""
-    torch.manual_seed(seed)
-    encoders = {
-        name: OmicEncoder(width, tokens=rna_tokens if name == "rna" else 4, input_dropout=0.5)
-        for name, width in cohort.widths.items()
-    }
-    model = HEALNet(
-        encoders,
-        depth=2,
-        num_latents=8,
-        latent_dim=32,
-        num_heads=1,
-        self_attention=0,
-        ff_mult=1,
-        output="cox",
-    )
-    hide, batch = ModalityDropout(0.3), CohortDataset(cohort).batch()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in range(steps):
-        loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+RECIPE = Recipe()  # of examples/mini_acc.py
+# Every gene a token, so that attention ranks genes: more to learn, so twice as long.
+BY_GENE = replace(RECIPE, feature_tokens=("rna",), epochs=2 * RECIPE.epochs)
 
 
 def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShapley) -> dict[str, Tensor]:
@@ -168,24 +142,22 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     cohort = load_mini_acc()
     names = list(cohort.table("rna").columns)
-    folds, members = (cohort.folds(5, seed=0)[:2], 1) if options.quick else (cohort.folds(5, seed=0), 4)
+    folds = cohort.folds(5, seed=0)[: 2 if options.quick else 5]
+    recipes = [replace(r, members=1) if options.quick else r for r in (RECIPE, BY_GENE)]
 
     scores, shares, c_index = defaultdict(list), [], []
-    for fold, (train_rows, test_rows) in enumerate(bar := tqdm(folds, desc="fold")):
-        scaler = Standardizer().fit(cohort[train_rows])
-        seen, new = scaler.transform(cohort[train_rows]), scaler.transform(cohort[test_rows])
-        batch, risk, own = CohortDataset(new).batch(), 0.0, defaultdict(list)
-        for member in range(members):
-            model = train(seen, fold * members + member)
-            by_gene = train(seen, fold * members + member, "features", steps=2 * STEPS)
+    for fold, (train, test) in enumerate(bar := tqdm(folds, desc="fold")):
+        ensemble, by_gene = (fit_ensemble(cohort[train], recipe, fold) for recipe in recipes)
+        seen, new = (ensemble.scaler.transform(cohort[rows]) for rows in (train, test))
+        batch, own = CohortDataset(new).batch(), defaultdict(list)
+        for model, gene_model in zip(ensemble.models, by_gene.models, strict=True):
             modalities = shapley_modalities(model, batch.inputs)
-            for method, found in explain(model, by_gene, batch, modalities).items():
+            for method, found in explain(model, gene_model, batch, modalities).items():
                 own[method].append(found)
-            risk = risk + modalities.risk
         for method, found in own.items():
             scores[method].append(torch.stack(found).mean(dim=0))
         shares.append(modalities)
-        c_index.append(concordance(risk.numpy(), new.target))
+        c_index.append(concordance(ensemble.predict(cohort[test]), new.target))
         bar.set_postfix(c=f"{np.mean(c_index):.3f}")
         if fold == 0:
             rna = batch.inputs["rna"].mask.any(dim=1)

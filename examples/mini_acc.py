@@ -19,71 +19,21 @@ from sksurv.ensemble import RandomSurvivalForest
 from sksurv.linear_model import CoxnetSurvivalAnalysis
 from tqdm import tqdm
 
-from healnet import HEALNet
-from healnet.data import Cohort, CohortDataset, ModalityDropout, Standardizer
+from healnet.data import Cohort
 from healnet.datasets import load_breast_cancer, load_mini_acc
-from healnet.encoders import OmicEncoder
-from healnet.survival import SurvivalTarget, concordance, cox_nll
+from healnet.survival import SurvivalTarget, concordance
 from healnet.survival.plots import plot_forest, plot_kaplan_meier
+from healnet.training import Recipe, fit_ensemble
 
 DATASETS = {"mini-acc": load_mini_acc, "breast-cancer": load_breast_cancer}
-# One setting for every HEALNet below, chosen by cross-validation inside training folds: small cohorts want few steps,
-# strong dropout and an average over seeds; sizes hardly matter.
-STEPS, LEARNING_RATE, WEIGHT_DECAY, MODALITY_DROPOUT, MEMBERS = 15, 1e-3, 0.3, 0.3, 4
-
-
-def build(cohort: Cohort) -> HEALNet:
-    """Four learned tokens per table, read by 8 latents in two fusion layers, into one log hazard."""
-    encoders = {
-        name: OmicEncoder(width, tokens=4, input_dropout=0.5) for name, width in cohort.widths.items()
-    }
-    return HEALNet(
-        encoders,
-        depth=2,
-        num_latents=8,
-        latent_dim=32,
-        num_heads=1,
-        self_attention=0,
-        ff_mult=1,
-        output="cox",
-    )
-
-
-def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet:
-    """A plain training loop. The cohort is one batch, so Cox's risk sets are whole."""
-    torch.manual_seed(seed)
-    model, hide = build(cohort), ModalityDropout(MODALITY_DROPOUT)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
-    batch = CohortDataset(cohort).batch()
-    for _ in range(STEPS):
-        loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        report(loss.item())
-    return model.eval()
-
-
-@torch.no_grad()
-def predict(model: HEALNet, cohort: Cohort) -> np.ndarray:
-    """Log hazard per patient, whatever each of them lacks."""
-    return model(CohortDataset(cohort).batch().inputs).squeeze(1).numpy()
+RECIPE = Recipe()  # one setting for every HEALNet below: the defaults, which were chosen for this cohort
 
 
 def healnet(
     train_cohort: Cohort, test_cohort: Cohort, seed: int, report: Callable[[float], None]
 ) -> np.ndarray:
-    """Test risks, averaged over members that differ by their seed, in units of the training patients' spread."""
-    scaler = Standardizer().fit(train_cohort)
-    train_cohort, test_cohort = scaler.transform(train_cohort), scaler.transform(test_cohort)
-    risks = []
-    for member in range(MEMBERS):
-        model = train(train_cohort, seed * MEMBERS + member, report)
-        seen = predict(model, train_cohort)
-        risks.append((predict(model, test_cohort) - seen.mean()) / seen.std())
-    return np.mean(risks, axis=0)
+    """Test risks of an ensemble: `healnet/training.py` is the loop."""
+    return fit_ensemble(train_cohort, RECIPE, seed, progress=report).predict(test_cohort)
 
 
 def flat(train_cohort: Cohort, test_cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +112,7 @@ def main() -> None:
     cohort = DATASETS[args.dataset]()
     repeats = 1 if args.quick else args.repeats
     folds = [(r, f, *split) for r in range(repeats) for f, split in enumerate(cohort.folds(5, seed=r))]
-    steps = (len(cohort.modalities) + 2) * MEMBERS * STEPS
+    steps = (len(cohort.modalities) + 2) * RECIPE.members * RECIPE.epochs
     rows: list[dict] = []
     out_of_fold = pd.DataFrame(index=cohort.patients, columns=range(repeats), dtype=float)
     try:

@@ -12,6 +12,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,106 +22,22 @@ import torch
 from matplotlib.figure import Figure
 from sksurv.ensemble import RandomSurvivalForest
 from sksurv.linear_model import CoxnetSurvivalAnalysis
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from healnet import HEALNet
-from healnet.data import (
-    Cohort,
-    CohortDataset,
-    ModalityDropout,
-    Standardizer,
-    collate,
-    read_omics,
-    read_splits,
-)
-from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
-from healnet.survival import SurvivalTarget, concordance, cox_nll
+from healnet.data import Cohort, read_omics, read_splits
+from healnet.survival import SurvivalTarget, concordance
 from healnet.survival.plots import plot_kaplan_meier
+from healnet.training import Recipe, fit_ensemble
 
 # One setting for every cohort.
-SETTINGS = {
-    "members": 5,  # models that differ by their seed; their risks are averaged
-    "epochs": 5,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.3,
-    "modality_dropout": 0.3,
-    "input_dropout": 0.5,  # of tables with more than `narrow` features; a few clinical ones are all needed
-    "narrow": 16,
-    "tokens": 4,
-    "depth": 2,
-    "num_latents": 8,
-    "latent_dim": 32,
-    "max_patches": 1024,  # of a patient, drawn anew in each epoch
-}
+RECIPE = Recipe(members=5, epochs=5, batch_size=64, narrow=16, max_patches=1024)
 MODELS = ("healnet", "elastic-net Cox", "random survival forest")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(cohort: Cohort) -> HEALNet:
-    """A few learned tokens per table, raw patches of slides, and few latents, for hundreds of patients."""
-    encoders: dict[str, ModalityEncoder] = {}
-    for name, width in cohort.widths.items():
-        if name in cohort.tables:
-            dropout = SETTINGS["input_dropout"] if width > SETTINGS["narrow"] else 0.0
-            encoders[name] = OmicEncoder(width, SETTINGS["tokens"], input_dropout=dropout)
-        else:
-            encoders[name] = PatchEncoder(width)
-    return HEALNet(
-        encoders,
-        depth=SETTINGS["depth"],
-        num_latents=SETTINGS["num_latents"],
-        latent_dim=SETTINGS["latent_dim"],
-        num_heads=1,
-        self_attention=0,
-        ff_mult=1,
-        output="cox",
-    ).to(DEVICE)
-
-
-def train(cohort: Cohort, seed: int, report: Callable[[float], None]) -> HEALNet:
-    """A plain training loop; `report` hears the loss of every epoch."""
-    torch.manual_seed(seed)
-    model, hide = build(cohort), ModalityDropout(SETTINGS["modality_dropout"])
-    data = CohortDataset(cohort, max_patches=SETTINGS["max_patches"])
-    size = min(SETTINGS["batch_size"], len(cohort))
-    loader = DataLoader(data, size, shuffle=True, drop_last=True, collate_fn=collate)
-    rate = SETTINGS["learning_rate"]
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=SETTINGS["weight_decay"], fused=True)
-    steps = SETTINGS["epochs"] * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    for _ in range(SETTINGS["epochs"]):
-        losses = []
-        for batch in loader:
-            batch = batch.to(DEVICE)
-            loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        report(float(np.mean(losses)))
-    return model.eval()
-
-
-@torch.no_grad()
-def predict(model: HEALNet, cohort: Cohort) -> np.ndarray:
-    """Log hazard per patient, from all of their patches."""
-    loader = DataLoader(CohortDataset(cohort), batch_size=16, collate_fn=collate)
-    return torch.cat([model(batch.to(DEVICE).inputs).squeeze(1).cpu() for batch in loader]).numpy()
-
-
 def healnet(seen: Cohort, new: Cohort, seed: int, report: Callable[[float], None]) -> np.ndarray:
-    """Risks of new patients, averaged over members, in units of the training patients' spread."""
-    scaler = Standardizer().fit(seen)
-    seen, new = scaler.transform(seen), scaler.transform(new)
-    risks = []
-    for member in range(SETTINGS["members"]):
-        model = train(seen, seed * SETTINGS["members"] + member, report)
-        known = predict(model, seen)
-        risks.append((predict(model, new) - known.mean()) / (known.std() or 1.0))
-    return np.mean(risks, axis=0)
+    """Risks of new patients: `healnet/training.py` is the loop."""
+    return fit_ensemble(seen, RECIPE, seed, device=DEVICE, progress=report).predict(new)
 
 
 def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:
@@ -152,20 +69,21 @@ def manifest(args: argparse.Namespace) -> dict:
         inputs["features"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     packages = ("healnet", "torch", "numpy", "pandas", "scikit-survival")
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    settings = SETTINGS | {"clinical": args.clinical.split(",")}
+    settings = asdict(RECIPE) | {"clinical": args.clinical.split(",")}
     return {"settings": settings, "seed": args.seed, "inputs": inputs, "versions": versions}
 
 
 def check_manifest(path: Path, current: dict) -> None:
     """Write it, or refuse to mix folds of runs that differ; versions may."""
+    text = json.dumps(current, indent=2)
     if path.exists():
-        before = json.loads(path.read_text())
-        changed = [key for key in ("settings", "seed", "inputs") if before[key] != current[key]]
+        before, now = json.loads(path.read_text()), json.loads(text)
+        changed = [key for key in ("settings", "seed", "inputs") if before[key] != now[key]]
         if changed:
             sys.exit(
                 f"{path.parent} holds folds of a run with other {' and '.join(changed)}; choose another --output"
             )
-    path.write_text(json.dumps(current, indent=2))
+    path.write_text(text)
 
 
 def score(folds: pd.DataFrame) -> pd.DataFrame:
@@ -229,7 +147,7 @@ def main() -> None:
 
     paths = {fold: args.output / f"fold_{fold}.csv" for fold in splits}
     todo = [fold for fold in wanted if not paths[fold].exists()]
-    with tqdm(total=len(todo) * SETTINGS["members"] * SETTINGS["epochs"], unit="epoch") as bar:
+    with tqdm(total=len(todo) * RECIPE.members * RECIPE.epochs, unit="epoch") as bar:
         for fold in todo:
             bar.set_description(f"fold {fold}")
 

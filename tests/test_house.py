@@ -26,6 +26,7 @@ ALLOWED = {
     "data": {"_files", "inputs", "slides", "survival"},
     "datasets": {"data", "inputs", "survival"},
     "testing": {"encoders", "fusion", "inputs", "nn", "tokens"},
+    "training": {"data", "encoders", "fusion", "survival"},
     "explain": {
         "_files",
         "_plotting",

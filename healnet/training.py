@@ -1,0 +1,257 @@
+"""Train HEALNet on a cohort and predict new patients: `Recipe`, `fit_ensemble` and `Ensemble`.
+
+The loop of the examples and of `healnet.HEALNetSurvivalAnalysis`. It is short on purpose: copy it where you need another
+loss, sampler or schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import DataLoader
+
+from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standardizer, collate
+from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
+from healnet.fusion import HEALNet
+from healnet.survival import BreslowBaseline, cox_nll
+
+__all__ = ["Ensemble", "Recipe", "build_model", "fit_ensemble", "train_model"]
+
+_PREDICTED_AT_ONCE = 64  # patients: bounds the memory that bags of patches take
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a model and its training, with defaults for cohorts of about a hundred patients.
+
+    Chosen by cross-validation inside the training folds of mini-ACC: small cohorts want few steps, strong dropout and an
+    average over seeds; sizes hardly matter.
+
+    Attributes:
+        members: Number of models that differ by their seed; their risks are averaged.
+        epochs: Passes over the cohort.
+        batch_size: Patients per step; None for the whole cohort, so that Cox's risk sets are whole and an epoch is a step.
+        learning_rate: Largest learning rate of AdamW; it rises and falls over the steps (one cycle).
+        weight_decay: Weight decay of AdamW.
+        modality_dropout: Probability of hiding each modality of a patient in training.
+        input_dropout: Dropout of the features of tables with more than `narrow` features.
+        narrow: Number of features up to which all are kept: a few clinical ones are all needed.
+        tokens: Learned tokens per table.
+        feature_tokens: Tables in which every feature is a token of its own instead, so that attention ranks features.
+        depth: Number of fusion layers.
+        num_latents: Latents per patient.
+        latent_dim: Width of a latent.
+        num_heads: Attention heads.
+        self_attention: Self-attention blocks after each modality.
+        ff_mult: Hidden width of a feed-forward over `latent_dim`.
+        max_patches: Patches drawn of each patient's slides whenever a training batch is read; None for all.
+    """
+
+    members: int = 4
+    epochs: int = 15
+    batch_size: int | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.3
+    modality_dropout: float = 0.3
+    input_dropout: float = 0.5
+    narrow: int = 0
+    tokens: int = 4
+    feature_tokens: tuple[str, ...] = ()
+    depth: int = 2
+    num_latents: int = 8
+    latent_dim: int = 32
+    num_heads: int = 1
+    self_attention: int = 0
+    ff_mult: int = 1
+    max_patches: int | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trained models whose risks are averaged, with what a new patient's tables go through before.
+
+    Attributes:
+        models: The members, in evaluation mode.
+        scaler: Standardizer fitted on the training patients.
+        centers: Mean log hazard of the training patients under each member.
+        scales: Standard deviation of the same, 1 where all are equal.
+        baselines: Breslow baseline of each member.
+    """
+
+    models: tuple[HEALNet, ...]
+    scaler: Standardizer
+    centers: tuple[float, ...]
+    scales: tuple[float, ...]
+    baselines: tuple[BreslowBaseline, ...]
+
+    def predict(self, cohort: Cohort) -> NDArray[np.float32]:
+        """Risk per patient, (n,), larger = worse: members' log hazards in units of the training patients' spread, averaged.
+
+        Averaging log hazards as they are would weigh members by how far they were trained.
+
+        Raises:
+            ValueError: Tables whose columns differ from those of training.
+        """
+        risks = self._log_hazards(cohort)
+        scaled = [(r - c) / s for r, c, s in zip(risks, self.centers, self.scales, strict=True)]
+        return np.mean(scaled, axis=0)
+
+    def survival(self, cohort: Cohort, times: ArrayLike) -> NDArray[np.float64]:
+        """Probability of surviving beyond each time, (n, t): the mean of the members' curves.
+
+        Args:
+            cohort: The n patients.
+            times: (t,), in the unit of the training cohort's times.
+
+        Raises:
+            ValueError: Tables whose columns differ from those of training; a time that is negative or NaN.
+        """
+        at = np.asarray(times, dtype=np.float64)
+        risks = self._log_hazards(cohort)
+        curves = [
+            b.survival(r.astype(np.float64), at).numpy() for b, r in zip(self.baselines, risks, strict=True)
+        ]
+        return np.mean(curves, axis=0)
+
+    def _log_hazards(self, cohort: Cohort) -> list[NDArray[np.float32]]:
+        return _log_hazards(self.models, self.scaler.transform(cohort))
+
+
+def build_model(cohort: Cohort, recipe: Recipe) -> HEALNet:
+    """Learned tokens per table, raw patches of slides, and few latents.
+
+    Raises:
+        ValueError: A modality that is neither a table nor slides: it needs an encoder of your choice.
+    """
+    encoders: dict[str, ModalityEncoder] = {}
+    for name in cohort.modalities:
+        if name not in cohort.widths:
+            raise ValueError(
+                f"modality {name!r}: expected a table or slides; for others pass `build` to fit_ensemble"
+            )
+        width = cohort.widths[name]
+        if name in cohort.tables:
+            tokens: Literal["features"] | int = "features" if name in recipe.feature_tokens else recipe.tokens
+            dropout = recipe.input_dropout if width > recipe.narrow else 0.0
+            encoders[name] = OmicEncoder(width, tokens, input_dropout=dropout)
+        else:
+            encoders[name] = PatchEncoder(width)
+    return HEALNet(
+        encoders,
+        output="cox",
+        depth=recipe.depth,
+        num_latents=recipe.num_latents,
+        latent_dim=recipe.latent_dim,
+        num_heads=recipe.num_heads,
+        self_attention=recipe.self_attention,
+        ff_mult=recipe.ff_mult,
+    )
+
+
+def train_model(
+    model: HEALNet, cohort: Cohort, recipe: Recipe, progress: Callable[[float], None] | None = None
+) -> HEALNet:
+    """Train with Cox's loss, on the device where the model is. Returns the model in evaluation mode.
+
+    Args:
+        model: One output per patient.
+        cohort: Training patients, standardized.
+        recipe: Settings of the loop.
+        progress: Function called with the mean loss after every epoch.
+    """
+    device = model.latents.device
+    hide = ModalityDropout(recipe.modality_dropout)
+    data = CohortDataset(cohort, max_patches=recipe.max_patches)
+    loader: Sequence[Batch] | DataLoader[Batch]
+    if recipe.batch_size is None:
+        loader = [data.batch()]
+    else:
+        size = min(recipe.batch_size, len(cohort))
+        loader = DataLoader(data, size, shuffle=True, drop_last=True, collate_fn=collate)
+    rate = recipe.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=recipe.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=recipe.epochs * len(loader))
+    model.train()
+    for _ in range(recipe.epochs):
+        losses = []
+        for batch in loader:
+            batch = batch.to(device)
+            loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        if progress is not None:
+            progress(float(np.mean(losses)))
+    return model.eval()
+
+
+def fit_ensemble(
+    cohort: Cohort,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    *,
+    build: Callable[[Cohort, Recipe], HEALNet] = build_model,
+    device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> Ensemble:
+    """Fit the scaler on these patients, and train the members one after another.
+
+    Args:
+        cohort: Training patients, as they were read: nothing here sees another patient.
+        recipe: Settings; those of `Recipe()` if left out.
+        seed: Random seed. Member i of k is trained with `seed * k + i`; torch's global generator is left as it was.
+        build: Function that makes an untrained model of one output for the standardized cohort.
+        device: Device to train and predict on.
+        progress: Function called with the mean loss after every epoch of every member, to advance a bar.
+
+    Raises:
+        ValueError: No event among the patients, or a modality that `build` cannot encode.
+
+    Example:
+        >>> from healnet.datasets import load_mini_acc
+        >>> cohort = load_mini_acc()
+        >>> train, test = cohort.folds(5, seed=0)[0]
+        >>> ensemble = fit_ensemble(cohort[train], Recipe(members=2, epochs=5))
+        >>> ensemble.predict(cohort[test]).shape
+        (19,)
+        >>> ensemble.survival(cohort[test], [365, 1825]).shape
+        (19, 2)
+    """
+    recipe = Recipe() if recipe is None else recipe
+    if not cohort.target.event.any():
+        raise ValueError(f"expected at least one observed event, got none in {len(cohort)} training patients")
+    device = torch.device(device)
+    scaler = Standardizer().fit(cohort)
+    seen = scaler.transform(cohort)
+    models = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for member in range(recipe.members):
+            torch.manual_seed(seed * recipe.members + member)
+            models.append(train_model(build(seen, recipe).to(device), seen, recipe, progress))
+    known = _log_hazards(models, seen)
+    return Ensemble(
+        tuple(models),
+        scaler,
+        centers=tuple(float(risk.mean()) for risk in known),
+        scales=tuple(float(risk.std()) or 1.0 for risk in known),
+        baselines=tuple(BreslowBaseline.fit(risk, cohort.target) for risk in known),
+    )
+
+
+@torch.no_grad()
+def _log_hazards(models: Iterable[HEALNet], cohort: Cohort) -> list[NDArray[np.float32]]:
+    """Each member's log hazards (n,) of a standardized cohort, from all patches; batches are read once for all members."""
+    data, members = CohortDataset(cohort), list(models)
+    risks: list[list[torch.Tensor]] = [[] for _ in members]
+    for start in range(0, len(cohort), _PREDICTED_AT_ONCE):
+        batch = data.batch(np.arange(start, min(start + _PREDICTED_AT_ONCE, len(cohort))))
+        for risk, model in zip(risks, members, strict=True):
+            risk.append(model(batch.to(model.latents.device).inputs).squeeze(1).cpu())
+    return [torch.cat(risk).numpy() for risk in risks]

@@ -1,0 +1,151 @@
+"""The one training loop: what it learns, what it must not see, and how members are averaged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from healnet import HEALNet
+from healnet.data import Cohort, CohortDataset, Standardizer
+from healnet.encoders import OmicEncoder
+from healnet.survival import BreslowBaseline, SurvivalTarget, concordance
+from healnet.training import Recipe, build_model, fit_ensemble, train_model
+
+SMALL = Recipe(members=2, epochs=8)
+
+
+def small_cohort(n=60, seed=0):
+    """Two tables that both tell the risk; every fourth patient lacks the second."""
+    rng = np.random.default_rng(seed)
+    risk = rng.normal(size=n)
+    ids = [f"p{i}" for i in range(n)]
+    tables = {
+        name: pd.DataFrame(rng.normal(size=(n, width)) + risk[:, None], ids).add_prefix(name)
+        for name, width in (("clinical", 3), ("rna", 7))
+    }
+    tables["rna"].iloc[::4] = np.nan
+    return Cohort(
+        tables, SurvivalTarget(rng.exponential(1000 * np.exp(-2 * risk)), np.arange(n) % 3 > 0), ids
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return small_cohort()
+
+
+@pytest.fixture(scope="module")
+def ensemble(cohort):
+    return fit_ensemble(cohort[:40], SMALL, seed=3)
+
+
+def test_training_lowers_the_loss_and_ranks_new_patients(cohort):
+    losses = []
+    ensemble = fit_ensemble(cohort[:40], Recipe(members=1, epochs=30), progress=losses.append)
+    assert len(losses) == 30
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.05
+    assert concordance(ensemble.predict(cohort[40:]), cohort.target[40:]) > 0.75
+
+
+def test_the_same_seed_gives_the_same_risks_and_another_seed_others(cohort, ensemble):
+    again, other = (fit_ensemble(cohort[:40], SMALL, seed=seed) for seed in (3, 4))
+    np.testing.assert_array_equal(again.predict(cohort), ensemble.predict(cohort))
+    assert np.abs(other.predict(cohort) - ensemble.predict(cohort)).max() > 0.01
+
+
+def test_members_are_averaged_in_units_of_the_training_patients_spread(cohort, ensemble):
+    scaler = Standardizer().fit(cohort[:40])
+    inputs = CohortDataset(scaler.transform(cohort)).batch().inputs
+    with torch.no_grad():
+        raw = torch.stack([model(inputs).squeeze(1) for model in ensemble.models]).double().numpy()
+    seen = raw[:, :40]
+    expected = ((raw - seen.mean(1, keepdims=True)) / seen.std(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(ensemble.predict(cohort), expected, atol=1e-5)
+    assert np.corrcoef(raw)[0, 1] < 0.999  # two members, not one twice
+
+
+def test_curves_are_the_mean_of_the_members_breslow_curves(cohort, ensemble):
+    scaled = ensemble.scaler.transform(cohort)
+    curves = []
+    for model in ensemble.models:
+        with torch.no_grad():
+            risk = model(CohortDataset(scaled).batch().inputs).double()
+        baseline = BreslowBaseline.fit(risk[:40], cohort.target[:40])
+        curves.append(baseline.survival(risk, [0, 300, 900]).numpy())
+    survival = ensemble.survival(cohort, [0, 300, 900])
+    np.testing.assert_allclose(survival, np.mean(curves, axis=0), atol=1e-5)
+    assert (survival[:, 0] == 1).all()
+    assert (survival[:, 1] > survival[:, 2]).all()
+
+
+def test_new_patients_change_nothing_and_do_not_mix(cohort, ensemble):
+    """Statistics are of training patients alone; a patient's risk does not depend on who is predicted beside."""
+    together = ensemble.predict(cohort)
+    alone = [ensemble.predict(cohort[[i]])[0] for i in (0, 1, 59)]
+    np.testing.assert_allclose(together[[0, 1, 59]], alone, atol=1e-5)
+
+
+def test_batches_of_prediction_give_what_one_batch_gives(ensemble):
+    many = small_cohort(150, seed=1)  # more than are predicted at once
+    order = np.random.default_rng(0).permutation(150)
+    np.testing.assert_allclose(ensemble.predict(many)[order], ensemble.predict(many[order]), atol=1e-5)
+
+
+def test_the_global_random_state_is_left_as_it_was(cohort):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit_ensemble(cohort[:40], Recipe(members=1, epochs=2, batch_size=16), seed=1).predict(cohort)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_minibatches_draw_every_full_batch_once_an_epoch(cohort):
+    sizes = []
+
+    class Counting(HEALNet):
+        def forward(self, inputs):
+            if self.training:
+                sizes.append(len(inputs["clinical"].mask))
+            return super().forward(inputs)
+
+    def build(cohort, recipe):
+        return Counting({k: OmicEncoder(w, tokens=1) for k, w in cohort.widths.items()}, latent_dim=8)
+
+    losses = []
+    recipe = Recipe(members=1, epochs=3, batch_size=16)
+    fit_ensemble(cohort[:40], recipe, build=build, progress=losses.append)
+    assert sizes == [16, 16] * 3
+    assert len(losses) == 3
+    sizes.clear()
+    fit_ensemble(cohort[:10], recipe, build=build)
+    assert sizes == [10] * 3  # fewer patients than a batch: all of them
+
+
+def test_the_recipe_shapes_the_model(cohort):
+    recipe = Recipe(feature_tokens=("rna",), tokens=5, narrow=3, input_dropout=0.25, num_latents=6, depth=3)
+    model = build_model(cohort, recipe)
+    clinical, rna = model.encoders["clinical"], model.encoders["rna"]
+    assert (clinical.tokens, clinical.input_dropout) == (5, 0.0)  # three features: all are kept
+    assert (rna.tokens, rna.input_dropout) == ("features", 0.25)
+    assert len(model.latents) == 6
+    assert len(model.layers) == 3
+    assert model.output == "cox"
+    assert model.training
+    scaled = Standardizer().fit(cohort).transform(cohort)
+    assert not train_model(model, scaled, Recipe(epochs=1)).training
+
+
+def test_training_patients_without_an_event_are_refused(cohort):
+    censored = cohort[np.flatnonzero(~cohort.target.event)]
+    with pytest.raises(ValueError, match="expected at least one observed event, got none in 20 training pat"):
+        fit_ensemble(censored)
+
+
+def test_a_modality_of_another_kind_needs_a_model_of_the_users(cohort):
+    images = {f"p{i}": np.zeros((4, 4, 1)) for i in range(60)}
+    target = SurvivalTarget(cohort.target.time, cohort.target.event)
+    mixed = Cohort({"clinical": cohort.table("clinical"), "image": images}, target, cohort.patients)
+    with pytest.raises(
+        ValueError, match=r"^modality 'image': expected a table or slides; for others pass `build`"
+    ):
+        fit_ensemble(mixed)
