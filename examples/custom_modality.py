@@ -127,7 +127,7 @@ def main() -> None:
         model.eval()
         with torch.no_grad():
             risk, trace = model.trace(unseen)
-        scores.append(concordance(risk.squeeze(1), held_out.time, held_out.event))
+        scores.append(concordance(risk, cohort.target[test]))
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [f"{number},{score:.4f}" for number, score in enumerate(scores)]
     (options.output / "custom_modality.csv").write_text("\n".join(["fold,c_index", *rows]) + "\n")

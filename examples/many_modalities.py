@@ -23,7 +23,7 @@ from tqdm import tqdm
 from healnet import HEALNet
 from healnet.encoders import GraphEncoder, GridEncoder, ModalityEncoder, OmicEncoder, SequenceEncoder
 from healnet.inputs import Graph, TimeSeries, hide, take
-from healnet.survival import concordance, cox_nll
+from healnet.survival import SurvivalTarget, concordance, cox_nll
 
 MODALITIES = ("table", "image", "volume", "series", "graph")
 PAIR = ("table", "image")
@@ -142,7 +142,8 @@ def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
         risks[label] = predict(train(names, data, epochs, seed), inputs)
     for label, names in LATE.items():
         risks[label] = np.mean([risks[name] for name in names], axis=0)
-    return {label: concordance(risks[label], time.numpy(), event.numpy()) for label in MODELS}
+    target = SurvivalTarget(time, event)
+    return {label: concordance(risks[label], target) for label in MODELS}
 
 
 def draw(results: dict[str, list[float]]) -> Figure:

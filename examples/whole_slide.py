@@ -204,7 +204,7 @@ def main() -> None:
         tiles, time, event = simulate(dark, seed=STEPS + 1)
         risk = model({"slide": bags(features, coords, tiles)})
     print(
-        f"Harrell's C on {PATIENTS} new simulated patients: {concordance(risk.squeeze(1), time, event):.3f}"
+        f"Harrell's C on {PATIENTS} new simulated patients: {concordance(risk, SurvivalTarget(time, event)):.3f}"
     )
 
     bag = bags(features, coords, np.arange(len(features))[None])

@@ -1,15 +1,16 @@
 """Survival analysis from raw model outputs: targets, time bins, losses, metrics and curves.
 
 Conventions: `event` is True where the event was observed; `time` >= 0 in any unit; larger risk = worse; losses take raw
-outputs (`logits`, `log_hazard`), never probabilities. Metrics need scikit-survival and pandas, pictures
-(`healnet.survival.plots`) matplotlib; they are imported when first used.
+outputs (`logits`, `log_hazard`), never probabilities. Metrics and fitted objects take the prediction first, then the
+target: `concordance(risk, target)`. One value per patient may have shape (n,) or (n, 1). scikit-survival, scipy and
+pandas are imported when first used, to keep the import fast; pictures are in `healnet.survival.plots`.
 """
 
 from healnet.survival.accumulate import CoxAccumulator
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.bins import TimeBins
-from healnet.survival.calibration import calibration_groups, d_calibration
-from healnet.survival.comparison import compare
+from healnet.survival.calibration import Calibration, DCalibration, calibration_groups, d_calibration
+from healnet.survival.comparison import Comparison, compare
 from healnet.survival.cox import cox_nll
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.discrete import (
@@ -22,8 +23,7 @@ from healnet.survival.discrete import (
 )
 from healnet.survival.distributed import distributed_cox_nll
 from healnet.survival.metrics import concordance, evaluate
-from healnet.survival.modules import CoxNLL, DiscreteCrossEntropy, DiscreteNLL, RankingLoss, WeibullNLL
-from healnet.survival.nonparametric import kaplan_meier, logrank_p
+from healnet.survival.nonparametric import KaplanMeier, kaplan_meier, logrank_p
 from healnet.survival.ranking import ranking_loss
 from healnet.survival.sampler import balanced_event_sampler
 from healnet.survival.target import SurvivalTarget
@@ -31,15 +31,14 @@ from healnet.survival.weibull import weibull_nll, weibull_parameters, weibull_su
 
 __all__ = [
     "BreslowBaseline",
+    "Calibration",
+    "Comparison",
     "CoxAccumulator",
-    "CoxNLL",
-    "DiscreteCrossEntropy",
-    "DiscreteNLL",
-    "RankingLoss",
+    "DCalibration",
+    "KaplanMeier",
     "SurvivalCurve",
     "SurvivalTarget",
     "TimeBins",
-    "WeibullNLL",
     "balanced_event_sampler",
     "calibration_groups",
     "compare",

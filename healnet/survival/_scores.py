@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival._inputs import as_array
-from healnet.survival._sksurv import sksurv
 from healnet.survival.calibration import calibration_groups, d_calibration
 from healnet.survival.target import SurvivalTarget
 
@@ -82,7 +81,9 @@ def checked_survival(survival: ArrayLike, target: SurvivalTarget, times: Floats)
 def harrell(risk: Floats, target: SurvivalTarget) -> float:
     """Harrell's C."""
     _need_pairs(target, np.inf)
-    return float(sksurv("metrics", "concordance_index_censored")(target.event, target.time, risk)[0])
+    from sksurv.metrics import concordance_index_censored
+
+    return float(concordance_index_censored(target.event, target.time, risk)[0])
 
 
 def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
@@ -134,24 +135,18 @@ def calibration_error(survival: Floats, target: SurvivalTarget, time: float) -> 
     return error
 
 
-def d_calibration_p(own: Floats, event: NDArray[np.bool_]) -> float:
+def d_calibration_p(own: Floats, target: SurvivalTarget) -> float:
     """The p-value of the D-calibration of S at the patients' own times."""
     if len(own) < 50:
         raise Undefined(f"{len(own)} patients are fewer than 5 per decile: no chi-squared distribution")
-    return d_calibration(own, event).p_value
+    return d_calibration(own, target).p_value
 
 
-def own_survival(times: Floats, survival: Floats, target: SurvivalTarget) -> tuple[Floats, NDArray[np.bool_]]:
-    """S of each patient at their own time, and whether they had the event, from curves on a grid.
-
-    Linear in between, S(0) = 1. Beyond the last time the curve is unknown, so patients are censored there: of
-    their S it is known that it lies below the last value, which is what censoring says.
-    """
+def own_survival(times: Floats, survival: Floats, target: SurvivalTarget) -> Floats:
+    """S of each patient at their own time from curves on a grid: linear in between, S(0) = 1, constant beyond."""
     knots = np.concatenate([[0.0], times[times > 0]])
     curves = np.concatenate([np.ones((len(survival), 1)), survival[:, times > 0]], axis=1)
-    capped = np.minimum(target.time, knots[-1])
-    own = np.array([np.interp(t, knots, curve) for t, curve in zip(capped, curves, strict=True)])
-    return own, target.event & (target.time <= knots[-1])
+    return np.array([np.interp(t, knots, curve) for t, curve in zip(target.time, curves, strict=True)])
 
 
 def _need_pairs(target: SurvivalTarget, tau: float) -> None:
@@ -198,7 +193,9 @@ def _clipped(target: SurvivalTarget, train: SurvivalTarget) -> SurvivalTarget:
 
 
 def _weighted(name: str, train: SurvivalTarget, target: SurvivalTarget, *args: Any, **kwargs: Any) -> Any:
+    from sksurv import metrics
+
     try:
-        return sksurv("metrics", name)(train.to_structured(), target.to_structured(), *args, **kwargs)
+        return getattr(metrics, name)(train.to_structured(), target.to_structured(), *args, **kwargs)
     except ValueError as error:  # shapes were checked: what is left is about the censoring distribution
         raise Undefined(f"scikit-survival: {error}") from error

@@ -104,28 +104,33 @@ class BreslowBaseline:
         first_at_risk = np.searchsorted(target.time[order], times, side="left")
         return cls(times, np.cumsum(deaths * np.exp(-log_sums[first_at_risk])), centre)
 
+    @property
+    def last_time(self) -> float:
+        """The last event time, beyond which nothing is known."""
+        return float(self.times[-1])
+
     def survival(self, log_hazard: ArrayOrTensor, times: ArrayOrTensor) -> Tensor:
-        """S of any patients at any times, without a graph.
+        """Predict S of any patients at any times, without a graph.
 
         Float32 times are compared with event times rounded to float32, so that a time that was an event time stays
         one.
 
         Shape:
             log_hazard: (b,) or (b, 1)
-            times: (t,)
+            times: (t,) the same for all patients, or (b, t) each patient's own.
             returns: (b, t), on the log hazards' device; float32 for half precision, else of their type.
 
         Raises:
             ValueError: another shape, a log hazard that is not finite, a time that is negative or NaN.
         """
         eta, asked = _checked(log_hazard), as_array(times)
-        if asked.ndim != 1:
-            raise ValueError(f"times must have shape (t,), got {asked.shape}")
+        if asked.ndim not in (1, 2) or (asked.ndim == 2 and len(asked) != len(eta)):
+            raise ValueError(f"times must have shape (t,) or ({len(eta)}, t), got {asked.shape}")
         if not (asked >= 0).all():
             raise ValueError("times must be >= 0 and not NaN")
         knots = self.times.astype(np.float32) if asked.dtype == np.float32 else self.times
         so_far = np.append(0.0, self.cumulative_hazard)[np.searchsorted(knots, asked, side="right")]
-        return torch.from_numpy(np.exp(-np.outer(self._relative(eta), so_far))).to(eta)
+        return torch.from_numpy(np.exp(-self._relative(eta)[:, None] * so_far)).to(eta)
 
     def median(self, log_hazard: ArrayOrTensor) -> Tensor:
         """The median survival time: the first event time at which S <= 1/2; inf where the curve ends above it.

@@ -21,9 +21,8 @@ __all__ = ["TimeBins"]
 class TimeBins:
     """k consecutive time bins, bin j holding the times in [edges[j], edges[j + 1]), and their edges.
 
-    `TimeBins.fit` gives fitted bins; `TimeBins(edges)` takes edges that are given; `TimeBins()` has none yet
-    and refuses to transform. A value: it never changes, compares by its edges, pickles, and goes through JSON
-    by `to_dict` and `from_dict`.
+    `TimeBins.fit` finds the edges; `TimeBins(edges)` takes edges that are given. Bins never change, compare by their
+    edges, pickle, and go through JSON by `to_dict` and `from_dict`.
 
     How ends and ties are treated here, in MCAT's `dataset_survival.py` and in pycox's `LabTransDiscreteTime`:
 
@@ -61,10 +60,10 @@ class TimeBins:
         array([0, 1, 1, 3])
     """
 
-    edges: NDArray[np.float64] | None
+    edges: NDArray[np.float64]
 
-    def __init__(self, edges: ArrayLike | None = None) -> None:
-        object.__setattr__(self, "edges", None if edges is None else _checked(edges))
+    def __init__(self, edges: ArrayLike) -> None:
+        object.__setattr__(self, "edges", _checked(edges))
 
     @classmethod
     def fit(cls, time: ArrayLike, event: ArrayLike, num_bins: int = 4, method: str = "quantile") -> TimeBins:
@@ -76,9 +75,6 @@ class TimeBins:
             num_bins: k.
             method: "quantile", edges between the quantiles of the *event* times, so that each bin holds about
                 as many events; or "uniform", bins of equal width.
-
-        Returns:
-            Fitted bins (a new value: an instance that `fit` is called on does not change).
 
         Raises:
             ValueError: wrong times or labels, no events, too few distinct event times for so many bins, no
@@ -109,12 +105,8 @@ class TimeBins:
 
     @property
     def num_bins(self) -> int:
-        """The number of bins, k.
-
-        Raises:
-            ValueError: not fitted.
-        """
-        return len(self._fitted()) - 1
+        """The number of bins, k."""
+        return len(self.edges) - 1
 
     @overload
     def transform(self, time: Tensor) -> Tensor: ...
@@ -129,9 +121,9 @@ class TimeBins:
             time: any; a tensor gives an int64 tensor on its device, anything else an int64 array.
 
         Raises:
-            ValueError: not fitted; a time that is negative or NaN.
+            ValueError: a time that is negative or NaN.
         """
-        inner = self._fitted()[1:-1]
+        inner = self.edges[1:-1]
         if not isinstance(time, Tensor):
             times = np.asarray(time, dtype=np.float64)
             _refuse(bool((times >= 0).all()))
@@ -142,12 +134,8 @@ class TimeBins:
         return torch.bucketize(precise, edges, right=True)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists and floats, for JSON or a checkpoint.
-
-        Raises:
-            ValueError: not fitted.
-        """
-        return {"edges": self._fitted().tolist()}
+        """Plain lists and floats, for JSON or a checkpoint."""
+        return {"edges": self.edges.tolist()}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Sequence[float]]) -> TimeBins:
@@ -157,23 +145,13 @@ class TimeBins:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TimeBins):
             return NotImplemented
-        if self.edges is None or other.edges is None:
-            return self.edges is other.edges
         return np.array_equal(self.edges, other.edges)
 
     def __hash__(self) -> int:
-        return hash(None if self.edges is None else self.edges.tobytes())
+        return hash(self.edges.tobytes())
 
     def __repr__(self) -> str:
-        return "TimeBins()" if self.edges is None else f"TimeBins(edges={_listed(self.edges)})"
-
-    def _fitted(self) -> NDArray[np.float64]:
-        if self.edges is None:
-            raise ValueError(
-                "these TimeBins are not fitted: take TimeBins.fit(time, event, num_bins), which returns fitted bins, "
-                "or TimeBins(edges)"
-            )
-        return self.edges
+        return f"TimeBins(edges={_listed(self.edges)})"
 
 
 def _refuse(right: bool) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival._inputs import as_array
 from healnet.survival.nonparametric import kaplan_meier
-from healnet.survival.target import SurvivalTarget, check_labels
+from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Calibration", "DCalibration", "calibration_groups", "d_calibration"]
 
@@ -24,7 +24,7 @@ class DCalibration(NamedTuple):
     counts: Floats
 
 
-def d_calibration(survival: ArrayLike, event: ArrayLike, num_bins: int = 10) -> DCalibration:
+def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 10) -> DCalibration:
     r"""Whether predicted survival at the patients' own times is spread evenly over [0, 1].
 
     For a calibrated model $S_i(T_i)$ of an event is uniform. A patient censored at $s = S_i(c_i)$ would have
@@ -38,37 +38,27 @@ def d_calibration(survival: ArrayLike, event: ArrayLike, num_bins: int = 10) -> 
     falsely.
 
     Args:
-        survival: S of each patient at their own time.
-        event: True = the event was observed.
-        num_bins: k, the intervals.
+        survival: Predicted S of each patient at their own time, as `curve.at(target.time[:, None])` gives it.
+        target: The same patients' follow-up.
+        num_bins: Number of intervals, k.
 
     Shape:
-        survival, event: (n,)
+        survival: (n,) or (n, 1)
 
     Raises:
         ValueError: no patients, lengths that differ, probabilities outside [0, 1], fewer than two intervals.
-        ImportError: scipy is not installed (it comes with scikit-survival).
 
     Example:
-        >>> result = d_calibration([0.1, 0.3, 0.6, 1.0], [True, True, True, False], num_bins=2)
+        >>> target = SurvivalTarget([9, 7, 4, 1], [True, True, True, False])
+        >>> result = d_calibration([0.1, 0.3, 0.6, 1.0], target, num_bins=2)
         >>> result.counts.tolist()
         [2.5, 1.5]
     """
-    s, seen = np.asarray(as_array(survival), dtype=np.float64), check_labels(event, "event")
-    if s.shape != seen.shape or not len(s):
-        raise ValueError(
-            f"survival and event must be of one length >= 1, got shapes {s.shape} and {seen.shape}"
-        )
-    if not ((s >= 0) & (s <= 1)).all():
-        raise ValueError("survival must hold probabilities in [0, 1]")
+    from scipy.stats import chi2 as law
+
+    s, seen = _probabilities(survival, target), target.event
     if num_bins < 2:
         raise ValueError(f"num_bins must be at least 2, got {num_bins}")
-    try:
-        from scipy.stats import chi2 as law
-    except ImportError as error:
-        raise ImportError(
-            "d_calibration needs scipy, which comes with scikit-survival: pip install scikit-survival"
-        ) from error
     own = np.minimum((s * num_bins).astype(np.int64), num_bins - 1)
     whole = np.zeros((len(s), num_bins))
     whole[np.arange(len(s)), own] = 1
@@ -123,7 +113,6 @@ def calibration_groups(
 
     Raises:
         ValueError: no patients, lengths that differ, probabilities outside [0, 1], no groups.
-        ImportError: scikit-survival is not installed.
 
     Example:
         >>> target = SurvivalTarget([5, 9, 1, 2], [False, False, True, True])
@@ -131,11 +120,7 @@ def calibration_groups(
         >>> result.predicted.round(3).tolist(), result.observed.tolist()
         ([0.1, 0.8], [0.0, 1.0])
     """
-    s = np.asarray(as_array(survival), dtype=np.float64)
-    if s.shape != (len(target),) or not len(s):
-        raise ValueError(f"survival must have shape ({len(target)},) with n >= 1, got {s.shape}")
-    if not ((s >= 0) & (s <= 1)).all():
-        raise ValueError("survival must hold probabilities in [0, 1]")
+    s = _probabilities(survival, target)
     if num_groups < 1:
         raise ValueError(f"num_groups must be at least 1, got {num_groups}")
     risk = 1 - s
@@ -151,3 +136,14 @@ def calibration_groups(
         np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)
     )
     return Calibration(predicted, observed, low, high, np.bincount(group))
+
+
+def _probabilities(survival: ArrayLike, target: SurvivalTarget) -> Floats:
+    s = np.asarray(as_array(survival), dtype=np.float64)
+    if s.ndim == 2 and s.shape[1] == 1:
+        s = s[:, 0]
+    if s.shape != (len(target),) or not len(s):
+        raise ValueError(f"survival must have shape ({len(target)},) with n >= 1, got {s.shape}")
+    if not ((s >= 0) & (s <= 1)).all():
+        raise ValueError("survival must hold probabilities in [0, 1]")
+    return s

@@ -61,7 +61,6 @@ def compare(
     Raises:
         ValueError: shapes that do not fit, risks that are not finite, fewer than one draw, a confidence
             outside (0, 1), C undefined on the patients themselves.
-        ImportError: scikit-survival is not installed.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, True, False])

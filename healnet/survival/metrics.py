@@ -6,15 +6,16 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival import _scores as scores
 from healnet.survival._inputs import as_array
+from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.curve import SurvivalCurve
-from healnet.survival.target import SurvivalTarget, check_labels, check_times
+from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,56 +26,49 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-@overload
-def concordance(risk: ArrayLike, time: SurvivalTarget) -> float: ...
-@overload
-def concordance(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> float: ...
-def concordance(risk: ArrayLike, time: ArrayLike | SurvivalTarget, event: ArrayLike | None = None) -> float:
+def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
     """Harrell's C: the share of comparable pairs in which the earlier event has the larger risk.
 
     Tied risks count half (Harrell et al. 1996; scikit-survival's `concordance_index_censored`).
 
     Args:
-        risk: (n,) larger = worse.
-        time: a `SurvivalTarget`, or (n,) times with `event` beside them.
-        event: (n,) bool, True = the event was observed.
+        risk: Predicted risk, larger = worse.
+        target: The same patients' follow-up.
+
+    Shape:
+        risk: (n,) or (n, 1)
 
     Returns:
         C in [0, 1]; NaN, with a UserWarning that says why, where it is undefined.
 
     Raises:
-        ValueError: lengths that differ, a risk that is not finite, a wrong target.
-        ImportError: scikit-survival is not installed.
+        ValueError: lengths that differ, a risk that is not finite.
 
     Example:
         >>> concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, False, True]))
         1.0
     """
-    if not isinstance(time, SurvivalTarget):
-        if event is None:
-            raise ValueError("event is missing: concordance takes a SurvivalTarget, or time and event")
-        time = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))
-    risk = scores.checked_risk(risk, time)
+    risk = scores.checked_risk(risk, target)
     try:
-        return scores.harrell(risk, time)
+        return scores.harrell(risk, target)
     except scores.Undefined as reason:
         warnings.warn(f"Harrell's C is undefined: {reason}", UserWarning, stacklevel=2)
         return math.nan
 
 
 def evaluate(
-    target_train: SurvivalTarget,
-    target_test: SurvivalTarget,
-    risk: ArrayLike | None = None,
-    survival: ArrayLike | SurvivalCurve | None = None,
-    times: ArrayLike | None = None,
+    risk: ArrayLike | None,
+    target: SurvivalTarget,
+    train_target: SurvivalTarget,
     *,
+    survival: ArrayLike | SurvivalCurve | BreslowBaseline | None = None,
+    times: ArrayLike | None = None,
     tau: float | None = None,
     bootstrap: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every metric that the given predictions allow, one row each.
+    """Compute every metric that the predictions allow, one row each.
 
     ===================  ================================================================================
     harrell_c            Harrell's C, as `concordance`
@@ -87,24 +81,25 @@ def evaluate(
     ===================  ================================================================================
 
     All but the calibrations are scikit-survival's; the censoring that weighs them is estimated on
-    `target_train`.
+    `train_target`.
 
     Args:
-        target_train: the patients the model was fitted on.
-        target_test: the n patients that were predicted.
-        risk: larger = worse: the rows down to mean_auc.
-        survival: the rows from brier on: S(t | patient) at `times`, or a `SurvivalCurve` of the patients.
-        times: increasing; with curves or risk alone they may be left out: the quartiles of the test patients'
-            event times.
-        tau: Uno's C counts events before it; the last time that both cohorts reach if left out.
-        bootstrap: how many times to draw the test patients with replacement for an interval; 0 for none. The
-            model and the training patients are taken as they are. A draw repeats patients, which makes groups
-            less even: it moves calibration_error up and d_calibration_p down.
-        confidence: of the percentile interval.
-        seed: of the draws.
+        risk: Predicted risk, larger = worse, for the rows down to mean_auc; None leaves them out.
+        target: Follow-up of the n patients that were predicted.
+        train_target: Follow-up of the patients that the model was fitted on.
+        survival: Predicted survival, for the rows from brier on: S(t | patient) at `times`, a `SurvivalCurve` of the
+            patients, or the `BreslowBaseline` of a Cox model whose log hazards `risk` holds.
+        times: Increasing times. Without an array of survival they may be left out: the quartiles of the patients'
+            event times. The integral is a sum over these times, so give a fine grid where its value counts.
+        tau: Time before which Uno's C counts events; the last time that both cohorts reach if left out.
+        bootstrap: Number of times to draw the patients with replacement for an interval; 0 for none. The model and
+            the training patients are taken as they are. A draw repeats patients, which makes groups less even: it
+            moves calibration_error up and d_calibration_p down.
+        confidence: Confidence of the percentile interval.
+        seed: Random seed of the bootstrap.
 
     Shape:
-        risk: (n,)
+        risk: (n,) or (n, 1)
         survival: (n, t)
         times: (t,)
 
@@ -113,35 +108,33 @@ def evaluate(
         note says why; where it is undefined in some draws, the note says in how many.
 
     Raises:
-        ValueError: neither risk nor survival, an array `survival` without `times`, shapes that do not fit, a
-            confidence outside (0, 1).
-        ImportError: scikit-survival or pandas is not installed.
+        ValueError: neither risk nor survival, an array `survival` without `times`, a `BreslowBaseline` without risk,
+            shapes that do not fit, a confidence outside (0, 1).
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, False, True])
-        >>> table = evaluate(target, target, risk=[3.0, 4.0, 2.0, 1.0], times=[2.0, 9.0])
+        >>> table = evaluate([3.0, 4.0, 2.0, 1.0], target, target, times=[2.0, 9.0])
         >>> table.loc[table["metric"] == "auc", ["time", "value", "note"]].values.tolist()
         [[2.0, 1.0, ''], [9.0, nan, 'nobody was followed beyond 9']]
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError("evaluate needs pandas: pip install pandas") from error
+    import pandas as pd
 
     if risk is None and survival is None:
         raise ValueError("evaluate needs risk, survival, or both")
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
     scores.check_confidence(confidence)
-    grid = _grid(times, target_test, needed=survival is not None and not isinstance(survival, SurvivalCurve))
+    on_grid = survival is not None and not isinstance(survival, (SurvivalCurve, BreslowBaseline))
+    grid = _grid(times, target, needed=on_grid)
+    risks = None if risk is None else scores.checked_risk(risk, target)
     rows: list[_Row] = []
-    if risk is not None:
-        rows += _risk_rows(scores.checked_risk(risk, target_test), target_train, target_test, grid, tau)
+    if risks is not None:
+        rows += _risk_rows(risks, target, train_target, grid, tau)
     if survival is not None:
-        rows += _survival_rows(survival, target_train, target_test, grid)
+        rows += _survival_rows(_curves(survival, risks, target, grid), target, train_target, grid)
     rng = np.random.default_rng(seed)
-    draws = rng.integers(len(target_test), size=(bootstrap, len(target_test))) if len(target_test) else None
-    table = [_filled(row, len(target_test), draws, confidence) for row in rows]
+    draws = rng.integers(len(target), size=(bootstrap, len(target))) if len(target) else None
+    table = [_filled(row, len(target), draws, confidence) for row in rows]
     return pd.DataFrame(table, columns=["metric", "time", "value", "low", "high", "note"])
 
 
@@ -152,7 +145,7 @@ class _Row(NamedTuple):
 
 
 def _risk_rows(
-    risk: Floats, train: SurvivalTarget, test: SurvivalTarget, grid: Floats, tau: float | None
+    risk: Floats, test: SurvivalTarget, train: SurvivalTarget, grid: Floats, tau: float | None
 ) -> list[_Row]:
     if tau is not None and not tau > 0:
         raise ValueError(f"tau must be > 0, got {tau}")
@@ -165,19 +158,41 @@ def _risk_rows(
     ]
 
 
-def _survival_rows(
-    survival: ArrayLike | SurvivalCurve, train: SurvivalTarget, test: SurvivalTarget, grid: Floats
-) -> list[_Row]:
+class _Curves(NamedTuple):
+    """Survival (n, t) on the grid, (n,) at each patient's own time, and as far as the curve is known there."""
+
+    grid: Floats
+    own: Floats
+    known: SurvivalTarget
+
+
+def _curves(
+    survival: ArrayLike | SurvivalCurve | BreslowBaseline,
+    risk: Floats | None,
+    target: SurvivalTarget,
+    grid: Floats,
+) -> _Curves:
     if isinstance(survival, SurvivalCurve):
-        if len(survival) != len(test):
-            raise ValueError(f"survival holds {len(survival)} patients, the target {len(test)}")
-        s = survival.at(grid).detach().double().cpu().numpy()
-        last = survival.last_time
-        own = survival.at(test.time[:, None]).detach().double().cpu().numpy()[:, 0]
-        seen = test.event & (test.time <= last)  # beyond the bins nothing is known: censored at their end
-    else:
-        s = scores.checked_survival(survival, test, grid)
-        own, seen = scores.own_survival(grid, s, test)
+        if len(survival) != len(target):
+            raise ValueError(f"survival holds {len(survival)} patients, the target {len(target)}")
+        s, own = (survival.at(t).detach().double().cpu().numpy() for t in (grid, target.time[:, None]))
+        return _Curves(s, own[:, 0], _cut(target, survival.last_time))
+    if isinstance(survival, BreslowBaseline):
+        if risk is None:
+            raise ValueError("a BreslowBaseline needs risk: the log hazards of the patients")
+        s, own = (survival.survival(risk, t).numpy() for t in (grid, target.time[:, None]))
+        return _Curves(s, own[:, 0], _cut(target, survival.last_time))
+    s = scores.checked_survival(survival, target, grid)
+    return _Curves(s, scores.own_survival(grid, s, target), _cut(target, max(grid, default=0.0)))
+
+
+def _cut(target: SurvivalTarget, last: float) -> SurvivalTarget:
+    """Events beyond the last time of a curve are censored there: of S then it is known that it lies below."""
+    return SurvivalTarget.unchecked(target.time, target.event & (target.time <= last))
+
+
+def _survival_rows(curves: _Curves, test: SurvivalTarget, train: SurvivalTarget, grid: Floats) -> list[_Row]:
+    s, own, known = curves
     return [
         *(
             _Row("brier", time, partial(_brier, s[:, j], test, train, time))
@@ -188,7 +203,7 @@ def _survival_rows(
             _Row("calibration_error", time, partial(_calibration_error, s[:, j], test, time))
             for j, time in enumerate(grid.tolist())
         ),
-        _Row("d_calibration_p", math.nan, lambda i: scores.d_calibration_p(own[i], seen[i])),
+        _Row("d_calibration_p", math.nan, lambda i: scores.d_calibration_p(own[i], known[i])),
     ]
 
 

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from healnet.survival._inputs import as_array
-from healnet.survival._sksurv import sksurv
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["KaplanMeier", "group_labels", "kaplan_meier", "logrank_p"]
@@ -56,7 +55,6 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
 
     Raises:
         ValueError: no patients.
-        ImportError: scikit-survival is not installed.
 
     Example:
         >>> kaplan_meier(SurvivalTarget([1, 2, 3, 4], [True, False, True, False])).survival.tolist()
@@ -64,7 +62,9 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
     """
     if not len(target):
         raise ValueError("a Kaplan-Meier estimate needs at least one patient, got none")
-    time, survival, band = sksurv("nonparametric", "kaplan_meier_estimator")(
+    from sksurv.nonparametric import kaplan_meier_estimator
+
+    time, survival, band = kaplan_meier_estimator(
         target.event, target.time, conf_level=confidence, conf_type="log-log"
     )
     if time[0] == 0:
@@ -83,6 +83,8 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     given = (
         as_array(groups).astype(object) if isinstance(groups, Tensor) else np.asarray(groups, dtype=object)
     )
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
     if given.shape != (len(target),):
         raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {given.shape}")
     labels: NDArray[np.str_] = given.astype(str)
@@ -99,22 +101,26 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     return labels
 
 
-def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
-    """The p-value of the log-rank test that all groups share one survival curve.
+def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
+    """Compute the p-value of the log-rank test that all groups share one survival curve.
 
-    scikit-survival's `compare_survival`.
+    scikit-survival's `compare_survival`. The groups must have been known before follow-up, as the arms of a trial are.
+    For halves by out-of-fold risks p is too small, because the models of the folds were fitted on each other's
+    patients.
 
     Args:
-        target: n patients.
-        groups: (n,) the group of each, of any type.
+        groups: Group of each patient, of any type.
+        target: The same patients' follow-up.
+
+    Shape:
+        groups: (n,) or (n, 1)
 
     Raises:
         ValueError: a group missing for some (None, NaN), fewer than two groups, no events.
-        ImportError: scikit-survival is not installed.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4, 5, 6], [True] * 6)
-        >>> round(logrank_p(target, ["old", "old", "old", "young", "young", "young"]), 4)
+        >>> round(logrank_p(["old", "old", "old", "young", "young", "young"], target), 4)
         0.0246
     """
     distinct, codes = np.unique(group_labels(groups, target), return_inverse=True)
@@ -122,4 +128,6 @@ def logrank_p(target: SurvivalTarget, groups: ArrayLike) -> float:
         raise ValueError(f"a log-rank test needs at least two groups, got {len(distinct)}")
     if not target.event.any():
         raise ValueError("a log-rank test needs at least one event, got none")
-    return float(sksurv("compare", "compare_survival")(target.to_structured(), codes)[1])
+    from sksurv.compare import compare_survival
+
+    return float(compare_survival(target.to_structured(), codes)[1])

@@ -68,7 +68,6 @@ def plot_kaplan_meier(
     Raises:
         ValueError: a p outside [0, 1], "logrank" with one group or without events, no patients, a label
             missing for some, a label in `order` that no patient has or the other way round.
-        ImportError: scikit-survival is not installed.
     """
     labels = np.full(len(target), "all") if groups is None else group_labels(groups, target)
     present = np.unique(labels).tolist()
@@ -96,7 +95,7 @@ def plot_kaplan_meier(
     legend = axes.legend(frameon=False, fontsize="small", title_fontsize="small", **place)
     if p_value is not None:
         if p_value == "logrank":
-            legend.set_title(f"log-rank p {_p_text(logrank_p(target, labels))}")
+            legend.set_title(f"log-rank p {_p_text(logrank_p(labels, target))}")
         elif 0 <= p_value <= 1:
             legend.set_title(f"p {_p_text(p_value)}")
         else:

@@ -13,7 +13,7 @@ import torch
 
 from healnet import HEALNet
 from healnet.inputs import take
-from healnet.survival import concordance
+from healnet.survival import SurvivalTarget, concordance
 from healnet.testing import check_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "many_modalities.py"
@@ -65,7 +65,7 @@ def test_the_truth_is_planted_as_said(example):
     sign = np.sign(inputs["table"].values[:, 1].numpy())
     columns = inputs["image"].values[..., 0].sum(dim=1)
     side = np.sign((columns[:, 6:].sum(1) - columns[:, :6].sum(1)).numpy())
-    score = lambda risk: concordance(risk, time.numpy(), event.numpy())  # noqa: E731
+    score = lambda risk: concordance(risk, SurvivalTarget(time, event))  # noqa: E731
     assert score(sign) == pytest.approx(0.5, abs=0.03)
     assert score(side) == pytest.approx(0.5, abs=0.03)
     assert score(sign * side) > 0.7

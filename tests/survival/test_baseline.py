@@ -146,8 +146,8 @@ def test_it_goes_through_json():
             "a baseline needs at least one observed event, got none",
         ),
         (
-            lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [[1.0]]),
-            "times must have shape (t,), got (1, 1)",
+            lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [[1.0], [2.0]]),
+            "times must have shape (t,) or (1, t), got (2, 1)",
         ),
         (
             lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [-1.0]),

@@ -22,7 +22,7 @@ def test_p_is_uniform_on_calibrated_cohorts():
     p = []
     for _ in range(500):
         rate, time, event = simulated(rng, 300)
-        p.append(d_calibration(np.exp(-rate * time), event).p_value)
+        p.append(d_calibration(np.exp(-rate * time), SurvivalTarget.unchecked(time, event)).p_value)
     assert kstest(p, "uniform").pvalue > 0.01
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.08
 
@@ -34,7 +34,7 @@ def test_censored_calibrated_cohorts_are_not_accused():
     for _ in range(500):
         rate, time, event = simulated(rng, 300, censoring=1.0)
         assert 0.3 < event.mean() < 0.7
-        p.append(d_calibration(np.exp(-rate * time), event).p_value)
+        p.append(d_calibration(np.exp(-rate * time), SurvivalTarget.unchecked(time, event)).p_value)
     assert kstest(p, "uniform", alternative="greater").pvalue > 0.01  # the distribution function is not above
     assert np.mean(np.array(p) < 0.05) < 0.05
 
@@ -45,20 +45,24 @@ def test_p_is_tiny_on_miscalibrated_cohorts(wrong, censoring):
     rng = np.random.default_rng(2)
     for _ in range(20):
         rate, time, event = simulated(rng, 1000, censoring)
-        assert d_calibration(np.exp(-wrong * rate * time), event).p_value < 1e-3
+        assert (
+            d_calibration(np.exp(-wrong * rate * time), SurvivalTarget.unchecked(time, event)).p_value < 1e-3
+        )
+
+
+def counts(survival, event, num_bins):
+    return d_calibration(survival, SurvivalTarget(range(len(event)), event), num_bins)
 
 
 def test_counts_by_hand():
     """An event at 0.35 counts whole; one censored there spreads 1/0.35 over what lies below."""
-    assert d_calibration([0.35], [True], num_bins=4).counts.tolist() == [0, 1, 0, 0]
-    np.testing.assert_allclose(
-        d_calibration([0.35], [False], num_bins=4).counts, [0.25 / 0.35, 0.1 / 0.35, 0, 0]
-    )
-    np.testing.assert_allclose(d_calibration([1.0, 0.0], [False, False], 4).counts, [1.25, 0.25, 0.25, 0.25])
-    assert d_calibration([1.0, 0.0, 0.25], [True] * 3, num_bins=4).counts.tolist() == [1, 1, 0, 1]
-    result = d_calibration([0.1, 0.6], [True, True], num_bins=2)
+    assert counts([0.35], [True], 4).counts.tolist() == [0, 1, 0, 0]
+    np.testing.assert_allclose(counts([0.35], [False], 4).counts, [0.25 / 0.35, 0.1 / 0.35, 0, 0])
+    np.testing.assert_allclose(counts([1.0, 0.0], [False, False], 4).counts, [1.25, 0.25, 0.25, 0.25])
+    assert counts([1.0, 0.0, 0.25], [True] * 3, 4).counts.tolist() == [1, 1, 0, 1]
+    result = counts([0.1, 0.6], [True, True], 2)
     assert (result.chi2, result.p_value) == (0, 1)
-    assert d_calibration([0.1, 0.2], [True, True], num_bins=2).chi2 == 2
+    assert counts([[0.1], [0.2]], [True, True], 2).chi2 == 2
 
 
 def test_groups_of_a_calibrated_model_lie_on_the_diagonal():
@@ -87,16 +91,10 @@ def test_tied_predictions_share_a_group_and_lost_follow_up_is_undefined():
 def test_refused():
     target = SurvivalTarget([1, 2], [True, False])
     for refused, message in (
-        (
-            lambda: d_calibration([0.5], [True, False]),
-            "survival and event must be of one length >= 1, got shapes (1,) and (2,)",
-        ),
-        (
-            lambda: d_calibration([], []),
-            "survival and event must be of one length >= 1, got shapes (0,) and (0,)",
-        ),
-        (lambda: d_calibration([1.5], [True]), "survival must hold probabilities in [0, 1]"),
-        (lambda: d_calibration([0.5], [True], 1), "num_bins must be at least 2, got 1"),
+        (lambda: d_calibration([0.5], target), "survival must have shape (2,) with n >= 1, got (1,)"),
+        (lambda: d_calibration([], target[:0]), "survival must have shape (0,) with n >= 1, got (0,)"),
+        (lambda: d_calibration([1.5, 0.5], target), "survival must hold probabilities in [0, 1]"),
+        (lambda: d_calibration([0.5, 0.5], target, 1), "num_bins must be at least 2, got 1"),
         (lambda: calibration_groups([0.5], target, 1), "survival must have shape (2,) with n >= 1, got (1,)"),
         (lambda: calibration_groups([0.5, np.nan], target, 1), "survival must hold probabilities in [0, 1]"),
         (lambda: calibration_groups([0.5, 0.5], target, 1, 0), "num_groups must be at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""The room opens without the packages that only metrics and pictures need, and says which one is missing."""
+"""`healnet.survival` imports fast: the packages that only metrics and pictures need are imported when used."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 HEAVY = ["h5py", "openslide", "pandas", "matplotlib", "sksurv", "sklearn", "scipy", "tqdm"]
 
 
-def test_losses_curves_and_pictures_import_without_them_and_metrics_name_what_they_need():
+def test_targets_losses_and_curves_run_without_them():
     code = f"""
 import sys
 for name in {HEAVY!r}:
@@ -20,27 +20,6 @@ logits = torch.zeros(3, 2)
 discrete_nll(logits, bins.transform(target.time), target.event)
 cox_nll(logits[:, 0], target.time, target.event)
 survival_function(logits, bins).median()
-for use in (
-    lambda: concordance([1, 2, 3], target),
-    lambda: compare([1, 2, 3], [1, 2, 3], target),
-    lambda: kaplan_meier(target),
-    lambda: logrank_p(target, [0, 0, 1]),
-    lambda: d_calibration([0.5], [True]),
-    lambda: evaluate(target, target, [1, 2, 3]),
-):
-    try:
-        use()
-    except ImportError as error:
-        print(error)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    missing = "survival metrics need scikit-survival: pip install scikit-survival"
-    assert result.stdout.splitlines() == [
-        missing,
-        missing,
-        missing,
-        missing,
-        "d_calibration needs scipy, which comes with scikit-survival: pip install scikit-survival",
-        "evaluate needs pandas: pip install pandas",
-    ]

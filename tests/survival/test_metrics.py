@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from sksurv.metrics import cumulative_dynamic_auc
 from sksurv.preprocessing import OneHotEncoder
 
 from healnet.survival import (
+    BreslowBaseline,
     SurvivalTarget,
     TimeBins,
     calibration_groups,
@@ -51,7 +51,7 @@ def test_recorded_gbsg2():
     survival = np.stack([curve(times) for curve in model.predict_survival_function(x)])
     target = SurvivalTarget(y["time"], y["cens"])
     recorded = REFERENCE["gbsg2"]
-    table = evaluate(target, target, model.predict(x), survival, times, tau=1825)
+    table = evaluate(model.predict(x), target, target, survival=survival, times=times, tau=1825)
     assert values(table, "harrell_c") == pytest.approx([recorded["harrell_c"]], abs=1e-6)
     assert values(table, "auc") == pytest.approx(recorded["cumulative_dynamic_auc"], abs=1e-6)
     assert values(table, "brier") == pytest.approx(recorded["brier"], abs=1e-6)
@@ -66,7 +66,7 @@ def test_recorded_uno():
     risk = rossi[list(coefficients)].to_numpy() @ np.array(list(coefficients.values()))
     target = SurvivalTarget(rossi["week"], rossi["arrest"])
     assert concordance(risk, target) == pytest.approx(recorded["harrell_c"], abs=1e-6)
-    table = evaluate(target, target, risk, tau=30.0)
+    table = evaluate(risk, target, target, tau=30.0)
     row = table[table["metric"] == "uno_c"].iloc[0]
     assert row["time"] == 30
     assert row["value"] == pytest.approx(recorded["uno_c_tau_30"], abs=1e-6)
@@ -83,16 +83,17 @@ def test_lifelines_concordance_with_ties(rows):
             assert math.isnan(concordance(risk, target))
     else:
         ours = concordance(risk, target)
-        assert ours == concordance(torch.tensor(risk).unsqueeze(1), time, event)
+        assert ours == concordance(torch.tensor(risk).unsqueeze(1), target)
         if len(set(time)) == len(time):  # lifelines treats tied times in another way
             assert ours == pytest.approx(concordance_index(time, -risk, event), abs=1e-12)
 
 
 def test_concordance_by_hand():
-    assert concordance([3.0, 1.0, 2.0], [1, 3, 2], [True, True, False]) == 1
-    assert concordance([1.0, 2.0, 3.0], [1, 2, 3], [True, True, True]) == 0
-    assert concordance([1.0, 1.0, 0.0], [1, 2, 3], [True, False, False]) == 0.75
-    assert concordance([2.0, 1.0], [1, 1], [True, False]) == 1  # censored at the same time: followed longer
+    assert concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, True, False])) == 1
+    assert concordance([1.0, 2.0, 3.0], SurvivalTarget([1, 2, 3], [True, True, True])) == 0
+    assert concordance([1.0, 1.0, 0.0], SurvivalTarget([1, 2, 3], [True, False, False])) == 0.75
+    censored_as_late = SurvivalTarget([1, 1], [True, False])  # followed longer than the one who died
+    assert concordance([2.0, 1.0], censored_as_late) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,30 +105,19 @@ def test_concordance_by_hand():
 )
 def test_undefined_concordance_is_nan_and_says_why(event, reason):
     with pytest.warns(UserWarning, match=f"^Harrell's C is undefined: {reason}$"):
-        assert math.isnan(concordance([1.0, 2.0], [1, 2], event))
-
-
-def test_concordance_does_not_judge_the_share_of_events():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert concordance(np.arange(50), np.arange(50)[::-1], np.ones(50, dtype=bool)) == 1
+        assert math.isnan(concordance([1.0, 2.0], SurvivalTarget([1, 2], event)))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("risk", "message"),
     [
-        (([1.0], [1, 2], [True, True]), "risk must have shape (2,), one per patient, got (1,)"),
-        (([1.0, np.inf], [1, 2], [True, True]), "risk must be finite, got 1 values that are not"),
-        (
-            ([1.0, 2.0], [1, 2]),
-            "event is missing: concordance takes a SurvivalTarget, or time and event",
-        ),
-        (([1.0], [-1], [True]), "time must be finite and >= 0, got -1 at position 0 (1 of 1 are wrong)"),
+        ([1.0], "risk must have shape (2,), one per patient, got (1,)"),
+        ([1.0, np.inf], "risk must be finite, got 1 values that are not"),
     ],
 )
-def test_concordance_refuses(arguments, message):
+def test_concordance_refuses(risk, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
-        concordance(*arguments)
+        concordance(risk, SurvivalTarget([1, 2], [True, True]))
     assert str(error.value) == message
 
 
@@ -135,7 +125,7 @@ def test_mean_auc_is_scikit_survivals():
     risk, target = simulated(1)
     times = np.array([0.3, 0.6, 1.0])
     auc, mean = cumulative_dynamic_auc(target.to_structured(), target.to_structured(), risk, times)
-    table = evaluate(target, target, risk, times=times)
+    table = evaluate(risk, target, target, times=times)
     assert values(table, "auc") == pytest.approx(auc)
     assert values(table, "mean_auc") == pytest.approx([mean])
 
@@ -145,8 +135,8 @@ def test_patients_followed_longer_than_the_training_cohort():
     risk, target = simulated(2)
     train = SurvivalTarget(np.minimum(target.time, 0.9), target.event & (target.time <= 0.9))
     survival = np.exp(-np.outer(np.exp(risk), [0.3, 0.6]))
-    table = evaluate(train, target, risk, survival, times=[0.3, 0.6])
-    same = evaluate(train, train, risk, survival, times=[0.3, 0.6])
+    table = evaluate(risk, target, train, survival=survival, times=[0.3, 0.6])
+    same = evaluate(risk, train, train, survival=survival, times=[0.3, 0.6])
     for metric in ("auc", "brier", "integrated_brier", "uno_c"):
         assert values(table, metric) == pytest.approx(values(same, metric))
     assert table.loc[table["metric"] == "uno_c", "time"].item() == train.time.max()
@@ -155,7 +145,7 @@ def test_patients_followed_longer_than_the_training_cohort():
 
 def test_default_times_are_quartiles_of_the_events():
     risk, target = simulated(3)
-    table = evaluate(target, target, risk)
+    table = evaluate(risk, target, target)
     expected = np.quantile(target.time[target.event], [0.25, 0.5, 0.75])
     assert table.loc[table["metric"] == "auc", "time"].tolist() == expected.tolist()
 
@@ -166,16 +156,16 @@ def test_a_curve_and_its_values_agree():
     logits = torch.tensor(risk[:, None] + np.linspace(-2, 0, 5), dtype=torch.float64)
     curve = survival_function(logits, bins)
     times = bins.edges[1:-1]
-    from_curve = evaluate(target, target, survival=curve, times=times)
-    from_array = evaluate(target, target, survival=curve.at(times), times=times)
+    from_curve = evaluate(None, target, target, survival=curve, times=times)
+    from_array = evaluate(None, target, target, survival=curve.at(times), times=times)
     same = (
         from_curve["metric"] != "d_calibration_p"
     )  # the array knows nothing between its last time and the curve's
     pd.testing.assert_frame_equal(from_curve[same], from_array[same])
     grid = bins.edges[1:]
-    whole = evaluate(target, target, survival=curve.at(grid), times=grid)
+    whole = evaluate(None, target, target, survival=curve.at(grid), times=grid)
     own = curve.at(target.time[:, None])[:, 0]
-    expected = d_calibration(own, target.event).p_value
+    expected = d_calibration(own, target).p_value
     assert values(from_curve, "d_calibration_p") == pytest.approx([expected])
     assert values(whole, "d_calibration_p") == pytest.approx([expected])
     error = calibration_groups(curve.at([times[0]])[:, 0], target, times[0], 10).error
@@ -188,7 +178,7 @@ def test_a_death_at_the_last_edge_is_a_death_in_float32_too():
     bins = TimeBins([0, 0.3, 0.7])
     p = [
         values(
-            evaluate(target, target, survival=survival_function(torch.zeros(60, 2, dtype=dtype), bins)),
+            evaluate(None, target, target, survival=survival_function(torch.zeros(60, 2, dtype=dtype), bins)),
             "d_calibration_p",
         )
         for dtype in (torch.float32, torch.float64)
@@ -201,26 +191,30 @@ def test_tensors_of_a_graph_and_of_half_precision_are_read():
     risk = torch.arange(20.0, requires_grad=True)
     expected = concordance(np.arange(20), target)
     assert concordance(risk, target) == concordance(risk.bfloat16(), target) == expected
-    assert values(evaluate(target, target, risk), "harrell_c") == [expected]
+    assert values(evaluate(risk, target, target), "harrell_c") == [expected]
 
 
 def test_beyond_the_last_known_time_patients_are_censored_there():
     """A curve known until 1 says of a death at 2 only that S was below S(1)."""
     target = SurvivalTarget(np.full(60, 2.0), np.arange(60) < 30)
     survival = np.full((60, 1), 0.95)
-    expected = d_calibration(np.full(60, 0.95), np.zeros(60, dtype=bool)).p_value
+    expected = d_calibration(
+        np.full(60, 0.95), SurvivalTarget.unchecked(target.time, np.zeros(60, dtype=bool))
+    ).p_value
     assert expected > 0.9  # as deaths at S = 0.95 they would all lie in the last decile
-    table = evaluate(target, target, survival=survival, times=[1.0])
+    table = evaluate(None, target, target, survival=survival, times=[1.0])
     assert values(table, "d_calibration_p") == pytest.approx([expected])
     curve = survival_function(torch.full((60, 1), -math.log(19)), TimeBins([0, 1]))
-    assert values(evaluate(target, target, survival=curve), "d_calibration_p") == pytest.approx([expected])
+    assert values(evaluate(None, target, target, survival=curve), "d_calibration_p") == pytest.approx(
+        [expected]
+    )
 
 
 def test_undefined_values_say_why():
     train = SurvivalTarget([1, 2, 3, 4, 5], [True, False, True, True, False])
     test = SurvivalTarget([2, 3, 6], [False, True, False])
     survival = np.full((3, 4), 0.5)
-    table = evaluate(train, test, [1.0, 3.0, 2.0], survival, times=[1.0, 2.0, 4.0, 7.0])
+    table = evaluate([1.0, 3.0, 2.0], test, train, survival=survival, times=[1.0, 2.0, 4.0, 7.0])
     notes = {(row.metric, row.time): row.note for row in table.itertuples() if math.isnan(row.value)}
     assert notes.pop(("auc", 1.0)) == "no events by 1"
     assert notes.pop(("auc", 2.0)) == "no events by 2"
@@ -240,7 +234,7 @@ def test_undefined_values_say_why():
 @pytest.mark.parametrize("event", [[False, False, False], [False, False, True]])
 def test_nothing_is_zero_where_it_is_undefined(event):
     train = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
-    table = evaluate(train, SurvivalTarget([1, 2, 3], event), [1.0, 2.0, 3.0], times=[2.5])
+    table = evaluate([1.0, 2.0, 3.0], SurvivalTarget([1, 2, 3], event), train, times=[2.5])
     assert table["value"].isna().all()
     assert (table["note"] != "").all()
 
@@ -248,11 +242,11 @@ def test_nothing_is_zero_where_it_is_undefined(event):
 def test_no_patients_at_all():
     train = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
     nobody = SurvivalTarget([], [])
-    for pair in ((train, nobody), (nobody, nobody)):
-        table = evaluate(*pair, risk=[], survival=np.zeros((0, 1)), times=[2.0], bootstrap=3)
+    for fitted in (train, nobody):
+        table = evaluate([], nobody, fitted, survival=np.zeros((0, 1)), times=[2.0], bootstrap=3)
         assert table["value"].isna().all()
         assert (table["note"] != "").all()
-    table = evaluate(nobody, train, [4.0, 3.0, 2.0, 1.0], times=[2.0])
+    table = evaluate([4.0, 3.0, 2.0, 1.0], train, nobody, times=[2.0])
     assert values(table, "harrell_c") == [1.0]
     assert table.loc[table["metric"] == "uno_c", "note"].item() == (
         "no training patients to estimate the censoring from"
@@ -262,29 +256,29 @@ def test_no_patients_at_all():
 def test_the_last_censored_patient_does_not_leave_uno_undefined():
     risk, target = simulated(5)
     assert not target.event[target.time.argmax()]
-    assert 0.5 < values(evaluate(target, target, risk), "uno_c")[0] < 1
+    assert 0.5 < values(evaluate(risk, target, target), "uno_c")[0] < 1
 
 
 def test_bootstrap_intervals_hold_the_value_and_repeat_with_the_seed():
     risk, target = simulated(6, n=60)
     survival = np.exp(-np.outer(np.exp(risk), [0.2, 0.4]))
     options = {"times": [0.2, 0.4], "bootstrap": 30}
-    table = evaluate(target, target, risk, survival, **options)
+    table = evaluate(risk, target, target, survival=survival, **options)
     inner = table[table["metric"] != "d_calibration_p"]
     assert (inner["low"] < inner["value"]).all()
     wide = ~inner["metric"].isin(["calibration_error"])  # an absolute error is biased upwards by resampling
     assert (inner["high"] > inner["value"])[wide].all()
-    pd.testing.assert_frame_equal(table, evaluate(target, target, risk, survival, **options))
-    other = evaluate(target, target, risk, survival, **options, seed=1)
+    pd.testing.assert_frame_equal(table, evaluate(risk, target, target, survival=survival, **options))
+    other = evaluate(risk, target, target, survival=survival, **options, seed=1)
     assert (other["low"] != table["low"]).any()
-    narrow = evaluate(target, target, risk, survival, **options, confidence=0.5)
+    narrow = evaluate(risk, target, target, survival=survival, **options, confidence=0.5)
     assert (narrow["high"] <= table["high"]).all()
     assert narrow.loc[0, "high"] < table.loc[0, "high"]
 
 
 def test_the_bootstrap_resamples_patients_with_their_predictions():
     risk, target = simulated(7, n=30)
-    table = evaluate(target, target, risk, bootstrap=40, seed=3)
+    table = evaluate(risk, target, target, bootstrap=40, seed=3)
     draws = np.random.default_rng(3).integers(30, size=(40, 30))
     slow = [concordance(risk[draw], target[draw]) for draw in draws]
     assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist())
@@ -292,7 +286,7 @@ def test_the_bootstrap_resamples_patients_with_their_predictions():
 
 def test_draws_in_which_a_value_is_undefined_are_counted():
     target = SurvivalTarget([1, 2, 3], [True, False, False])
-    table = evaluate(target, target, [3.0, 2.0, 1.0], bootstrap=50)
+    table = evaluate([3.0, 2.0, 1.0], target, target, bootstrap=50)
     row = table.iloc[0]
     assert row["value"] == 1
     draws = np.random.default_rng(0).integers(3, size=(50, 3))
@@ -302,6 +296,10 @@ def test_draws_in_which_a_value_is_undefined_are_counted():
 
 GOOD = simulated(8, n=20)
 REFUSED = [
+    (
+        {"risk": None, "survival": BreslowBaseline([1.0], [0.5])},
+        "a BreslowBaseline needs risk: the log hazards of the patients",
+    ),
     ({"risk": None}, "evaluate needs risk, survival, or both"),
     ({"bootstrap": -1}, "bootstrap must be >= 0, got -1"),
     ({"survival": np.ones((20, 2))}, "survival needs times: the time of each of its columns"),
@@ -326,5 +324,27 @@ REFUSED = [
 def test_refused(wrong, message):
     risk, target = GOOD
     with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
-        evaluate(target, target, **({"risk": risk} | wrong))
+        evaluate(**({"risk": risk, "target": target, "train_target": target} | wrong))
     assert str(error.value) == message
+
+
+def test_a_cox_model_is_evaluated_in_one_call_with_its_baseline():
+    """As from its curves written out on the grid and at each patient's own time."""
+    risk, target = simulated(11)
+    seen_risk, train = simulated(12)
+    baseline = BreslowBaseline.fit(torch.tensor(seen_risk), train)
+    times = np.quantile(target.time, [0.1, 0.3, 0.5, 0.7])
+    table = evaluate(risk, target, train, survival=baseline, times=times)
+    hazard = np.array([baseline.cumulative_hazard[baseline.times <= t][-1] for t in times])
+    curves = np.exp(-np.outer(np.exp(risk - seen_risk.mean()), hazard))
+    written_out = evaluate(risk, target, train, survival=curves, times=times)
+    exact = table["metric"] != "d_calibration_p"  # the grid knows the patients' own times only roughly
+    pd.testing.assert_frame_equal(table[exact], written_out[exact])
+    own = [
+        np.exp(-np.exp(r - seen_risk.mean()) * baseline.cumulative_hazard[baseline.times <= t].max(initial=0))
+        for r, t in zip(risk, target.time, strict=True)
+    ]
+    known = SurvivalTarget(target.time, target.event & (target.time <= train.time[train.event].max()))
+    assert values(table, "d_calibration_p") == pytest.approx([d_calibration(own, known).p_value])
+    assert (table["note"] == "").all()
+    assert set(table["metric"]) >= {"uno_c", "integrated_brier", "d_calibration_p"}

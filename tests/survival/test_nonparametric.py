@@ -46,7 +46,7 @@ def test_lifelines_log_rank(groups):
     group = rng.integers(0, groups, 80)
     target = SurvivalTarget(rng.integers(1, 20, 80) + 2 * group, rng.random(80) < 0.7)
     theirs = multivariate_logrank_test(target.time, group, target.event).p_value
-    assert logrank_p(target, np.array(["a", "b", "c"])[group]) == pytest.approx(theirs, abs=1e-9)
+    assert logrank_p(np.array(["a", "b", "c"])[group], target) == pytest.approx(theirs, abs=1e-9)
 
 
 def test_refused():
@@ -56,12 +56,12 @@ def test_refused():
         (lambda: kaplan_meier(target).at([-1]), "times must be >= 0 and not NaN"),
         (lambda: kaplan_meier(target).at([np.nan]), "times must be >= 0 and not NaN"),
         (
-            lambda: logrank_p(target, ["a", None]),
+            lambda: logrank_p(["a", None], target),
             "groups must name a group for every patient, got None at position 1 (1 of 2 are missing)",
         ),
-        (lambda: logrank_p(target, ["a"]), "groups must have shape (2,), one per patient, got (1,)"),
-        (lambda: logrank_p(target, ["a", "a"]), "a log-rank test needs at least two groups, got 1"),
-        (lambda: logrank_p(target[[1, 1]], ["a", "b"]), "a log-rank test needs at least one event, got none"),
+        (lambda: logrank_p(["a"], target), "groups must have shape (2,), one per patient, got (1,)"),
+        (lambda: logrank_p(["a", "a"], target), "a log-rank test needs at least two groups, got 1"),
+        (lambda: logrank_p(["a", "b"], target[[1, 1]]), "a log-rank test needs at least one event, got none"),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             refused()

@@ -72,7 +72,7 @@ def test_kaplan_meier(axes):
 def test_a_p_value_is_written_where_it_is_asked_for():
     risk, target = cohort()
     groups = np.where(risk > 0.5, "high risk", "low risk")
-    p = logrank_p(target, groups)
+    p = logrank_p(groups, target)
     written = "< 0.001" if p < 0.001 else f"= {p:.3f}"
     for asked, title in (("logrank", f"log-rank p {written}"), (0.04321, "p = 0.043"), (0.2, "p = 0.20")):
         drawn = plot_kaplan_meier(Figure().add_subplot(), target, groups, p_value=asked)
