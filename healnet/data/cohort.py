@@ -1,17 +1,24 @@
-"""Patients, what was measured of each, and what became of them: `Cohort`."""
+"""Patients, what was measured of each, what became of them, and what is to be predicted: `Cohort`."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from healnet.data.checks import check_ids, check_table, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
+from healnet.data.id_matching import left_out
+from healnet.data.labels import Labels
 from healnet.data.modality import Index, Modality, Table, Values
 from healnet.data.slide_bags import Bags, SlideFile, find_slides, slides_in
 from healnet.data.summary import Summary, patterns, summarise
@@ -24,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Cohort:
-    """Named modalities of n patients with their survival, joined by patient id. Immutable.
+    """Named modalities of n patients with their survival and labels, joined by patient id. Immutable.
 
     A modality is one of
 
@@ -40,17 +47,23 @@ class Cohort:
 
     Args:
         modalities: name -> table or mapping. Patients are found by id; ids are compared as strings.
-        target: follow-up of the patients, in the order of `patients`.
-        patients: (n,) unique ids.
-        unknown: what to do with patients of a modality who are not in `patients` (no outcome, so no use in training):
-            "raise" refuses them, because they are most often a sign of ids of another kind (slides, aliquots);
-            "drop" leaves them out and lists them in `dropped`.
+        target: follow-up of the patients, in the order of `patients`; None for a cohort without outcomes.
+        patients: (n,) unique ids; None, without a target, for all patients of the modalities.
+        labels: classes and numbers to predict: a DataFrame indexed by patient id, or name -> Series or mapping by patient
+            id, or a sequence in the order of `patients`. Text, bool and categories are classes, numbered in sorted or
+            in the categories' own order (`classes`); integers stay as they are; floats are numbers. Patients may lack some.
+        unknown: treatment of patients of a modality or label who are not in `patients`: "raise" refuses them, because
+            they are most often a sign of ids of another kind (slides, aliquots); "drop" leaves them out and lists them
+            in `dropped`.
         slides: patient -> slide ids, which `with_patches` looks for; readers of tables fill it.
 
     Raises:
         ValueError: an id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
-            infinite cell, an unknown patient, a patient without any modality, a file that cannot be used, a target of
-            another type.
+            infinite cell, an unknown patient, a modality none of whose patients is in the cohort, a patient without any
+            modality, a file that cannot be used, a target of another type.
+
+    Warns:
+        UserWarning: fewer than half of the patients who could be found in a modality are, with `unknown="drop"`.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -63,56 +76,50 @@ class Cohort:
         [False, True, False]
         >>> cohort[cohort.complete()].patients.tolist()
         ['p1', 'p3']
+        >>> Cohort({"rna": rna}, labels={"grade": {"p1": "low", "p3": "high"}})
+        Cohort(2 patients, label grade, rna 2x2)
     """
 
     def __init__(
         self,
         modalities: Mapping[str, pd.DataFrame | Mapping[str, Any]],
-        target: SurvivalTarget,
-        patients: Iterable[str],
+        target: SurvivalTarget | None = None,
+        patients: Iterable[str] | None = None,
         *,
+        labels: pd.DataFrame | Mapping[str, Any] | None = None,
         unknown: Literal["raise", "drop"] = "raise",
         slides: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if unknown not in ("raise", "drop"):
             raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
-        if not isinstance(target, SurvivalTarget):
+        if not (target is None or isinstance(target, SurvivalTarget)):
             raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
-        index = check_ids(patients, "cohort")
-        if len(index) != len(target):
-            raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
         if not modalities:
             raise ValueError("a cohort needs at least one modality")
-        dropped: dict[str, tuple[str, ...]] = {}
-        checked: dict[str, Modality] = {}
-        for name, source in modalities.items():
-            checked[name], strangers = _enter(name, source, index)
-            if strangers and unknown == "raise":
-                raise ValueError(
-                    f"modality {name!r}: patient {shorten(strangers)} has no survival; "
-                    'unknown="drop" leaves such patients out'
-                )
+        sources = {name: _source(name, source) for name, source in modalities.items()}
+        if patients is None:
+            if target is not None:
+                raise ValueError("expected the ids of the patients beside the target, in its order")
+            patients = dict.fromkeys(chain.from_iterable(ids for ids, _ in sources.values()))
+        index = check_ids(patients, "cohort")
+        if target is not None and len(index) != len(target):
+            raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
+        self._patients = index
+        self._target = target
+        self._slides: dict[str, Sequence[str]] = dict(slides or {})
+        self._dropped: dict[str, tuple[str, ...]] = {}
+        self._modalities: dict[str, Modality] = {}
+        for name, (ids, source) in sources.items():
+            columns = source.columns if isinstance(source, pd.DataFrame) else ()
+            strangers = left_out(f"modality {name!r}", ids, index, unknown, columns)
             if strangers:
-                dropped[name] = strangers
-                log.info("modality %r: %d patients have no survival and are left out", name, len(strangers))
-        self._fill(checked, target, index, dropped, dict(slides or {}))
+                self._dropped[name] = strangers
+                log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
+            self._modalities[name] = _enter(name, source, index)
+        self._labels = Labels.of({} if labels is None else labels, index, unknown)
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
-
-    def _fill(
-        self,
-        modalities: dict[str, Modality],
-        target: SurvivalTarget,
-        patients: pd.Index,
-        dropped: dict[str, tuple[str, ...]],
-        slides: dict[str, Sequence[str]],
-    ) -> None:
-        self._modalities = modalities
-        self._target = target
-        self._patients = patients
-        self._dropped = dropped
-        self._slides = slides
 
     @property
     def patients(self) -> pd.Index:
@@ -121,8 +128,38 @@ class Cohort:
 
     @property
     def target(self) -> SurvivalTarget:
-        """Follow-up of the n patients."""
+        """Follow-up of the n patients.
+
+        Raises:
+            ValueError: a cohort without outcomes; `has_target` tells.
+        """
+        if self._target is None:
+            raise ValueError("the cohort has no outcomes; it was built without a target")
         return self._target
+
+    @property
+    def has_target(self) -> bool:
+        """Whether follow-up is known."""
+        return self._target is not None
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """(n, labels) classes (as categories), integers and floats; a copy."""
+        return self._labels.frame.copy()
+
+    @property
+    def classes(self) -> dict[str, tuple[Any, ...]]:
+        """The classes of each label that has any, in the order of their numbers in a batch."""
+        return self._labels.classes
+
+    def label_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Label -> (n,) as a batch carries it: int64 for classes (-100 = unknown) and integers, `dtype` for floats."""
+        return self._labels.tensors(dtype)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(patients, modalities): with it scikit-learn's splitters index a cohort."""
+        return len(self), len(self._modalities)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -232,7 +269,7 @@ class Cohort:
         table = pd.DataFrame.from_dict(
             rows, orient="index", columns=["patients", "features", "missing cells"]
         )
-        return summarise(self._target, missing, table.rename_axis("modality"))
+        return summarise(self._target, self._labels.frame, missing, table.rename_axis("modality"))
 
     def locate(self, patients: Iterable[str]) -> Index:
         """Positions of these patient ids, in the order asked for.
@@ -258,7 +295,7 @@ class Cohort:
         """
         names = [names] if isinstance(names, str) else list(names)
         self._check_names(names)
-        return self._with({name: self._modalities[name] for name in names})
+        return self._with(modalities={name: self._modalities[name] for name in names})
 
     def replace(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
         """The same patients with other numbers in some of the tables, as a transform gives them back.
@@ -275,7 +312,7 @@ class Cohort:
                     f"modality {name!r}: the new table must have the cohort's patients, in their order"
                 )
             changed[name] = Table.of(checked)
-        return self._with(changed)
+        return self._with(modalities=changed)
 
     def with_patches(
         self,
@@ -322,15 +359,26 @@ class Cohort:
         log.info(
             "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())
         )
-        return self._with({**self._modalities, name: bags})
+        return self._with(modalities={**self._modalities, name: bags})
 
-    def folds(self, n_splits: int = 5, seed: int = 0) -> list[tuple[Index, Index]]:
-        """Cross-validation folds of patients, stratified by event: `n_splits` pairs (train, test) of positions."""
-        return stratified_folds(self._target.event, n_splits, seed)
+    def folds(
+        self, n_splits: int = 5, seed: int = 0, *, stratify: str | Sequence[str] | None = None
+    ) -> list[tuple[Index, Index]]:
+        """Cross-validation folds of patients: `n_splits` pairs (train, test) of positions.
 
-    def holdout(self, fraction: float = 0.2, seed: int = 0) -> tuple[Index, Index]:
-        """One split stratified by event: positions of the rest and of the `fraction` held out."""
-        return stratified_holdout(self._target.event, fraction, seed)
+        Args:
+            n_splits: number of folds.
+            seed: random seed of the shuffle.
+            stratify: "event", a label of classes, or several of these, whose shares are the same in every fold; by
+                default the event where outcomes are known, else nothing.
+        """
+        return stratified_folds(self._groups(stratify), n_splits, seed)
+
+    def holdout(
+        self, fraction: float = 0.2, seed: int = 0, *, stratify: str | Sequence[str] | None = None
+    ) -> tuple[Index, Index]:
+        """One split, stratified as `folds`: positions of the rest and of the `fraction` held out."""
+        return stratified_holdout(self._groups(stratify), fraction, seed)
 
     def __len__(self) -> int:
         return len(self._patients)
@@ -342,19 +390,47 @@ class Cohort:
             raise ValueError(
                 f"patient {shorten(patients[patients.duplicated()].unique())} is asked for more than once"
             )
-        part = object.__new__(Cohort)
-        taken = {name: modality.take(positions) for name, modality in self._modalities.items()}
-        part._fill(taken, self._target[positions], patients, {}, self._slides)
-        return part
+        return self._with(
+            modalities={name: modality.take(positions) for name, modality in self._modalities.items()},
+            target=None if self._target is None else self._target[positions],
+            labels=self._labels.take(positions),
+            patients=patients,
+            dropped={},
+        )
 
     def __repr__(self) -> str:
-        parts = [f"{name} {modality}" for name, modality in self._modalities.items()]
-        return f"Cohort({len(self)} patients, {int(self._target.event.sum())} events, {', '.join(parts)})"
+        parts = [f"{len(self)} patients"]
+        parts += [] if self._target is None else [f"{int(self._target.event.sum())} events"]
+        parts += [f"label {name}" for name in self._labels.frame]
+        parts += [f"{name} {modality}" for name, modality in self._modalities.items()]
+        return f"Cohort({', '.join(parts)})"
 
-    def _with(self, modalities: dict[str, Modality]) -> Cohort:
-        other = object.__new__(Cohort)
-        other._fill(modalities, self._target, self._patients, self._dropped, self._slides)
+    def _with(self, **changes: Any) -> Cohort:
+        """The same cohort but for some of its attributes."""
+        other = copy.copy(self)
+        vars(other).update({f"_{name}": value for name, value in changes.items()})
         return other
+
+    def _groups(self, stratify: str | Sequence[str] | None) -> NDArray[np.generic]:
+        """(n,) the group of each patient, for folds."""
+        if stratify is None:
+            return np.zeros(len(self), np.int64) if self._target is None else self._target.event
+        names = [stratify] if isinstance(stratify, str) else list(stratify)
+        if names == ["event"]:
+            return self.target.event
+        columns = []
+        for name in names:
+            if name == "event":
+                columns.append(np.where(self.target.event, "event", "censored").astype(object))
+            else:
+                known = self._labels.codes(name)
+                classes = self.classes.get(name)
+                shown = [
+                    str(code) if classes is None else "unknown" if code < 0 else str(classes[code])
+                    for code in known
+                ]
+                columns.append(np.array([f"{name} {value}" for value in shown], dtype=object))
+        return np.array([", ".join(row) for row in zip(*columns, strict=True)], dtype=np.str_)
 
     def _check_names(self, names: Sequence[str]) -> None:
         if not names:
@@ -366,21 +442,26 @@ class Cohort:
                 )
 
 
-def _enter(name: str, source: Any, patients: pd.Index) -> tuple[Modality, tuple[str, ...]]:
-    """A modality in the patients' order, and the ids in it that are not among them."""
+def _source(name: str, source: Any) -> tuple[pd.Index, pd.DataFrame | dict[str, Any]]:
+    """The ids of a source, and itself by those ids, checked."""
     if isinstance(source, pd.DataFrame):
         table = check_table(name, source)
-        return Table.of(table.reindex(patients)), tuple(table.index.difference(patients, sort=False))
+        return table.index, table
     if not isinstance(source, Mapping):
         raise ValueError(
             f"modality {name!r}: expected a pandas DataFrame or a mapping from patient id, got {type(source).__name__}"
         )
-    index = check_ids(source, f"modality {name!r}")
-    entries = dict(zip(index, source.values(), strict=True))
-    strangers = tuple(index.difference(patients, sort=False))
-    kept = {patient: entry for patient, entry in entries.items() if patient in patients}
+    ids = check_ids(source, f"modality {name!r}")
+    return ids, dict(zip(ids, source.values(), strict=True))
+
+
+def _enter(name: str, source: pd.DataFrame | dict[str, Any], patients: pd.Index) -> Modality:
+    """A modality in the patients' order."""
+    if isinstance(source, pd.DataFrame):
+        return Table.of(source.reindex(patients))
+    kept = {patient: source[patient] for patient in patients if patient in source}
     files = [_is_files(entry) for entry in kept.values() if entry is not None]
-    return (Bags if files and all(files) else Values).of(name, kept, patients), strangers
+    return (Bags if files and all(files) else Values).of(name, kept, patients)
 
 
 def _is_files(entry: Any) -> bool:

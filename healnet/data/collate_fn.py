@@ -26,44 +26,52 @@ def collate(items: Sequence[Batch]) -> Batch:
 
     Raises:
         ValueError: no items, modalities or types or widths that differ between patients, or a value that is not finite
-            and not masked. Each names the modality and the patient's position in the cohort.
+            and not masked. Each names the modality and the patient.
 
     Example:
         >>> from healnet.inputs import PatchBag
-        >>> def patient(i, n):
+        >>> def patient(name, n):
         ...     bag = PatchBag(torch.ones(n, 4), torch.zeros(n, 2), torch.ones(n, dtype=torch.bool))
-        ...     return Batch({"slide": bag}, torch.tensor(1.0), torch.tensor(True), torch.tensor(i))
-        >>> collate([patient(0, 3), patient(1, 0)]).inputs["slide"].mask.tolist()
+        ...     return Batch.of({"slide": bag}, name)
+        >>> collate([patient("a", 3), patient("b", 0)]).inputs["slide"].mask.tolist()
         [[True, True, True], [False, False, False]]
     """
     if not items:
         raise ValueError("expected at least one item to collate")
-    names = list(items[0].inputs)
-    for item in items:
-        if set(item.inputs) != set(names):
-            raise ValueError(
-                f"patient {int(item.index)} has the modalities {sorted(item.inputs)}, patient {int(items[0].index)} "
-                f"has {sorted(names)}; an absent modality is one with a mask of False"
-            )
-    index = torch.stack([item.index for item in items])
-    inputs = {name: _collate_modality(name, [item.inputs[name] for item in items], index) for name in names}
-    time, event = (
-        torch.stack(field) for field in zip(*[(item.time, item.event) for item in items], strict=True)
-    )
-    return Batch(inputs, time, event, index)
+    ids = _pad([item.ids for item in items])
+    patients = Batch({}, {}, {}, ids).patients
+    first = items[0]
+    for patient, item in zip(patients, items, strict=True):
+        for field, why in (
+            ("inputs", "an absent modality is one with a mask of False"),
+            ("outcomes", "patients without outcomes make a batch of their own"),
+            ("labels", "an unknown class is -100, an unknown number NaN"),
+        ):
+            has, had = sorted(getattr(item, field)), sorted(getattr(first, field))
+            if has != had:
+                raise ValueError(
+                    f"patient {patient!r} has the {field} {has}, patient {patients[0]!r} {had}; {why}"
+                )
+    inputs = {
+        name: _collate_modality(name, [item.inputs[name] for item in items], patients)
+        for name in first.inputs
+    }
+    outcomes = {name: torch.stack([item.outcomes[name] for item in items]) for name in first.outcomes}
+    labels = {name: torch.stack([item.labels[name] for item in items]) for name in first.labels}
+    return Batch(inputs, outcomes, labels, ids)
 
 
-def _collate_modality(name: str, values: list[Any], index: Tensor) -> Any:
+def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
     kind = type(values[0])
-    for value, position in zip(values, index.tolist(), strict=True):
+    for value, patient in zip(values, patients, strict=True):
         if type(value) is not kind:
             raise ValueError(
-                f"modality {name!r}: patient {position} is a {type(value).__name__}, the first a {kind.__name__}"
+                f"modality {name!r}: patient {patient!r} is a {type(value).__name__}, the first a {kind.__name__}"
             )
     if isinstance(values[0], Tensor):
         if len({value.shape for value in values}) == 1:
             batched = torch.stack(values)
-            _refuse_non_finite(name, batched, None, index)
+            _refuse_non_finite(name, batched, None, patients)
             return batched
         values, kind = [Masked(value, torch.tensor(True)) for value in values], Masked
     if not hasattr(kind, "_fields") or "mask" not in kind._fields:
@@ -80,10 +88,10 @@ def _collate_modality(name: str, values: list[Any], index: Tensor) -> Any:
             fields.append(masks)
             continue
         if field not in getattr(kind, "ragged", tuple)():
-            _refuse_other_widths(name, field, parts, masks.dim() - 1, index)
+            _refuse_other_widths(name, field, parts, masks.dim() - 1, patients)
         fields.append(_pad(parts))
         if parts[0].shape[: masks.dim() - 1] == values[0].mask.shape:
-            _refuse_non_finite(name, fields[-1], masks, index)
+            _refuse_non_finite(name, fields[-1], masks, patients)
     return kind(*fields)
 
 
@@ -116,12 +124,12 @@ def _pad(parts: list[Tensor]) -> Tensor:
     return padded
 
 
-def _refuse_other_widths(name: str, field: str, parts: list[Tensor], axes: int, index: Tensor) -> None:
-    for part, position in zip(parts, index.tolist(), strict=True):
+def _refuse_other_widths(name: str, field: str, parts: list[Tensor], axes: int, patients: list[str]) -> None:
+    for part, patient in zip(parts, patients, strict=True):
         if part.dim() != parts[0].dim() or part.shape[axes:] != parts[0].shape[axes:]:
             raise ValueError(
-                f"modality {name!r}: {field} of patient {position} have shape {tuple(part.shape)}, "
-                f"those of patient {int(index[0])} {tuple(parts[0].shape)}; they may differ in {_first(axes)} only"
+                f"modality {name!r}: {field} of patient {patient!r} have shape {tuple(part.shape)}, "
+                f"those of patient {patients[0]!r} {tuple(parts[0].shape)}; they may differ in {_first(axes)} only"
             )
 
 
@@ -129,7 +137,7 @@ def _first(axes: int) -> str:
     return "the first axis" if axes == 1 else f"the first {axes} axes"
 
 
-def _refuse_non_finite(name: str, values: Tensor, mask: Tensor | None, index: Tensor) -> None:
+def _refuse_non_finite(name: str, values: Tensor, mask: Tensor | None, patients: list[str]) -> None:
     if not values.is_floating_point() or not values.numel():
         return
     # The extremes are NaN or infinite if any value is, and take a twentieth of the time of asking each.
@@ -142,6 +150,6 @@ def _refuse_non_finite(name: str, values: Tensor, mask: Tensor | None, index: Te
     wrong = ~finite.flatten(1).all(dim=1) if values.dim() > 1 else ~finite
     if wrong.any():
         raise ValueError(
-            f"modality {name!r}: a value of patient {int(index[wrong][0])} is not finite and not masked "
+            f"modality {name!r}: a value of patient {patients[int(wrong.nonzero()[0])]!r} is not finite and not masked "
             f"({int(wrong.sum())} of {len(wrong)} patients have such values)"
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from healnet.data.batch import Batch
+from healnet.data.batch import Batch, encode_ids
 from healnet.data.cohort import Cohort
 from healnet.data.collate_fn import collate
 from healnet.data.modality import Modality, Table, Values
@@ -65,8 +65,12 @@ class CohortDataset(Dataset[Batch]):
         self._readers = {
             name: _reader(cohort.modality(name), dtype, max_patches) for name in cohort.modalities
         }
-        self._time = torch.tensor(cohort.target.time, dtype=torch.float64)
-        self._event = torch.tensor(cohort.target.event)
+        self._outcomes: dict[str, Tensor] = {}
+        if cohort.has_target:
+            self._outcomes["time"] = torch.tensor(cohort.target.time, dtype=torch.float64)
+            self._outcomes["event"] = torch.tensor(cohort.target.event)
+        self._labels = cohort.label_tensors(dtype)
+        self._ids = encode_ids(cohort.patients)
 
     def __len__(self) -> int:
         return len(self.cohort)
@@ -76,7 +80,11 @@ class CohortDataset(Dataset[Batch]):
             raise IndexError(f"patient {position} of a cohort of {len(self)}")
         position = int(position) % len(self)
         inputs = {name: reader(position) for name, reader in self._readers.items()}
-        return Batch(inputs, self._time[position], self._event[position], torch.tensor(position))
+        outcomes, labels = (
+            {name: values[position] for name, values in columns.items()}
+            for columns in (self._outcomes, self._labels)
+        )
+        return Batch(inputs, outcomes, labels, self._ids[position])
 
     def lengths(self) -> NDArray[np.int64]:
         """(n,) patches served per patient, over all modalities of slides: what `LengthBuckets` sorts by."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -56,24 +58,43 @@ def patterns(missing: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index(drop=True)
 
 
-def summarise(target: SurvivalTarget, missing: pd.DataFrame, modalities: pd.DataFrame) -> Summary:
+def summarise(
+    target: SurvivalTarget | None, labels: pd.DataFrame, missing: pd.DataFrame, modalities: pd.DataFrame
+) -> Summary:
     """The text of `Cohort.summary`.
 
     Args:
-        target: of the patients.
+        target: follow-up of the patients, None where it is not known.
+        labels: (n, labels) classes and numbers.
         missing: (n, modalities) bool, True = lacks it.
         modalities: one row per modality, of anything to be shown beside the number of patients.
     """
-    events = int(target.event.sum())
-    share = f" ({events / len(target):.0%})" if len(target) else ""
-    follow_up = median_follow_up(target) if len(target) else float("nan")
-    median = "not reached" if np.isnan(follow_up) else f"{follow_up:g}"
-    head = f"{len(target)} patients, {events} events{share}, median follow-up {median} (reverse Kaplan-Meier)"
+    head = [f"{len(missing)} patients" + ("" if target is None else _outcomes(target))]
+    head += [f"label {name}: {_spread(column)}" for name, column in labels.items()]
     table = patterns(missing)
     names = list(missing.columns)
     marks = pd.DataFrame(np.where(table[names], "●", "·"), columns=names)
     upset = pd.concat([table["patients"], marks], axis=1)
-    return Summary("\n".join([head, "", _align(modalities.reset_index()), "", _align(upset)]))
+    return Summary("\n".join([*head, "", _align(modalities.reset_index()), "", _align(upset)]))
+
+
+def _outcomes(target: SurvivalTarget) -> str:
+    events = int(target.event.sum())
+    share = f" ({events / len(target):.0%})" if len(target) else ""
+    follow_up = median_follow_up(target) if len(target) else float("nan")
+    median = "not reached" if np.isnan(follow_up) else f"{follow_up:g}"
+    return f", {events} events{share}, median follow-up {median} (reverse Kaplan-Meier)"
+
+
+def _spread(label: pd.Series[Any]) -> str:
+    """The sizes of the classes, or the range of the numbers, and how many patients lack the label."""
+    known = label.dropna()
+    if isinstance(label.dtype, pd.CategoricalDtype):
+        parts = [f"{count} {value}" for value, count in known.value_counts(sort=False).items()]
+    else:
+        parts = [f"{known.min():g} to {known.max():g}, median {known.median():g}"] if len(known) else []
+    unknown = len(label) - len(known)
+    return ", ".join(parts + ([f"{unknown} unknown"] if unknown else []))
 
 
 def _align(table: pd.DataFrame) -> str:

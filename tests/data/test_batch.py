@@ -11,12 +11,8 @@ from healnet.inputs import Masked, PatchBag
 
 
 def item(index, **inputs):
-    return Batch(
-        inputs,
-        torch.tensor(index + 0.5, dtype=torch.float64),
-        torch.tensor(index % 2 == 0),
-        torch.tensor(index),
-    )
+    time = torch.tensor(index + 0.5, dtype=torch.float64)
+    return Batch.of(inputs, f"p{index}", time, torch.tensor(index % 2 == 0))
 
 
 def bag(n, width=3, start=0.0, columns=2, dtype=torch.float32):
@@ -30,8 +26,7 @@ def test_survival_travels_along():
     assert batch.time.dtype == torch.float64
     assert batch.event.tolist() == [False, True]
     assert batch.event.dtype == torch.bool
-    assert batch.index.tolist() == [3, 8]
-    assert len(batch) == 2
+    assert batch.patients == ["p3", "p8"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -125,7 +120,7 @@ def test_a_batch_moves_as_a_whole():
     moved = collate([item(0, slide=bag(2), x=torch.ones(2)), item(1, slide=bag(1), x=torch.ones(2))]).to(
         "meta"
     )
-    assert {moved.time.device.type, moved.event.device.type, moved.index.device.type} == {"meta"}
+    assert {moved.time.device.type, moved.event.device.type, moved.ids.device.type} == {"meta"}
     assert isinstance(moved.inputs["slide"], PatchBag)
     assert {field.device.type for field in (*moved.inputs["slide"], moved.inputs["x"])} == {"meta"}
     assert Batch({"x": None}, *moved[1:]).to("meta").inputs == {"x": None}
@@ -145,15 +140,15 @@ NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).exp
         ([], "expected at least one item to collate"),
         (
             [item(4, rna=torch.zeros(2)), item(7, cnv=torch.zeros(2))],
-            "patient 7 has the modalities ['cnv'], patient 4 has ['rna']; an absent modality is one with a mask of False",
+            "patient 'p7' has the inputs ['cnv'], patient 'p4' ['rna']; an absent modality is one with a mask of False",
         ),
         (
             [item(4, rna=torch.zeros(2)), item(7, rna=bag(2))],
-            "modality 'rna': patient 7 is a PatchBag, the first a Tensor",
+            "modality 'rna': patient 'p7' is a PatchBag, the first a Tensor",
         ),
         (
             [item(4, slide=bag(2)), item(7, slide=bag(2, width=5))],
-            "modality 'slide': features of patient 7 have shape (2, 5), those of patient 4 (2, 3); "
+            "modality 'slide': features of patient 'p7' have shape (2, 5), those of patient 'p4' (2, 3); "
             "they may differ in the first axis only",
         ),
         (
@@ -161,20 +156,20 @@ NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).exp
                 item(4, ct=Masked(torch.ones(2, 3, 1), torch.tensor(True))),
                 item(7, ct=Masked(torch.ones(2, 3, 2), torch.tensor(True))),
             ],
-            "modality 'ct': values of patient 7 have shape (2, 3, 2), those of patient 4 (2, 3, 1); "
+            "modality 'ct': values of patient 'p7' have shape (2, 3, 2), those of patient 'p4' (2, 3, 1); "
             "they may differ in the first 2 axes only",
         ),
         (
             [item(4, slide=bag(2)), item(7, slide=NAN_BAG)],
-            "modality 'slide': a value of patient 7 is not finite and not masked (1 of 2 patients have such values)",
+            "modality 'slide': a value of patient 'p7' is not finite and not masked (1 of 2 patients have such values)",
         ),
         (
             [item(4, rna=torch.tensor([torch.nan])), item(7, rna=torch.tensor([torch.nan]))],
-            "modality 'rna': a value of patient 4 is not finite and not masked (2 of 2 patients have such values)",
+            "modality 'rna': a value of patient 'p4' is not finite and not masked (2 of 2 patients have such values)",
         ),
         (
             [item(4, ct=Masked(torch.tensor([[torch.nan]]), torch.tensor(True)))],
-            "modality 'ct': a value of patient 4 is not finite and not masked (1 of 1 patients have such values)",
+            "modality 'ct': a value of patient 'p4' is not finite and not masked (1 of 1 patients have such values)",
         ),
         (
             [item(4, rna=[1.0])],
@@ -185,3 +180,36 @@ NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).exp
 def test_what_cannot_be_is_refused_by_name(items, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         collate(items)
+
+
+def test_a_batch_is_short_to_read():
+    rows = (
+        Masked(torch.ones(3), torch.tensor([True, False, False])),
+        Masked(torch.zeros(3), torch.zeros(3).bool()),
+    )
+    items = [item(i, rna=row, slide=bag(2), x=torch.ones(2)) for i, row in enumerate(rows)]
+    assert repr(collate(items)) == "Batch(2 patients, rna 2x3 (1 have it), slide 2x2x3, x 2x2, time, event)"
+    assert repr(items[0]) == "Batch(1 patient, rna 3, slide 2x3, x 2, time, event)"
+    assert repr(Batch.of({"x": None}, ["a"])) == "Batch(1 patients, x absent)"
+    assert "ids" not in repr(collate(items).to("meta"))
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), max_size=4
+    )
+)
+def test_ids_come_back_as_they_were(names):
+    assert Batch.of({}, names).patients == names
+    for name in names:
+        assert Batch.of({}, name).patients == [name]
+
+
+def test_items_with_and_without_outcomes_do_not_mix():
+    without = Batch.of({"x": torch.ones(2)}, "p9")
+    message = (
+        "patient 'p9' has the outcomes [], patient 'p1' ['event', 'time']; "
+        "patients without outcomes make a batch of their own"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        collate([item(1, x=torch.ones(2)), without])

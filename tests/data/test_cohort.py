@@ -178,9 +178,9 @@ def with_table(**changes):
         ),
         (
             lambda: Cohort(
-                with_table(cnv=pd.DataFrame({"a": [1.0]}, index=["TCGA-1-01Z"])), TARGET, PATIENTS
+                with_table(cnv=pd.DataFrame({"a": [1.0, 2.0]}, index=["p2", "TCGA-1-01Z"])), TARGET, PATIENTS
             ),
-            "modality 'cnv': patient 'TCGA-1-01Z' has no survival; unknown=\"drop\" leaves such patients out",
+            "modality 'cnv': patient 'TCGA-1-01Z' is not in the cohort; unknown=\"drop\" leaves such patients out",
         ),
         (
             lambda: Cohort({"rna": tables()["rna"]}, TARGET, PATIENTS),
@@ -235,3 +235,26 @@ def test_folds_and_holdout_are_of_patients_and_stratified():
     assert [int(whole[test].target.event.sum()) for _, test in folds] == [2] * 5
     rest, held = whole.holdout(0.2, seed=3)
     assert (len(rest), int(whole[held].target.event.sum())) == (40, 2)
+
+
+def test_a_cohort_without_outcomes_takes_its_patients_from_its_modalities():
+    whole = Cohort(tables())
+    assert whole.patients.tolist() == PATIENTS
+    assert not whole.has_target
+    assert repr(whole) == "Cohort(5 patients, clinical 5x2, rna 2x3)"
+    assert str(whole.summary()).splitlines()[0] == "5 patients"
+    assert Cohort(tables(), None, PATIENTS[::-1]).patients.tolist() == PATIENTS[::-1]
+    assert not whole[[1, 2]].has_target
+
+
+def test_scikit_learn_splits_and_indexes_a_cohort():
+    """cross_val_score and GridSearchCV hand parts of X to fit by these two functions."""
+    from sklearn.model_selection import KFold
+    from sklearn.utils import _safe_indexing, indexable
+
+    whole = cohort()
+    assert whole.shape == (5, 2)
+    assert indexable(whole, whole.target.to_structured())[0] is whole
+    train, test = next(iter(KFold(5).split(whole)))
+    assert _safe_indexing(whole, test).patients.tolist() == ["p1"]
+    assert _safe_indexing(whole, train).patients.tolist() == ["p2", "p3", "p4", "p5"]

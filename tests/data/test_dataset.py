@@ -50,24 +50,24 @@ def test_gaps_are_zeros_behind_a_mask():
     assert missing_cell.inputs["rna"].values[0].item() == pytest.approx(tables()["rna"].loc["p2", "a"])
     assert not absent.inputs["rna"].mask.any()
     assert not absent.inputs["rna"].values.any()
-    assert (absent.time.item(), absent.event.item(), absent.index.item()) == (4.1, False, 4)
+    assert (absent.time.item(), absent.event.item(), absent.patients) == (4.1, False, ["p4"])
 
 
 def test_it_is_a_sequence():
     dataset = CohortDataset(cohort())
-    assert dataset[-1].index == 10
+    assert dataset[-1].patients == ["p10"]
     for wrong in (11, -12):
         with pytest.raises(IndexError, match=f"^patient {wrong} of a cohort of 11$"):
             dataset[wrong]
-    assert [int(item.index) for item in dataset] == list(range(11))
+    assert [item.patients for item in dataset] == [[patient] for patient in PATIENTS]
 
 
 def test_a_batch_is_of_positions_or_of_a_mask():
     dataset = CohortDataset(cohort())
     for chosen in ([4, 1], np.array([4, 1]), torch.tensor([4, 1]), [-7, -10]):
-        assert dataset.batch(chosen).index.tolist() == [4, 1]
-    assert dataset.batch(np.arange(11) % 5 == 1).index.tolist() == [1, 6]
-    assert dataset.batch().index.tolist() == list(range(11))
+        assert dataset.batch(chosen).patients == ["p4", "p1"]
+    assert dataset.batch(np.arange(11) % 5 == 1).patients == ["p1", "p6"]
+    assert dataset.batch().patients == PATIENTS
 
 
 def test_times_keep_the_precision_that_bin_edges_need():
@@ -92,7 +92,7 @@ def test_a_plain_loader_works_with_its_defaults(workers, collate_fn):
         assert isinstance(batch.inputs["rna"], Masked)
         assert batch.event.dtype == torch.bool
         assert batch.time.dtype == torch.float64
-        for row, patient in enumerate(whole.patients[batch.index.numpy()]):
+        for row, patient in enumerate(batch.patients):
             expected = whole.table("rna").loc[patient].to_numpy()
             assert batch.inputs["rna"].mask[row].tolist() == (~np.isnan(expected)).tolist()
             np.testing.assert_allclose(batch.inputs["rna"].values[row], np.nan_to_num(expected), rtol=1e-6)
@@ -108,7 +108,9 @@ def test_default_collation_and_ours_agree_on_tables():
     for name in ours.inputs:
         assert type(theirs.inputs[name]) is Masked
         assert all(map(torch.equal, ours.inputs[name], theirs.inputs[name]))
-    assert all(map(torch.equal, ours[1:], theirs[1:]))
+    assert torch.equal(ours.time, theirs.time)
+    assert torch.equal(ours.event, theirs.event)
+    assert ours.patients == theirs.patients == ["p2", "p4", "p9"]
 
 
 def test_batches_can_be_pinned():

@@ -46,7 +46,7 @@ def test_a_cohort_in_which_all_had_the_event_can_be_split():
             "3 folds need at least 3 patients with an event, got 2",
         ),
         ([True] * 9 + [False] * 2, 3, "3 folds need at least 3 censored patients, got 2"),
-        ([False] * 2, 3, "3 folds need at least 3 patients, got 2"),
+        ([False] * 2, 3, "3 folds need at least 3 censored patients, got 2"),
     ],
 )
 def test_too_few_for_the_folds(event, n_splits, message):

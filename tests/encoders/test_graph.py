@@ -153,10 +153,7 @@ def test_a_copy_starts_with_an_empty_cache():
 
 def test_collate_pads_graphs_as_stack_does():
     graphs = [random_graph(7, 11, 0), random_graph(5, 4, 1)]
-    items = [
-        Batch({"graph": graph}, torch.tensor(1.0), torch.tensor(True), torch.tensor(i))
-        for i, graph in enumerate(graphs)
-    ]
+    items = [Batch.of({"graph": graph}, str(i)) for i, graph in enumerate(graphs)]
     for made, expected in zip(collate(items).inputs["graph"], Graph.stack(graphs), strict=True):
         assert torch.equal(made, expected)
 
