@@ -121,12 +121,14 @@ class Pieces:
         Raises:
             ValueError: a real element that is not finite.
         """
+        return self._read(block, self.read_mask(block))
+
+    def _read(self, block: Block, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         values = self._values[block]
         # A copy where the source cannot be written, which torch would warn of.
         values = (
             values if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
         )
-        mask = self.read_mask(block)
         if values.is_floating_point() and values.numel():
             finite = values.isfinite() if self.channels is None else values.isfinite().all(dim=-1)
             if not bool((finite if mask is None else finite | ~mask).all()):
@@ -135,11 +137,17 @@ class Pieces:
         return values, mask
 
     def walk(self) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Every block with its values and mask; the next one is read while the caller works on this one."""
+        """Every block with its values and mask, but for those that are masked throughout, which are not read.
+
+        The next one is read while the caller works on this one.
+        """
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting = None
             for block in self.blocks():
-                coming = (block, reader.submit(self.read, block))
+                mask = self.read_mask(block)
+                if mask is not None and not mask.any():
+                    continue
+                coming = (block, reader.submit(self._read, block, mask))
                 if waiting is not None:
                     yield (waiting[0], *waiting[1].result())
                 waiting = coming

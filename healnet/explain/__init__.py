@@ -14,6 +14,7 @@ from healnet.explain.heatmap import score_map, slide_heatmap
 from healnet.explain.integrated import integrated_gradients
 from healnet.explain.occlusion import occlude, occlude_modalities, tiles_of
 from healnet.explain.patterns import activation_pattern
+from healnet.explain.pyramid import to_pyramid_tiff
 from healnet.explain.reports import report
 from healnet.explain.scores import attention_scores, gradient_attention, mean_attention, rollout
 from healnet.explain.shapley import ModalityShapley, contribution_bars, shapley_modalities, shapley_values
@@ -52,6 +53,7 @@ __all__ = [
     "tiles_of",
     "to_geojson",
     "to_nifti",
+    "to_pyramid_tiff",
     "top_k_stability",
     "top_patches",
     "voxel_scores",

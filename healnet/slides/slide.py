@@ -107,7 +107,7 @@ class Slide:
         Raises:
             ValueError: an mpp finer than the slide's, an unknown scale, a damaged part of the file.
         """
-        return self.scaled_region(x, y, width, height, self._downsample(mpp))
+        return self.scaled_region(x, y, width, height, self.downsample(mpp))
 
     def as_array(self, mpp: float | None = None) -> Array:
         """The whole slide at `mpp` microns per pixel (default: its own), for raw-pixel encoders.
@@ -117,7 +117,7 @@ class Slide:
         Raises:
             ValueError: as `region`, and a result of over 268 million pixels.
         """
-        return self._whole(self._downsample(mpp))[0]
+        return self._whole(self.downsample(mpp))[0]
 
     def thumbnail(self, max_size: int = 1024) -> Array:
         """The whole slide with its longer side at most `max_size` pixels; needs no mpp."""
@@ -185,7 +185,7 @@ class Slide:
                 "expected size >= 1, 0 <= overlap < size and 0 <= tissue_fraction <= 1, "
                 f"got size {size}, overlap {overlap}, tissue_fraction {tissue_fraction}"
             )
-        downsample = self._downsample(mpp)
+        downsample = self.downsample(mpp)
         footprint, stride = max(1, round(size * downsample)), max(1, round((size - overlap) * downsample))
         coords = tile_grid(self.width, self.height, footprint, stride)
         if tissue_fraction > 0:
@@ -241,7 +241,12 @@ class Slide:
                 )
         return result, scale
 
-    def _downsample(self, mpp: float | None) -> float:
+    def downsample(self, mpp: float | None) -> float:
+        """Level-0 pixels per pixel of `mpp` microns; 1 for None.
+
+        Raises:
+            ValueError: an mpp finer than the slide's, or an unknown scale.
+        """
         if mpp is None:
             return 1.0
         own = self._known_mpp()
