@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
 USE = """
 import pathlib, sys, torch, healnet
 assert pathlib.Path(healnet.__file__).is_relative_to(sys.argv[1]), healnet.__file__

@@ -183,6 +183,7 @@ def test_geometric_features_of_one_axis_are_one_feature():
     torch.testing.assert_close(encoder(flat).values, encoder(Graph.stack([column])).values, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same():
     encoder = GraphEncoder(3)
     compiled = torch.compile(encoder, backend="eager")

@@ -16,6 +16,7 @@ from healnet.testing import LawBrokenError, check_fusion_layer
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_modality.py"
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path):
     result = subprocess.run(
         [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)],

@@ -37,6 +37,7 @@ def example(monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_it_ranks_the_genes_and_draws_everything(example, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["explain_mini_acc.py", "--quick", "--output", str(tmp_path / "new")])
     example.main()

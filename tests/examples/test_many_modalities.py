@@ -31,6 +31,7 @@ def example():
     return module
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path):
     result = subprocess.run(
         [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)],

@@ -15,6 +15,8 @@ from healnet.slides import Slide, read_patches
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "whole_slide.py"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -136,6 +136,7 @@ def test_half_precision_features_in_a_double_model():
 @pytest.mark.filterwarnings(
     "ignore:Guards may run slower on Python 3.13.0"
 )  # says torch, of that release alone
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["features", 3])
 def test_compiled_in_one_graph_gives_the_same(tokens):
     """`aot_eager` traces forward and backward like the default backend and needs no C++ compiler."""

@@ -440,6 +440,7 @@ result.write_text(json.dumps(log))
 """
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(slide_writer, tmp_path):
     slides = []
     for i in range(6):

@@ -277,6 +277,7 @@ def test_a_real_slide_that_does_not_say_its_scale():
 # Size
 
 
+@pytest.mark.slow
 def test_40_000_pixels_a_side_in_bounded_memory(slide_writer, tmp_path):
     """4.8 GB of pixels: tissue, tiles, an array and 40 tiles' pixels, within 300 MB above the imports."""
     rectangles = [(4096, 8192, 24576, 28672, (150, 80, 160)), (10240, 14336, 14336, 18432, (243, 242, 244))]

@@ -63,6 +63,7 @@ def cases():
     yield case | {"event": torch.zeros(11, dtype=torch.bool)}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path):
     torch.save(list(cases()), tmp_path / "cases.pt")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
