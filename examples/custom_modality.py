@@ -70,10 +70,10 @@ class ClinicallyGated(FusionLayer):
         update = self.read_rest(latents, rest, recorder) - latents
         gate = self.gate.bias
         if first:
-            # Masked tokens are zero when standardised: divide by how many are real, not by how many there are.
+            # Masked tokens are zero when standardized: divide by how many are real, not by how many there are.
             x = first[self.clinical]
             real = x.values.shape[1] if x.mask is None else x.mask.sum(dim=1).clamp(min=1)[:, None, None]
-            gate = self.gate(x.standardised(latents.dtype).sum(dim=1, keepdim=True) / real)
+            gate = self.gate(x.standardized(latents.dtype).sum(dim=1, keepdim=True) / real)
         return latents + torch.sigmoid(gate) * update
 
 

@@ -37,7 +37,7 @@ def healnet(
 
 
 def flat(train_cohort: Cohort, test_cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-    """All tables side by side, gaps filled with training means, standardised: what the baselines take."""
+    """All tables side by side, gaps filled with training means, standardized: what the baselines take."""
     seen, new = train_cohort.to_frame(), test_cohort.to_frame()
     seen, new = (frame.fillna(seen.mean()).fillna(0) for frame in (seen, new))
     mean, std = seen.mean(), seen.std(ddof=0).replace(0, 1)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from healnet.nn.torch_internals import function_transforms_active
+
 __all__ = ["LAYER_NORM_EPS", "Tokens"]
 
 LAYER_NORM_EPS = 1e-5  # torch.nn.LayerNorm's default, which released checkpoints were trained with
@@ -40,11 +42,11 @@ class Tokens:
                 f"Tokens expect a bool mask of shape {tuple(values.shape[:2])}, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
-        if mask is None and values.shape[1] == 0:  # nobody has a token
+        if mask is None and values.shape[1] == 0:  # no patient has a token
             mask = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
         self.values = values
         self.mask = mask
-        self._standardised: Tensor | None = None
+        self._standardized: dict[torch.dtype, Tensor] = {}
 
     def __repr__(self) -> str:
         mask = "None" if self.mask is None else f"{int(self.mask.sum())} of {self.mask.numel()} real"
@@ -52,33 +54,33 @@ class Tokens:
 
     @property
     def present(self) -> Tensor | None:
-        """(b,) bool: who has at least one real token; None where everybody has."""
+        """(b,) bool: which patients have at least one real token; None where all have."""
         return None if self.mask is None else self.mask.any(dim=1)
 
-    def standardised(self, dtype: torch.dtype | None = None) -> Tensor:
+    def standardized(self, dtype: torch.dtype | None = None) -> Tensor:
         """Each token's values less their mean, over their standard deviation: LayerNorm without its affine part.
 
-        Computed once and kept, because all heads of all layers attend to the same standardised tokens and only the gain
-        and bias differ (DESIGN: token-space attention). Masked tokens are zero, whatever they held, NaN included.
+        Computed once for each type and kept, because all heads of all layers attend to the same standardized tokens and only
+        weight and bias differ (see `healnet.nn.attention`). Masked tokens are zero, whatever they held, NaN included.
 
         Args:
-            dtype: of the first call decides the type of the result (default: that of the values); statistics are taken
-                before anything is rounded to it.
+            dtype: Type of the result (default: that of the values); statistics are taken before anything is rounded to it.
 
         Returns:
             (b, n, c)
         """
-        if self._standardised is None:
-            dtype = dtype or self.values.dtype
+        dtype = dtype or self.values.dtype
+        if dtype not in self._standardized:
             values = self.values.to(torch.promote_types(self.values.dtype, dtype))
             if self.mask is not None and not _known_to_be_real(self.mask):
-                # Before the statistics: the gradient of a normalised NaN is NaN even behind a mask.
+                # Before the statistics: the gradient of a normalized NaN is NaN even behind a mask.
                 values = values.masked_fill(~self.mask.unsqueeze(-1), 0)
-            self._standardised = F.layer_norm(values, values.shape[-1:], eps=LAYER_NORM_EPS).to(dtype)
-        return self._standardised
+            normalized = F.layer_norm(values, values.shape[-1:], eps=LAYER_NORM_EPS)
+            self._standardized[dtype] = normalized.to(dtype)
+        return self._standardized[dtype]
 
 
 def _known_to_be_real(mask: Tensor) -> bool:
     """All True, where finding out costs next to nothing: a bag of 100,000 patches is then not copied."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    traced = torch.compiler.is_compiling() or function_transforms_active()
     return mask.device.type == "cpu" and not traced and bool(mask.all())

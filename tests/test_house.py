@@ -16,7 +16,7 @@ ALLOWED = {
     "nn": set(),
     "streams": {"nn"},
     "inputs": {"streams"},
-    "tokens": set(),
+    "tokens": {"nn"},
     "_files": set(),
     "_plotting": set(),
     "survival": {"_plotting"},

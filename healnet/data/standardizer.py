@@ -28,7 +28,7 @@ class Standardizer:
         method: "mean" for mean and standard deviation (with n in the denominator); "median" for the median and the
             interquartile range scaled to a standard deviation, which a few wild values do not move (the standard
             deviation itself where most cells hold one value, as mutations do).
-        clip: limit of the standardised values on both sides, None for no limit. Protects from values far outside
+        clip: limit of the standardized values on both sides, None for no limit. Protects from values far outside
             what training saw.
 
     Example:
@@ -61,7 +61,7 @@ class Standardizer:
         return self
 
     def transform(self, cohort: Cohort) -> Cohort:
-        """The same patients with standardised tables. Columns are found by name, and come in the order of the fit.
+        """The same patients with standardized tables. Columns are found by name, and come in the order of the fit.
 
         Raises:
             ValueError: before `fit`, a modality that was not fitted, or columns that differ.

@@ -30,7 +30,7 @@ class GeneSetEncoder(ModalityEncoder):
     one symbol takes every feature of that gene: TP53 takes `TP53_rnaseq`, `TP53_cnv` and `TP53_mut` of one table.
 
     A feature that a present patient lacks (`Masked` with an elementwise mask) enters as 0, which is the training mean of a
-    standardised feature; a set of which a patient has no feature at all is a masked token.
+    standardized feature; a set of which a patient has no feature at all is a masked token.
 
     Weights belong to names: an encoder of the same features in another order takes the same state dict.
 

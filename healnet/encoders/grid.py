@@ -28,7 +28,7 @@ class GridEncoder(ModalityEncoder):
     patient's own extent, from the origin to the last real pixel of each axis, so that padding changes nothing; holes
     further in are masked without moving any place.
 
-    Tokens are standardised over their own channels before attention, so scale the channels to about [-1, 1]: pixels of 0
+    Tokens are standardized over their own channels before attention, so scale the channels to about [-1, 1]: pixels of 0
     to 255 would drown the positions. Integer pixels become floats of the default type, unscaled.
 
     Args:

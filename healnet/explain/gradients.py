@@ -61,7 +61,7 @@ def gradient_x_input(
 ) -> dict[str, Tensor]:
     """Gradient of the risk times the input: to first order, what each number adds to the risk against a 0 in its place.
 
-    For standardised features 0 is the training mean. Works behind any encoder, also where attention cannot rank features
+    For standardized features 0 is the training mean. Works behind any encoder, also where attention cannot rank features
     because tokens are learned projections of all of them (`OmicEncoder(tokens=k)`).
 
     Args:

@@ -25,7 +25,7 @@ def integrated_gradients(
     """Gradients of the risk averaged along the straight line from a baseline, times the way (Sundararajan et al. 2017).
 
     They sum, over all modalities of a patient, to risk(inputs) - risk(baseline), up to the error returned. The baseline is
-    zero unless given, which for standardised features is the training mean. Masks stay as they are: what is absent is
+    zero unless given, which for standardized features is the training mean. Masks stay as they are: what is absent is
     absent all along the line, and scores 0.
 
     Args:

@@ -28,7 +28,7 @@ def occlude(
     """Risk with everything less risk without one group of elements: what the group adds. Positive: it raises the risk.
 
     Elements are the features of a table, the patches of a bag, the pixels of an image: what a mask of the modality has.
-    With `OmicEncoder(tokens=k)` or "vector" a hidden feature enters as 0, the training mean of a standardised one. With
+    With `OmicEncoder(tokens=k)` or "vector" a hidden feature enters as 0, the training mean of a standardized one. With
     `PatchEncoder` places are fractions of the box around the real patches, so that hiding a patch at its border moves the
     others; a fixed `scale` keeps them.
 

@@ -138,7 +138,7 @@ class HybridFusionLayer(FusionLayer):
             if recorder is not None:
                 recorder.record_stream(tokens, by_patient)
             return update
-        update, attended = cross.attend(latents, tokens.standardised(dtype), tokens.mask)
+        update, attended = cross.attend(latents, tokens.standardized(dtype), tokens.mask)
         if recorder is not None:
             recorder.record(name, attended)
         return update

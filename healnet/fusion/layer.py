@@ -31,7 +31,7 @@ class FusionLayer(nn.Module, ABC):
         ...     def forward(self, latents, tokens, recorder=None):
         ...         for name, x in tokens.items():
         ...             real = x.values.new_ones(x.values.shape[:2]) if x.mask is None else x.mask.to(latents.dtype)
-        ...             mean = x.standardised(latents.dtype).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        ...             mean = x.standardized(latents.dtype).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
         ...             latents = latents + self.to_latent[name](mean).unsqueeze(1)
         ...         return latents
     """

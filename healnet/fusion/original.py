@@ -186,8 +186,8 @@ def _translate(
             ours |= {
                 f"{cross}.norm.weight": take(t, slot, "norm.weight"),
                 f"{cross}.norm.bias": take(t, slot, "norm.bias"),
-                f"{cross}.gain": take(t, slot, "norm_context.weight"),
-                f"{cross}.bias": take(t, slot, "norm_context.bias"),
+                f"{cross}.token_norm.weight": take(t, slot, "norm_context.weight"),
+                f"{cross}.token_norm.bias": take(t, slot, "norm_context.bias"),
                 f"{cross}.to_q.weight": take(t, slot, "fn.to_q.weight"),
                 f"{cross}.to_k.weight": keys,
                 f"{cross}.to_v.weight": values,

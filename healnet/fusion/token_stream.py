@@ -78,6 +78,6 @@ class TokenStream:
 
         def walk() -> Iterator[tuple[Tensor, Tensor | None]]:
             for _, tokens in self.blocks(patient):
-                yield tokens.standardised(dtype), tokens.mask
+                yield tokens.standardized(dtype), tokens.mask
 
         return walk

@@ -6,21 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from healnet.fusion.token_stream import TokenStream
-from healnet.nn.attention import Attended
+from healnet.nn.attention_weights import Attended, Keep
 from healnet.streams import Block
 
 __all__ = ["AttentionTrace", "Keep", "Sink", "TraceRecorder"]
 
 # Takes the weights of one block of a streamed modality: modality, layer, patient, block, weights (n,) or with kept axes.
 Sink = Callable[[str, int, int, Block, Tensor], None]
-
-Keep = Literal["none", "heads", "latents", "both"]
 
 
 class TraceRecorder:
@@ -77,7 +74,7 @@ class TraceRecorder:
             total = tokens.elements(patient)
             with torch.no_grad():
                 for block, piece in tokens.blocks(patient):
-                    values = piece.standardised(one.queries.dtype)
+                    values = piece.standardized(one.queries.dtype)
                     # A token's weight is about 1 / total: raised to 1 / n of its block, so that its mean keeps all digits.
                     share = max(values.shape[1], 1) / total
                     part = replace(

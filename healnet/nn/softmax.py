@@ -1,6 +1,6 @@
 """The state of a softmax over some of the tokens, which merges with that over the others.
 
-So attention may be taken over parts (streamed from disk, split over processes), exactly.
+So attention may be taken over parts (chunks of one tensor, pieces read from disk, shards of several processes), exactly.
 
 Source: online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867).
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["SoftmaxState"]
+__all__ = ["SoftmaxState", "finite_lse"]
 
 
 class SoftmaxState(NamedTuple):
@@ -44,17 +44,16 @@ class SoftmaxState(NamedTuple):
         seen = ~torch.isneginf(lse)
         return cls(lse, seen.to(output.dtype), output)
 
+    def rescaled(self, maximum: Tensor) -> SoftmaxState:
+        """The same state relative to another reference score, at least near the largest."""
+        factor = (self.maximum - finite_lse(maximum)).exp()
+        return SoftmaxState(maximum, self.total * factor, self.weighted * factor.unsqueeze(-1))
+
     def merge(self, other: SoftmaxState) -> SoftmaxState:
         """The state over the tokens of both."""
         top = torch.maximum(self.maximum, other.maximum)
-        # Two empty states: -inf less -inf would be NaN.
-        safe = torch.where(torch.isneginf(top), torch.zeros_like(top), top)
-        left, right = (self.maximum - safe).exp(), (other.maximum - safe).exp()
-        return SoftmaxState(
-            top,
-            self.total * left + other.total * right,
-            self.weighted * left.unsqueeze(-1) + other.weighted * right.unsqueeze(-1),
-        )
+        left, right = self.rescaled(top), other.rescaled(top)
+        return SoftmaxState(top, left.total + right.total, left.weighted + right.weighted)
 
     def output(self) -> Tensor:
         """(..., r, c): the weighted mean; zero where no token was seen."""
@@ -64,3 +63,8 @@ class SoftmaxState(NamedTuple):
     def lse(self) -> Tensor:
         """(..., r): the logarithm of the sum of the exponentials of the scores; -inf where no token was seen."""
         return self.maximum + self.total.log()
+
+
+def finite_lse(lse: Tensor) -> Tensor:
+    """A maximum or log-sum-exp with 0 in the place of -inf: exp(-inf - 0) is then 0, where exp(-inf + inf) is NaN."""
+    return lse.masked_fill(torch.isneginf(lse), 0)

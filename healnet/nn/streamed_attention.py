@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from healnet.nn.online import online_attention
+from healnet.nn.chunked_attention import Attention, chunked_attention
 from healnet.nn.softmax import SoftmaxState
 
 __all__ = ["Walk", "streamed_attention"]
@@ -59,15 +59,12 @@ class _StreamedAttention(torch.autograd.Function):
             ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         state: SoftmaxState | None = None
         for tokens, mask, kept in _with_dropout(walk, dropout, seed):
-            output, mass, lse = online_attention(queries, tokens, tokens, mask, kept)
-            both = torch.cat((output.to(lse.dtype), mass.unsqueeze(-1)), dim=-1)
-            piece = SoftmaxState.from_output(both, lse)
+            piece = chunked_attention(queries, tokens, tokens, mask, kept).state()
             state = piece if state is None else state.merge(piece)
         if state is None:  # not one piece
             none = queries[:, :, :0].sum(dim=-1)
             state = SoftmaxState(none - torch.inf, none, torch.cat((queries * 0, none.unsqueeze(-1)), dim=-1))
-        both, lse = state.output(), state.lse()
-        output, mass = both[..., :-1].to(queries.dtype), both[..., -1]
+        output, mass, lse = Attention.of_state(state, queries.dtype)
         ctx.walk, ctx.dropout, ctx.seed = walk, dropout, seed
         ctx.save_for_backward(queries, output, mass, lse, *parameters)
         return output, mass, lse
@@ -84,7 +81,7 @@ class _StreamedAttention(torch.autograd.Function):
         grad = grad_output.to(lse.dtype)
         with torch.enable_grad(), _autocast(queries.device.type, ctx.autocast):
             for tokens, mask, kept in _with_dropout(ctx.walk, ctx.dropout, ctx.seed):
-                out, m, part = online_attention(leaf, tokens, tokens, mask, kept)
+                out, m, part = chunked_attention(leaf, tokens, tokens, mask, kept)
                 with torch.no_grad():
                     # Where nothing was seen, in this piece or in all, the share is zero and not exp(inf - inf).
                     share = (part - lse).exp().masked_fill(torch.isneginf(part), 0)

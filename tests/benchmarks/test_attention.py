@@ -14,10 +14,10 @@ from einops import rearrange
 
 from healnet import HEALNet, Tokens
 from healnet.encoders import GridEncoder
-from healnet.nn.attention import CrossAttention, cheaper_association
+from healnet.nn.attention import CrossAttention, contraction_order
 
 TITLE = (
-    "| shape | batch | pass | association | plain s | ours s | times faster | plain extra GiB | ours extra GiB "
+    "| shape | batch | pass | order | plain s | ours s | times faster | plain extra GiB | ours extra GiB "
     "| share of matmul speed |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -25,13 +25,13 @@ TITLE = (
 class PlainCrossAttention(CrossAttention):
     """The same weights, the obvious way."""
 
-    def attend(self, latents, tokens, mask=None, association=None):
+    def attend(self, latents, tokens, mask=None, order=None):
         h = self.num_heads
-        context = tokens * self.gain + self.bias
+        context = tokens * self.token_norm.weight + self.token_norm.bias
         queries = rearrange(self.to_q(self.norm(latents)), "b m (h e) -> b h m e", h=h)
         keys = rearrange(self.to_k(context), "b n (h e) -> b h n e", h=h)
         values = rearrange(self.to_v(context), "b n (h e) -> b h n e", h=h)
-        scores = torch.einsum("bhme,bhne->bhmn", queries, keys) * self.scale
+        scores = torch.einsum("bhme,bhne->bhmn", queries, keys) * self.head_dim**-0.5 / self.temperature
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
         heads = torch.einsum("bhmn,bhne->bhme", scores.softmax(dim=-1), values)
@@ -61,7 +61,7 @@ class Shape:
     rounds: int = 3
 
     def flops(self, backward: bool) -> float:
-        if cheaper_association(self.m, self.c, self.e) == "token":
+        if contraction_order(self.m, self.c, self.e) == "token":
             products = 2 * self.h * self.m * self.n * self.c
             times = 2 + (3 if backward else 0) + (2 if backward and self.learned else 0)
             return self.batch * products * times
@@ -101,7 +101,7 @@ def test_one_layer(shape, backward, benchmark, matmul_speed, report, peak_memory
     def step(module):
         def run():
             with torch.set_grad_enabled(backward):
-                update = module(latents, Tokens(values).standardised())
+                update = module(latents, Tokens(values).standardized())
                 if backward:
                     update.sum().backward()
             return update
@@ -118,14 +118,14 @@ def test_one_layer(shape, backward, benchmark, matmul_speed, report, peak_memory
         plain_memory = peak_memory(run_plain)
         plain_seconds = median_seconds(run_plain, shape.rounds)
     share = shape.flops(backward) / seconds / matmul_speed
-    association = cheaper_association(shape.m, shape.c, shape.e)
+    order = contraction_order(shape.m, shape.c, shape.e)
     report(
         TITLE,
         row(
             shape.name,
             shape.batch,
             backward,
-            association,
+            order,
             plain_seconds,
             seconds,
             plain_memory,
@@ -135,7 +135,7 @@ def test_one_layer(shape, backward, benchmark, matmul_speed, report, peak_memory
     )
 
 
-def row(name, batch, backward, association, plain_seconds, seconds, plain_memory, memory, share=None):
+def row(name, batch, backward, order, plain_seconds, seconds, plain_memory, memory, share=None):
     def number(value, form):
         return "-" if value is None else format(value, form)
 
@@ -145,7 +145,7 @@ def row(name, batch, backward, association, plain_seconds, seconds, plain_memory
     ratio = None if plain_seconds is None else plain_seconds / seconds
     kind = "forward+backward" if backward else "forward"
     return (
-        f"| {name} | {batch} | {kind} | {association} | {number(plain_seconds, '.3f')} | {seconds:.3f} "
+        f"| {name} | {batch} | {kind} | {order} | {number(plain_seconds, '.3f')} | {seconds:.3f} "
         f"| {number(ratio, '.1f')} | {gib(plain_memory)} | {gib(memory)} | {number(share, '.0%')} |"
     )
 

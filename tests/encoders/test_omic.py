@@ -41,7 +41,7 @@ def test_projected_tokens_are_selu_of_a_linear_map():
 
 
 @pytest.mark.parametrize("tokens", ["vector", 2])
-def test_missing_features_enter_as_zero_which_is_the_mean_of_a_standardised_feature(tokens):
+def test_missing_features_enter_as_zero_which_is_the_mean_of_a_standardized_feature(tokens):
     encoder = OmicEncoder(3, tokens)
     gaps = Masked(torch.tensor([[1.0, float("nan"), 3.0]]), torch.tensor([[True, False, True]]))
     torch.testing.assert_close(encoder(gaps).values, encoder(torch.tensor([[1.0, 0.0, 3.0]])).values)

@@ -20,13 +20,13 @@ def test_the_laws(self_attention, head_dim):
 
 
 def test_the_laws_hold_with_chunks(monkeypatch):
-    from healnet.nn import online
+    from healnet.nn import chunked_attention
 
-    monkeypatch.setattr(online, "KEEP_ELEMENTS", 0)
-    monkeypatch.setattr(online, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(chunked_attention, "KEEP_ELEMENTS", 0)
+    monkeypatch.setattr(chunked_attention, "CHUNK_ELEMENTS", 1)
     torch.manual_seed(0)
     check_fusion_layer(HybridFusionLayer(D, DIMS, num_heads=2, head_dim=50), D, DIMS, num_tokens=150)
-    monkeypatch.setattr(online, "_flash_cpu", lambda *_: None)
+    monkeypatch.setattr(chunked_attention, "flash_attention_cpu", lambda *_: None)
     check_fusion_layer(HybridFusionLayer(D, DIMS, num_heads=2, head_dim=50), D, DIMS, num_tokens=150)
 
 
@@ -45,7 +45,7 @@ def test_the_equations_by_hand():
     latents, tokens = torch.randn(B, M, D, dtype=torch.float64), tokens_of()
     got = layer(latents, tokens)
     for name, x in tokens.items():
-        latents = latents + layer.cross_attention[name](latents, x.standardised())
+        latents = latents + layer.cross_attention[name](latents, x.standardized())
         latents = latents + layer.feed_forward[name](latents)
         for attention, feed_forward in zip(layer.self_attention, layer.self_feed_forward, strict=True):
             latents = latents + attention(latents)

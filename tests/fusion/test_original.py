@@ -62,12 +62,12 @@ def test_gradients_agree(recording):
         for j in range(modalities):
             cross = f"layers.{t}.cross_attention.{j}"
             if f"layers.{t}.{2 * j}.norm.weight" not in theirs:
-                assert f"{cross}.gain" not in ours  # the modality was missing
+                assert f"{cross}.token_norm.weight" not in ours  # the modality was missing
                 continue
             kv = torch.cat((ours[f"{cross}.to_k.weight"], ours[f"{cross}.to_v.weight"]))
             pairs = {
-                "norm_context.weight": ours[f"{cross}.gain"],
-                "norm_context.bias": ours[f"{cross}.bias"],
+                "norm_context.weight": ours[f"{cross}.token_norm.weight"],
+                "norm_context.bias": ours[f"{cross}.token_norm.bias"],
                 "norm.weight": ours[f"{cross}.norm.weight"],
                 "fn.to_q.weight": ours[f"{cross}.to_q.weight"],
                 "fn.to_kv.weight": kv,
@@ -108,7 +108,7 @@ def test_self_attention_runs_after_a_missing_modality_as_in_the_release():
         for name in ("0", "1"):
             if name in tokens:
                 x = tokens[name]
-                latents = latents + layer.cross_attention[name](latents, x.standardised(), x.mask)
+                latents = latents + layer.cross_attention[name](latents, x.standardized(), x.mask)
                 latents = latents + layer.feed_forward[name](latents)
             latents = latents + layer.self_attention[0](latents)
             latents = latents + layer.self_feed_forward[0](latents)

@@ -106,7 +106,7 @@ def test_gradients_are_the_first_order_effect_of_each_weight(model, inputs):
     def shifted(self, queries, tokens, mask, keep):
         heads, attended = original(self, queries, tokens, mask, keep)
         to_v = self.to_v.weight.view(H, -1, 6)
-        moved = step * (tokens[:, 1] - tokens[:, 0]) * self.gain
+        moved = step * (tokens[:, 1] - tokens[:, 0]) * self.token_norm.weight
         heads = heads.clone()
         heads[:, 1, 2] += moved @ to_v[1].T
         return heads, attended

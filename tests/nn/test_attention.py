@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.nn.attention import CrossAttention, SelfAttention, cheaper_association
+from healnet.nn.attention import CrossAttention, SelfAttention, contraction_order
 from healnet.tokens import Tokens
 
 B, M, D, N, C, H, E = 2, 3, 5, 11, 7, 2, 13
@@ -14,8 +14,8 @@ B, M, D, N, C, H, E = 2, 3, 5, 11, 7, 2, 13
 def module(dropout=0.0, temperature=1.0):
     torch.manual_seed(0)
     attention = CrossAttention(D, C, H, E, dropout, temperature, torch.nn.Tanh()).double()
-    torch.nn.init.normal_(attention.gain)
-    torch.nn.init.normal_(attention.bias)
+    torch.nn.init.normal_(attention.token_norm.weight)
+    torch.nn.init.normal_(attention.token_norm.bias)
     return attention
 
 
@@ -28,13 +28,15 @@ def example(seed=1, learned=True):
 
 def plain(attention, latents, values, mask=None):
     """LayerNorm, project, explicit softmax, einsum."""
-    context = torch.nn.functional.layer_norm(values, (C,), attention.gain, attention.bias)
+    context = torch.nn.functional.layer_norm(
+        values, (C,), attention.token_norm.weight, attention.token_norm.bias
+    )
     normed = attention.norm(latents)
     split = [
         layer(x).unflatten(-1, (H, E))
         for layer, x in ((attention.to_q, normed), (attention.to_k, context), (attention.to_v, context))
     ]
-    scores = torch.einsum("bmhe,bnhe->bhmn", split[0], split[1]) * attention.scale
+    scores = torch.einsum("bmhe,bnhe->bhmn", split[0], split[1]) * (E**-0.5 / attention.temperature)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -math.inf)
     weights = scores.softmax(-1)
@@ -42,15 +44,15 @@ def plain(attention, latents, values, mask=None):
     return attention.activation(attention.to_out(heads)), weights
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("order", ["token", "projected"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_both_associations_are_the_plain_formulation(association, masked):
+def test_both_orders_of_contraction_are_the_plain_formulation(order, masked):
     attention, (latents, values) = module(temperature=0.7), example()
     mask = None
     if masked:
         mask = torch.arange(N) < torch.tensor([[4], [N]])
     inputs = [latents, values, *attention.parameters()]
-    got = attention(latents, Tokens(values, mask).standardised(), mask, association)
+    got = attention(latents, Tokens(values, mask).standardized(), mask, order)
     expected, _ = plain(attention, latents, values, mask)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     slope = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
@@ -59,25 +61,27 @@ def test_both_associations_are_the_plain_formulation(association, masked):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("order", ["token", "projected"])
 @pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
-def test_weights_are_those_of_the_plain_formulation(association, keep):
+def test_weights_are_those_of_the_plain_formulation(order, keep):
     attention, (latents, values) = module(), example()
     mask = torch.arange(N) < torch.tensor([[4], [N]])
-    _, attended = attention.attend(latents, Tokens(values, mask).standardised(), mask, association)
+    _, attended = attention.attend(latents, Tokens(values, mask).standardized(), mask, order)
     _, weights = plain(attention, latents, values, mask)
     axes = {"none": (1, 2), "heads": (2,), "latents": (1,), "both": ()}[keep]
     expected = weights.mean(axes) if axes else weights
     torch.testing.assert_close(attended.weights(keep), expected.detach(), rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
-def test_weights_times_their_gradient(association):
+@pytest.mark.parametrize("order", ["token", "projected"])
+def test_weights_times_their_gradient(order):
     attention, (latents, values) = module(), example()
-    update, attended = attention.attend(latents, Tokens(values).standardised(), None, association)
+    update, attended = attention.attend(latents, Tokens(values).standardized(), None, order)
     (slope,) = torch.autograd.grad(update.square().sum(), attended.output)
     # The plain way: perturb the weights themselves.
-    context = torch.nn.functional.layer_norm(values, (C,), attention.gain, attention.bias)
+    context = torch.nn.functional.layer_norm(
+        values, (C,), attention.token_norm.weight, attention.token_norm.bias
+    )
     _, weights = plain(attention, latents, values)
     weights = weights.detach().requires_grad_()
     v = attention.to_v(context).unflatten(-1, (H, E))
@@ -89,10 +93,10 @@ def test_weights_times_their_gradient(association):
     torch.testing.assert_close(difference, difference[..., :1].expand_as(difference), rtol=0, atol=1e-10)
 
 
-def test_dropout_drops_the_same_tokens_in_both_associations_and_keeps_the_expectation():
+def test_dropout_drops_the_same_tokens_in_both_orders_and_keeps_the_expectation():
     attention, (latents, values) = module(dropout=0.4), example(learned=False)
     attention.activation = torch.nn.Identity()
-    z = Tokens(values).standardised()
+    z = Tokens(values).standardized()
     with torch.no_grad():
         torch.manual_seed(3)
         token = attention(latents, z, None, "token")
@@ -111,7 +115,7 @@ def test_dropout_drops_the_same_tokens_in_both_associations_and_keeps_the_expect
 def test_the_rule_picks_the_fewer_multiplications(m, c, e, n):
     token, projected = m * n * c, n * c * e + m * n * e
     if token != projected:
-        assert cheaper_association(m, c, e) == ("token" if token < projected else "projected")
+        assert contraction_order(m, c, e) == ("token" if token < projected else "projected")
 
 
 @pytest.mark.parametrize(
@@ -129,34 +133,34 @@ def test_what_is_chosen_per_call(num_latents, limit, expected, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
-def test_autocast_agrees_with_full_precision(association):
+@pytest.mark.parametrize("order", ["token", "projected"])
+def test_autocast_agrees_with_full_precision(order):
     attention, (latents, values) = module().float(), example()
     latents, values = latents.detach().float(), values.detach().float()
-    expected = attention(latents, Tokens(values).standardised(), None, association)
+    expected = attention(latents, Tokens(values).standardized(), None, order)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = attention(latents, Tokens(values).standardised(), None, association)
+        got = attention(latents, Tokens(values).standardized(), None, order)
         got.float().square().sum().backward()
     torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.03)
     assert all(torch.isfinite(p.grad).all() for p in attention.parameters())
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("order", ["token", "projected"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_module_in_half_precision_agrees_with_full_precision(association, dtype):
+def test_a_module_in_half_precision_agrees_with_full_precision(order, dtype):
     attention, (latents, values) = module().float(), example()
-    latents, z = latents.detach().float(), Tokens(values.detach().float()).standardised()
-    expected = attention(latents, z, None, association)
-    got = attention.to(dtype)(latents.to(dtype), z.to(dtype), None, association)
+    latents, z = latents.detach().float(), Tokens(values.detach().float()).standardized()
+    expected = attention(latents, z, None, order)
+    got = attention.to(dtype)(latents.to(dtype), z.to(dtype), None, order)
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("association", ["token", "projected"])
+@pytest.mark.parametrize("order", ["token", "projected"])
 @pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
-def test_no_patients_at_all(association, keep):
+def test_no_patients_at_all(order, keep):
     update, attended = module().attend(
-        torch.zeros(0, M, D).double(), torch.zeros(0, N, C).double(), None, association
+        torch.zeros(0, M, D).double(), torch.zeros(0, N, C).double(), None, order
     )
     assert update.shape == (0, M, D)
     axes = {"none": (), "heads": (H,), "latents": (M,), "both": (H, M)}[keep]

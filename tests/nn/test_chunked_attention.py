@@ -1,14 +1,10 @@
-import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from healnet.nn import online
-from healnet.nn.online import attention_weights, online_attention
-from healnet.nn.softmax import SoftmaxState
+from healnet.nn import chunked_attention as module
+from healnet.nn.chunked_attention import chunked_attention
 
 B, R, N, C, V = 3, 5, 11, 7, 2
 
@@ -17,10 +13,10 @@ B, R, N, C, V = 3, 5, 11, 7, 2
 def path(request, monkeypatch):
     """Every way through the forward and backward pass; chunks of 64 tokens at most."""
     if request.param != "kept":
-        monkeypatch.setattr(online, "KEEP_ELEMENTS", 0)
-        monkeypatch.setattr(online, "CHUNK_ELEMENTS", 1)
+        monkeypatch.setattr(module, "KEEP_ELEMENTS", 0)
+        monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
     if request.param == "chunked":
-        monkeypatch.setattr(online, "_flash_cpu", lambda *_: None)
+        monkeypatch.setattr(module, "flash_attention_cpu", lambda *_: None)
     return request.param
 
 
@@ -48,7 +44,7 @@ def example(n=N, c=C, v=None, seed=0, mask=False):
 
 def test_by_hand(path):
     queries, keys = torch.tensor([[[1.0]]]), torch.tensor([[[0.0], [1.0]]])
-    output, mass, lse = online_attention(queries, keys, keys)
+    output, mass, lse = chunked_attention(queries, keys, keys)
     e = math.e
     assert output.item() == pytest.approx(e / (1 + e), rel=1e-6)
     assert mass.item() == 1.0
@@ -63,7 +59,7 @@ def test_agrees_with_the_explicit_softmax(path, n, masked, v, dropped):
     queries, keys, values, mask = example(n=n, v=v, mask=masked)
     weights = (torch.arange(B * n).view(B, n) % 3 != 0).double() * 1.5 if dropped else None
     inputs = [queries.requires_grad_(), keys.requires_grad_()] + ([values.requires_grad_()] if v else [])
-    got = online_attention(queries, keys, values, mask, weights)
+    got = chunked_attention(queries, keys, values, mask, weights)
     expected = explicit(queries, keys, values, mask, weights)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     slopes = [torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x) for x in expected]
@@ -77,7 +73,7 @@ def test_rows_without_a_real_token_are_zero_with_zero_gradients(path):
     mask[1] = False
     keys = keys.masked_fill(~mask[..., None], 0)
     queries.requires_grad_()
-    output, mass, lse = online_attention(queries, keys, keys, mask)
+    output, mass, lse = chunked_attention(queries, keys, keys, mask)
     assert (output[1] == 0).all()
     assert (mass[1] == 0).all()
     assert (lse[1] == -math.inf).all()
@@ -89,7 +85,7 @@ def test_rows_without_a_real_token_are_zero_with_zero_gradients(path):
 
 def test_no_tokens_at_all(path):
     queries = torch.randn(2, 3, 5, requires_grad=True)
-    output, mass, lse = online_attention(queries, torch.zeros(2, 0, 5), torch.zeros(2, 0, 5))
+    output, mass, lse = chunked_attention(queries, torch.zeros(2, 0, 5), torch.zeros(2, 0, 5))
     assert output.tolist() == torch.zeros(2, 3, 5).tolist()
     assert mass.tolist() == torch.zeros(2, 3).tolist()
     assert (lse == -math.inf).all()
@@ -101,8 +97,8 @@ def test_gradients_agree_with_finite_differences(path):
     queries, keys, values, mask = example(n=4, c=2, v=3, mask=True)
     weights = torch.tensor([1.5, 0.0, 1.5, 1.5], dtype=torch.float64).expand(B, 4)
     inputs = [x.requires_grad_() for x in (queries, keys, values)]
-    assert torch.autograd.gradcheck(lambda q, k, v: online_attention(q, k, v, mask, weights), inputs)
-    assert torch.autograd.gradgradcheck(lambda q, k, v: online_attention(q, k, v, mask)[0], inputs)
+    assert torch.autograd.gradcheck(lambda q, k, v: chunked_attention(q, k, v, mask, weights), inputs)
+    assert torch.autograd.gradgradcheck(lambda q, k, v: chunked_attention(q, k, v, mask)[0], inputs)
 
 
 def test_keys_that_are_the_values_get_their_gradient_once_under_create_graph(path):
@@ -110,7 +106,7 @@ def test_keys_that_are_the_values_get_their_gradient_once_under_create_graph(pat
     queries, keys, _, mask = example(mask=True)
     mask[1] = False
     inputs = (queries.requires_grad_(), keys.requires_grad_())
-    output, _, lse = online_attention(queries, keys, keys, mask)
+    output, _, lse = chunked_attention(queries, keys, keys, mask)
     quantity = output.square().sum() + lse.masked_fill(torch.isneginf(lse), 0).sum()
     once = torch.autograd.grad(quantity, inputs, retain_graph=True)
     again = torch.autograd.grad(quantity, inputs, create_graph=True)
@@ -120,7 +116,7 @@ def test_keys_that_are_the_values_get_their_gradient_once_under_create_graph(pat
 
 def test_no_patients_at_all(path):
     queries = torch.zeros(0, 3, 5, requires_grad=True)
-    output, mass, lse = online_attention(queries, torch.zeros(0, 7, 5), torch.zeros(0, 7, 5))
+    output, mass, lse = chunked_attention(queries, torch.zeros(0, 7, 5), torch.zeros(0, 7, 5))
     assert (output.shape, mass.shape, lse.shape) == ((0, 3, 5), (0, 3), (0, 3))
     output.sum().backward()
     assert queries.grad.shape == (0, 3, 5)
@@ -130,7 +126,7 @@ def test_function_transforms_take_the_plain_way():
     queries, keys, values, mask = example(v=V, mask=True)
 
     def total(q, k, v, m):
-        output, _, lse = online_attention(q, k, v, m)
+        output, _, lse = chunked_attention(q, k, v, m)
         return output.square().sum() + lse.sum()
 
     def of_one(q, k, v, m):
@@ -144,7 +140,7 @@ def test_function_transforms_take_the_plain_way():
 def test_large_scores_stay_finite(path):
     queries, keys, values, _ = example(n=100)
     queries = (1000 * queries).requires_grad_()
-    output, _, lse = online_attention(queries, keys, values)
+    output, _, lse = chunked_attention(queries, keys, values)
     expected, _, expected_lse = explicit(queries, keys, values)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(lse, expected_lse, rtol=1e-12, atol=0)
@@ -157,7 +153,7 @@ def test_half_precision_accumulates_in_float32(path, dtype):
     queries, keys, _, _ = example(n=1000)
     queries = queries.to(dtype).requires_grad_()
     keys = keys.to(dtype)
-    output, _, lse = online_attention(queries, keys, keys)
+    output, _, lse = chunked_attention(queries, keys, keys)
     assert output.dtype == dtype
     assert lse.dtype == torch.float32
     exact = queries.detach().double().requires_grad_()
@@ -170,102 +166,18 @@ def test_half_precision_accumulates_in_float32(path, dtype):
     torch.testing.assert_close(queries.grad.double(), exact.grad, rtol=0, atol=0.08 * largest)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("keep", [False, True])
-def test_half_precision_weights_sum_to_one(path, dtype, keep):
-    """Scores of 30 and more, whose rounding alone would move a weight by a tenth."""
-    queries, keys, _, mask = example(n=300, mask=True)
-    mask[2] = False
-    queries, keys = (5 * queries).to(dtype), keys.to(dtype)
-    _, _, lse = online_attention(queries, keys, keys, mask)
-    with torch.autocast("cpu", dtype=dtype):
-        weights = attention_weights(queries, keys, lse, mask=mask, keep_rows=keep)
-    assert weights.dtype == torch.float32
-    total = mask.any(1).float().view(-1, *[1] * (weights.dim() - 2)).expand(weights.shape[:-1])
-    torch.testing.assert_close(weights.sum(-1), total, rtol=0, atol=1e-5)
-    scores = (queries.double() @ keys.double().transpose(1, 2)).masked_fill(~mask[:, None], -math.inf)
-    exact = scores.softmax(-1).nan_to_num(0)
-    exact = exact if keep else exact.mean(1)
-    torch.testing.assert_close(weights.double(), exact, rtol=0.3, atol=0.02)
-
-
 def test_data_tokens_are_not_differentiated(path, monkeypatch):
     """Keys and values that need no gradient cost no product in the backward pass."""
     queries, keys, _, _ = example(n=200)
     queries.requires_grad_()
-    output = online_attention(queries, keys, keys)[0]
+    output = chunked_attention(queries, keys, keys)[0]
     seen = []
-    backward = online._backward
+    backward = module.differentiate
     monkeypatch.setattr(
-        online, "_backward", lambda needs, *rest: seen.append(needs) or backward(needs, *rest)
+        module,
+        "differentiate",
+        lambda saved, slopes, needs: seen.append(needs) or backward(saved, slopes, needs),
     )
     output.sum().backward()
     assert seen == [(True, False, False)]
     assert keys.grad is None
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    cuts=st.lists(st.integers(0, N), max_size=4),
-    order=st.randoms(use_true_random=False),
-    masked=st.booleans(),
-)
-def test_states_over_parts_merge_to_the_whole(cuts, order, masked):
-    queries, keys, values, mask = example(v=V, mask=masked, seed=order.randint(0, 1000))
-    edges = [0, *sorted(cuts), N]
-    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    order.shuffle(parts)
-    state = None
-    for part in parts:
-        output, _, lse = online_attention(
-            queries, keys[:, part], values[:, part], None if mask is None else mask[:, part]
-        )
-        new = SoftmaxState.from_output(output, lse)
-        state = new if state is None else state.merge(new)
-    expected, _, lse = explicit(queries, keys, values, mask)
-    torch.testing.assert_close(state.output(), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(state.lse(), lse, rtol=0, atol=1e-12)
-
-
-def test_empty_states_merge_to_an_empty_state():
-    empty = SoftmaxState(torch.tensor([-math.inf]), torch.zeros(1), torch.zeros(1, 2))
-    merged = empty.merge(empty)
-    assert merged.output().tolist() == [[0.0, 0.0]]
-    assert merged.lse().tolist() == [-math.inf]
-
-
-@pytest.mark.parametrize("keep", ["none", "heads", "latents", "both"])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("sloped", [False, True])
-def test_weights_are_those_of_the_softmax(keep, masked, sloped, monkeypatch):
-    monkeypatch.setattr(online, "CHUNK_ELEMENTS", 1)
-    groups, m, n = 3, 2, 150
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(B, groups * m, C, generator=generator, dtype=torch.float64)
-    keys = torch.randn(B, n, C, generator=generator, dtype=torch.float64)
-    mask = None
-    if masked:
-        mask = torch.rand(B, n, generator=generator) < 0.5
-        mask[2] = False
-    _, _, lse = online_attention(queries, keys, keys, mask)
-    slope = torch.randn(B, groups * m, C, generator=generator, dtype=torch.float64) if sloped else None
-    heads, latents = keep in ("heads", "both"), keep in ("latents", "both")
-    got = attention_weights(
-        queries, keys, lse, groups, mask, heads, latents, None if slope is None else (slope, keys)
-    )
-    scores = queries @ keys.transpose(1, 2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], -math.inf)
-    weights = scores.softmax(-1).nan_to_num(0)
-    if slope is not None:
-        weights = weights * (slope @ keys.transpose(1, 2))
-    weights = weights.view(B, groups, m, n)
-    if not latents:
-        weights = weights.mean(2, keepdim=True)
-    if not heads:
-        weights = weights.mean(1, keepdim=True)
-    expected = weights.reshape(got.shape)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-15)
-    if not sloped:
-        total = torch.ones(B, dtype=torch.float64) if mask is None else mask.any(1).double()
-        torch.testing.assert_close(got.sum(-1), total.view(-1, *[1] * (got.dim() - 2)).expand(got.shape[:-1]))
