@@ -5,6 +5,7 @@ model come first and give tensors; those that draw or write take arrays only. Pi
 healnet[plots]``), take axes or a figure and return them, and never touch pyplot.
 """
 
+from healnet.explain.attention_file import write_attention
 from healnet.explain.contact import TopPatch, contact_sheet, top_patches
 from healnet.explain.genes import gene_bars, gene_set_scores, rank_genes, top_k_stability
 from healnet.explain.geojson import to_geojson
@@ -57,4 +58,5 @@ __all__ = [
     "top_k_stability",
     "top_patches",
     "voxel_scores",
+    "write_attention",
 ]

@@ -41,6 +41,18 @@ def test_a_lower_level_averages_what_is_there(tmp_path):
         assert (picture[1, 1] == 255).all()
 
 
+def test_low_levels_of_a_large_picture_are_read_in_parts(tmp_path):
+    ramp = np.broadcast_to(np.linspace(0, 1, 4500, dtype=np.float32), (2100, 4500))
+    to_pyramid_tiff(ramp, tmp_path / "x.tif", (0, 1))
+    with openslide.OpenSlide(tmp_path / "x.tif") as slide:
+        assert slide.level_dimensions == ((4500, 2100), (2250, 1050), (1125, 525), (563, 263))
+        picture = np.asarray(slide.read_region((0, 0), 3, (563, 263)).convert("RGB")).astype(int)
+        for x in range(562):
+            assert (
+                np.abs(picture[100, x] - color(ramp[0, 8 * x : 8 * x + 8].mean())).max() <= 4
+            )  # one color of 256
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
