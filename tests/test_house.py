@@ -36,6 +36,7 @@ ALLOWED = {
         "inputs",
         "nn",
         "slides",
+        "streams",
         "survival",
         "tokens",
     },
