@@ -1,17 +1,18 @@
-"""What HEALNet reads in a real cohort: genes, modalities, and whether to trust the scores. Then a report of one patient.
+"""What HEALNet reads in a real cohort: genes, modalities, and how faithful the scores are. Then a report of one patient.
 
     python examples/explain_mini_acc.py --output explained
 
 Trains the main job's model on the training folds of mini-ACC and explains it on the test folds, so that every patient is
 explained by models that never saw them. Writes `genes.csv` (every gene's rank under each method), `genes.png`,
-`gene_sets.png`, `modalities.png`, `trust.png` and `report_<patient>.html`. `--quick` trains one model on two of the folds.
+`gene_sets.png`, `modalities.png`, `faithfulness.png` and `report_<patient>.html`. `--quick` trains one model on two folds.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,15 +28,15 @@ from healnet.explain import (
     ModalityShapley,
     activation_pattern,
     attention_scores,
-    contribution_bars,
     faithfulness,
-    faithfulness_curves,
-    gene_bars,
     gene_set_scores,
     gradient_x_input,
     input_gradients,
     integrated_gradients,
     occlude,
+    plot_contribution_bars,
+    plot_faithfulness,
+    plot_gene_bars,
     rank_genes,
     report,
     shapley_modalities,
@@ -60,19 +61,19 @@ BY_GENE = replace(RECIPE, feature_tokens=("rna",), epochs=2 * RECIPE.epochs)
 def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShapley) -> dict[str, Tensor]:
     """Scores of the genes of those who have RNA, (patients, genes) each; a pattern is one row."""
     inputs, has = batch.inputs, batch.inputs["rna"].mask.any(dim=1)
-    rna = shares.values[has, shares.names.index("rna")]
     found = {
         "gradient x input": gradient_x_input(model, inputs)["rna"],
-        "occlusion": occlude(model, inputs, "rna"),
-        "attention (a token each)": attention_scores(by_gene, inputs, "mean")["rna"],
-        "rollout (a token each)": attention_scores(by_gene, inputs, "rollout")["rna"],
-        "gradient attention (a token each)": attention_scores(by_gene, inputs, "gradient")["rna"],
+        "occlusion": occlude(model, inputs, modalities=["rna"])["rna"],
+        "attention (a token each)": attention_scores(by_gene, inputs, method="mean")["rna"],
+        "rollout (a token each)": attention_scores(by_gene, inputs, method="rollout")["rna"],
+        "gradient attention (a token each)": attention_scores(by_gene, inputs)["rna"],
         "gradient": input_gradients(model, inputs)["rna"],
+        "integrated gradients": integrated_gradients(model, inputs, steps=16)["rna"],
     }
-    if find_spec("captum"):
-        found["integrated gradients"] = integrated_gradients(model, inputs, steps=16)[0]["rna"]
     found = {method: scores[has] for method, scores in found.items()}
-    found["activation pattern"] = activation_pattern(inputs["rna"].values[has], rna).unsqueeze(0)
+    found["activation pattern"] = activation_pattern(model, inputs, modalities=["rna"], outcome=shares)[
+        "rna"
+    ].unsqueeze(0)
     return found
 
 
@@ -98,19 +99,19 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
             rank_genes(names, patterns, patterns, np.abs(patterns), k=20),
         ),
     ):
-        gene_bars(table.index, table["score"], table["direction"], table["stability"], ax=ax)
+        plot_gene_bars(table.index, table["score"], table["direction"], table["stability"], ax=ax)
         ax.set_title(title, pad=26)  # above the legend
     figure.savefig(output / "genes.png", dpi=150)
 
     sets = {name: genes.split() for name, genes in GENE_SETS.items()}
     found, sums = gene_set_scores(names, terms, sets)
     _, directions = gene_set_scores(names, slopes, sets)
-    ax = gene_bars(found, np.abs(sums).mean(axis=0), np.sign(directions.mean(axis=0)))
+    ax = plot_gene_bars(found, np.abs(sums).mean(axis=0), np.sign(directions.mean(axis=0)))
     ax.figure.savefig(output / "gene_sets.png", dpi=150)
     return ranks
 
 
-def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: dict[str, Figure]) -> Path:
+def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: Mapping[str, Any]) -> Path:
     """About the patient of highest risk in a test fold; the curve stands on the training patients' baseline."""
     inputs = CohortDataset(new).batch().inputs
     with torch.no_grad():
@@ -166,20 +167,21 @@ def main() -> None:
                 "occlusion": occlude(model, batch.inputs, "rna"),
             }
             curves = {k: faithfulness(model, batch.inputs, {"rna": v}) for k, v in curves.items()}
-            picture = faithfulness_curves(curves)
-            picture.savefig(options.output / "trust.png", dpi=150)
-            trust = ", ".join(f"{k} {v.trust()[rna].mean():+.2f}" for k, v in curves.items())
+            picture = plot_faithfulness(curves, quantity="log hazard")
+            picture.figure.savefig(options.output / "faithfulness.png", dpi=150)
+            areas = ", ".join(f"{k} {v.area_above_random()[rna].mean():+.2f}" for k, v in curves.items())
             path = write_report(
-                model, seen, new, options.output, {"Are the gene scores to be trusted?": picture}
+                model, seen, new, options.output, {"Are the gene scores faithful to the model?": picture}
             )
 
     ranks = draw(scores, names, options.output)
-    values, has = torch.cat([s.values for s in shares]), torch.cat([s.has for s in shares])
-    ax = contribution_bars(shares[0].names, values, has, xlabel="Shapley value (log hazard)")
+    values = {name: torch.cat([s[name] for s in shares]) for name in shares[0]}
+    has = {name: torch.cat([s.has[name] for s in shares]) for name in shares[0]}
+    ax = plot_contribution_bars(values, has, quantity="log hazard")
     ax.figure.savefig(options.output / "modalities.png", dpi=150)
     print(f"\nHarrell's C on the test folds: {np.mean(c_index):.3f}")
     print(f"\nRanks among {len(names)} RNA genes:\n{ranks.loc[['FOXM1', 'CDK1']].T.to_string()}")
-    print(f"\nTrust (insertion less deletion area, against random orders): {trust}")
+    print(f"\nFaithfulness (insertion less deletion area, against random orders): {areas}")
     print(f"\nPictures, genes.csv and {path.name} are in {options.output}")
 
 

@@ -83,14 +83,15 @@ def write_csv(rows: list[dict], path: Path) -> None:
 def draw(results: pd.DataFrame, risk: pd.Series, cohort: Cohort, output: Path) -> None:
     """`forest.png` of the table, `survival_curves.png` of those with an out-of-fold risk."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    plot_forest(figure.subplots(), results, label="Harrell's C: test folds, mean and standard deviation")
+    plot_forest(results, label="Harrell's C: test folds, mean and standard deviation", ax=figure.subplots())
     figure.savefig(output / "forest.png", dpi=150)
     known = risk.notna().to_numpy()
     target, risk = cohort.target[known], risk[known]
     halves = np.where(risk > risk.median(), "high risk", "low risk")
     figure = Figure(figsize=(7, 5), layout="constrained")
     years = SurvivalTarget(target.time / 365.25, target.event)
-    plot_kaplan_meier(figure.subplots(), years, halves, unit="years", order=["low risk", "high risk"])
+    order = ["low risk", "high risk"]
+    plot_kaplan_meier(years, halves, unit="years", order=order, ax=figure.subplots())
     figure.savefig(output / "survival_curves.png", dpi=150)
 
 

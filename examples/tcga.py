@@ -104,7 +104,8 @@ def draw(folds: pd.DataFrame, path: Path) -> None:
     upper = folds["healnet"].rank(method="first") > (len(folds) + 1) / 2  # halves even where risks are tied
     halves = np.where(upper, "high risk", "low risk")
     figure = Figure(figsize=(7, 5), layout="constrained")
-    plot_kaplan_meier(figure.subplots(), target, halves, unit="months", order=["low risk", "high risk"])
+    order = ["low risk", "high risk"]
+    plot_kaplan_meier(target, halves, unit="months", order=order, ax=figure.subplots())
     figure.savefig(path, dpi=150)
 
 

@@ -22,12 +22,12 @@ from healnet import HEALNet, PatchBag
 from healnet.encoders import PatchEncoder
 from healnet.explain import (
     attention_scores,
-    contact_sheet,
     faithfulness,
-    faithfulness_curves,
     occlude,
+    plot_contact_sheet,
+    plot_faithfulness,
+    plot_slide_heatmap,
     report,
-    slide_heatmap,
     to_geojson,
     top_patches,
 )
@@ -69,8 +69,8 @@ def make_slide(path: Path, side: int = 4096, nodules: int = 9) -> Path:
     return path
 
 
-class ColourStatistics(torch.nn.Module):
-    """Mean and deviation of each colour, of the tile and of its quarters: (b, 3, t, t) -> (b, 30). Bring a better one."""
+class ColorStatistics(torch.nn.Module):
+    """Mean and deviation of each color, of the tile and of its quarters: (b, 3, t, t) -> (b, 30). Bring a better one."""
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Statistics of each tile."""
@@ -126,30 +126,31 @@ def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps:
 def explain(
     model: HEALNet, slide: Slide, bag: PatchBag, footprint: float, dark: np.ndarray, output: Path
 ) -> Figure:
-    """Scores of every tile of the slide: how far to trust them, heat maps, the top tiles, a file for QuPath."""
+    """Scores of every tile of the slide: how faithful they are, heat maps, the top tiles, a file for QuPath."""
     inputs = {"slide": bag}
     found = {
-        f"{name} attention": attention_scores(model, inputs, kind)["slide"]
+        f"{name} attention": attention_scores(model, inputs, method=kind)["slide"]
         for name, kind in (("mean", "mean"), ("rolled-out", "rollout"), ("gradient-weighted", "gradient"))
     }
-    found["occlusion"] = occlude(model, inputs, "slide")
+    found["occlusion"] = occlude(model, inputs)["slide"]
     # Here what matters raises the risk, so the same is asked of every score: do its first tiles raise it, and alone?
     curves = {name: faithfulness(model, inputs, {"slide": score}) for name, score in found.items()}
     scores = {name: score[0].numpy() for name, score in found.items()}
     for name, score in scores.items():
         known = roc_auc_score(dark, score)
-        trust = float(curves[name].trust()[0])
-        print(f"{name:>27}: AUROC {known:.3f} for the tiles that carry the risk; trust {trust:+.3f}")
-    faithfulness_curves(curves).savefig(output / "trust.png", dpi=150)
+        area = float(curves[name].area_above_random()[0])
+        print(f"{name:>27}: AUROC {known:.3f} for the tiles that carry the risk; faithfulness {area:+.3f}")
+    plot_faithfulness(curves, quantity="log hazard").figure.savefig(output / "faithfulness.png", dpi=150)
 
     coords, best = bag.coords[0].numpy(), "gradient-weighted attention"
     figure = Figure(figsize=(12, 0.4 + 4.9 * slide.height / slide.width), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("mean attention", best), strict=True):
-        slide_heatmap(slide, coords, footprint, scores[name], ax=axes, label=f"{name}, percentile")
+    for ax, name in zip(figure.subplots(1, 2), ("mean attention", best), strict=True):
+        plot_slide_heatmap(slide, coords, footprint, scores[name], ax=ax, label=f"{name}, percentile")
     figure.savefig(output / "heatmap.png", dpi=150)
     top = top_patches(slide, coords, footprint, scores[best], k=8)
     captions = [f"({patch.x}, {patch.y})" for patch in top]
-    contact_sheet([patch.image for patch in top], captions).savefig(output / "top_patches.png", dpi=150)
+    sheet = plot_contact_sheet([patch.image for patch in top], captions)
+    sheet.figure.savefig(output / "top_patches.png", dpi=150)
     others = {name: score for name, score in scores.items() if name != best}
     path = output / f"{slide.name}.geojson"
     to_geojson(coords, footprint, scores[best], path, name=best, measurements=others, slide=slide.name)
@@ -179,7 +180,7 @@ def main() -> None:
     print(f"{slide}: {tissue.area_mm2:.2f} mm2 of tissue")
     (result,) = extract_features(
         [path],
-        ColourStatistics(),
+        ColorStatistics(),
         args.output / "features",
         size=TILE,
         mpp=MPP,

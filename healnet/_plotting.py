@@ -1,36 +1,75 @@
-"""New figures without pyplot: no window, no global state, and a clear word where matplotlib is absent."""
+"""Palette, axes, colors and fonts of every picture. Figures are made without pyplot: no window and no global state."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-__all__ = ["LOWERS", "RAISES", "add_colorbar", "colour_limits", "new_axes", "new_figure", "png", "readable"]
+__all__ = [
+    "LOWERS",
+    "PALETTE",
+    "RAISES",
+    "STYLES",
+    "Panels",
+    "add_colorbar",
+    "color_limits",
+    "despine",
+    "direction_legend",
+    "draw_scale_bar",
+    "new_axes",
+    "new_figure",
+    "on_scale",
+    "panels",
+    "png",
+    "readable",
+    "use_fonts",
+    "viridis",
+]
 
-# Okabe and Ito (2008): vermilion and blue stay apart for every kind of colour vision.
-RAISES, LOWERS = "#D55E00", "#0072B2"
+# Okabe and Ito (2008): colors that stay apart for every kind of color vision.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LOWERS, RAISES = PALETTE[:2]
+STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
+
+
+class Panels(tuple["Axes", ...]):
+    """The axes of a picture of several panels; a notebook shows the picture when it is the last expression of a cell."""
+
+    __slots__ = ()
+
+    @property
+    def figure(self) -> Figure:
+        """The figure that the panels are in."""
+        return self[0].figure.figure  # a subfigure's own, too
+
+    def _repr_png_(self) -> bytes:
+        return png(self.figure)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, drawn by Agg, that pyplot does not know.
+    """An empty figure of that many inches, drawn by Agg, that pyplot does not know and a notebook shows.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+        from healnet._notebook import NotebookFigure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install healnet[plots]") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -41,19 +80,131 @@ def new_axes(width: float, height: float) -> Axes:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    return new_figure(width, height).add_subplot()
+    return panels(None, 1, 1, (width, height))[0]
 
 
-def add_colorbar(scores: ScalarMappable, axes: list[Axes], label: str) -> None:
-    """A colour bar beside the axes, opaque whatever the picture's opacity."""
-    figure = axes[0].figure
-    bar = figure.colorbar(scores, ax=axes, shrink=0.75, label=label)
+def panels(ax: Axes | None, rows: int, columns: int, size: tuple[float, float]) -> Panels:
+    """A grid of axes, row by row: in the place of `ax`, or in a new figure of `size` inches.
+
+    Raises:
+        ValueError: axes whose place is not that of a grid, as `Figure.subplots` makes them.
+        ImportError: matplotlib is not installed.
+    """
+    if ax is None:
+        figure = new_figure(*size)
+        from healnet._notebook import NotebookAxes
+
+        grid = figure.add_gridspec(rows, columns)
+        return Panels(figure.add_subplot(grid[i], axes_class=NotebookAxes) for i in range(rows * columns))
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError("expected axes made by subplots, whose place can be divided into panels")
+    ax.remove()
+    inner = place.subgridspec(rows, columns)
+    return Panels(ax.figure.add_subplot(inner[i]) for i in range(rows * columns))
+
+
+def despine(ax: Axes) -> Axes:
+    """Remove the lines at the top and at the right, which carry nothing."""
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def add_colorbar(scores: ScalarMappable, axes: Iterable[Axes], label: str) -> None:
+    """Draw a color bar beside the axes, opaque whatever the picture's opacity."""
+    beside = list(axes)
+    bar = beside[0].figure.colorbar(scores, ax=beside, shrink=0.75, label=label)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
 
 
-def colour_limits(scores: ArrayLike) -> tuple[float, float, str]:
-    """The ends of a colour map, and which: about 0, blue lowers and red raises, for scores of both signs; else sequential.
+def direction_legend(ax: Axes, signs: ArrayLike, quantity: str, prefix: str = "") -> None:
+    """Explain the colors of the directions that occur, above the axes, where the legend can cover nothing."""
+    from matplotlib.patches import Patch
+
+    given = np.asarray(signs, dtype=np.float64)
+    names = ((RAISES, "raises", (given > 0).any()), (LOWERS, "lowers", (given < 0).any()))
+    handles = [
+        Patch(color=color, label=f"{prefix}{verb} the {quantity}") for color, verb, drawn in names if drawn
+    ]
+    if handles:
+        options: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        ax.legend(handles=handles, frameon=False, fontsize="small", **options)
+
+
+def draw_scale_bar(ax: Axes, box: tuple[float, float, float, float], mpp: float) -> None:
+    """Draw a bar of a round number of microns, at most a fifth of the width, at the bottom left.
+
+    Args:
+        ax: axes whose y points downward.
+        box: left, top, right and bottom of the picture in the axes' units.
+        mpp: microns per unit of the axes.
+
+    Raises:
+        ValueError: an mpp that is not above 0.
+    """
+    from matplotlib.patches import Rectangle
+
+    if not (math.isfinite(mpp) and mpp > 0):
+        raise ValueError(f"expected mpp above 0, in microns per pixel, got {mpp}")
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    microns = _round_length(width * mpp / 5)
+    margin = 0.03 * min(width, height)
+    thick = min(0.014 * max(width, height), 0.05 * min(width, height))  # to be seen on a strip too
+    text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
+    y = bottom - margin - thick
+    bar = Rectangle(
+        (left + margin, y), microns / mpp, thick, facecolor="black", edgecolor="white", linewidth=0.8
+    )
+    ax.add_patch(bar)
+    ax.text(
+        left + margin + microns / mpp / 2,
+        y - thick,
+        text,
+        ha="center",
+        va="bottom",
+        fontsize="small",
+        bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
+    )
+
+
+def _round_length(length: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is not above `length`.
+
+    Example:
+        >>> _round_length(730.0), _round_length(1999.0)
+        (500.0, 1000.0)
+    """
+    power = 10.0 ** math.floor(math.log10(length))
+    return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= length * (1 + 1e-9))
+
+
+def on_scale(scores: NDArray[np.float64], scale: str) -> NDArray[np.float64]:
+    """Scores (n,) as they are colored: "percentile" from 0 (lowest) to 100 (highest), or "raw" as they are.
+
+    Equal scores share the mean of their percentiles, and a single one gets 100.
+
+    Raises:
+        ValueError: another scale.
+
+    Example:
+        >>> on_scale(np.array([0.1, 5.0, 0.1, 9.0, 7.0]), "percentile").tolist()
+        [12.5, 50.0, 12.5, 100.0, 75.0]
+    """
+    if scale == "raw":
+        return scores
+    if scale != "percentile":
+        raise ValueError(f"expected scale 'percentile' or 'raw', got {scale!r}")
+    if len(scores) < 2:
+        return np.full(len(scores), 100.0)
+    from scipy.stats import rankdata  # here, for importing it takes longer than all of healnet
+
+    return np.asarray(100 * (rankdata(scores) - 1) / (len(scores) - 1), dtype=np.float64)
+
+
+def color_limits(scores: ArrayLike) -> tuple[float, float, str]:
+    """The ends of a color map, and which: about 0, blue lowers and red raises, for scores of both signs; else sequential.
 
     Raises:
         ValueError: no score is a number.
@@ -67,6 +218,24 @@ def colour_limits(scores: ArrayLike) -> tuple[float, float, str]:
     return low, high, "viridis"
 
 
+def viridis(scores: ArrayLike, low: float, high: float) -> NDArray[np.uint8]:
+    """Scores (...) from `low` to `high` as (..., 3) red, green, blue; violet is low, yellow high, in any color vision.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        raise ImportError("colors need matplotlib: pip install healnet[plots]") from error
+    fractions = (
+        (np.asarray(scores, dtype=np.float64) - low) / (high - low)
+        if high > low
+        else np.ones(np.shape(scores))
+    )
+    return np.asarray(colormaps["viridis"](fractions, bytes=True)[..., :3], dtype=np.uint8)
+
+
 def readable(name: object, longest: int = 28) -> str:
     r"""A name from the data as a matplotlib label: never mathematics, nothing unprintable, a long one cut in its middle.
 
@@ -78,6 +247,43 @@ def readable(name: object, longest: int = 28) -> str:
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
     return text.replace("$", r"\$")
+
+
+def use_fonts(*axes: Axes) -> None:
+    """Give texts whose font lacks a character, such as a Chinese name, an installed font that has it as a fallback."""
+    from matplotlib.text import Text
+
+    for ax in axes:
+        for text in ax.findobj(Text):
+            assert isinstance(text, Text)
+            foreign = frozenset(c for c in text.get_text() if ord(c) > 0x24F)
+            if foreign:
+                families = text.get_fontfamily()
+                text.set_fontfamily([*families, *_families_with(foreign, tuple(families))])
+
+
+@lru_cache(maxsize=256)
+def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[str, ...]:
+    """Installed font families that have the characters which the `own` families lack; none if there are none."""
+    from matplotlib.font_manager import FontProperties, fontManager, get_font
+
+    def known(path: str) -> set[int]:
+        try:
+            return missing & get_font(path).get_charmap().keys()
+        except RuntimeError:  # a bitmap font, as those of emoji, which matplotlib cannot read
+            return set()
+
+    missing = {ord(c) for c in characters}
+    missing -= known(fontManager.findfont(FontProperties(family=list(own))))
+    found: list[str] = []
+    for entry in fontManager.ttflist:
+        if not missing:
+            break
+        has = known(entry.fname)
+        if has:
+            missing -= has
+            found.append(entry.name)
+    return tuple(found)
 
 
 def png(figure: Figure, dpi: float = 144) -> bytes:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import LOWERS, RAISES, new_axes, readable
+from healnet._plotting import LOWERS, RAISES, despine, direction_legend, new_axes, readable, use_fonts
+from healnet.explain._checks import rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["gene_bars", "gene_set_scores", "rank_genes", "top_k_stability"]
+__all__ = ["gene_set_scores", "plot_gene_bars", "rank_genes", "top_k_stability"]
 
 
 def rank_genes(
@@ -30,9 +31,9 @@ def rank_genes(
         names: (f,) gene names.
         scores: (f,) of one patient, or (b, f); what counts is the size, averaged over patients. NaN, or a row of NaN, is a
             patient without the gene.
-        gradients: of the risk with respect to the expression, shaped as `scores`: gives the direction.
+        gradients: gradients of the risk with respect to the expression, shaped as `scores`: give the direction.
         repeats: (r, f) scores in each of r folds or bootstraps, whose size counts likewise: gives the stability.
-        k: top k for the stability.
+        k: size of the top that the stability is about.
 
     Returns:
         Index `gene`; columns `rank` (from 1, equal scores share the best), `score`; with gradients `direction` (+1 where
@@ -41,28 +42,24 @@ def rank_genes(
 
     Raises:
         ValueError: shapes that do not fit.
-        ImportError: pandas is not installed.
 
     Example:
         >>> table = rank_genes(["A", "B"], [[0.1, -2.0], [0.3, 1.0]], gradients=[[1, -1], [1, -2]])
         >>> table["rank"].to_dict(), table["direction"].to_dict()
         ({'B': 1, 'A': 2}, {'B': -1, 'A': 1})
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError("gene tables need pandas: pip install pandas") from error
+    import pandas as pd  # here, for importing it takes longer than all of healnet
 
-    values = _table(scores, len(names), "scores")
+    values = rows_of(scores, len(names), "scores")
     importance = _mean(np.abs(values))
     columns: dict[str, NDArray[np.generic]] = {"score": importance}
     if gradients is not None:
-        slopes = _table(gradients, len(names), "gradients")
+        slopes = rows_of(gradients, len(names), "gradients")
         direction = np.sign(_mean(slopes))
         columns["direction"] = direction.astype(int)
         columns["agreement"] = _mean(np.where(np.isnan(slopes), np.nan, np.sign(slopes) == direction))
     if repeats is not None:
-        columns["stability"] = top_k_stability(np.abs(_table(repeats, len(names), "repeats")), k)
+        columns["stability"] = top_k_stability(np.abs(rows_of(repeats, len(names), "repeats")), k)
     table = pd.DataFrame(columns, index=pd.Index(list(names), name="gene"))
     table = table.sort_values("score", ascending=False, kind="stable")
     table.insert(0, "rank", table["score"].rank(ascending=False, method="min").astype(int))
@@ -121,7 +118,7 @@ def gene_set_scores(
         >>> gene_set_scores(["A", "B"], [[1.0, -3.0]], {"both": ["A", "B"], "first": ["A"], "none": ["C"]})
         (['both', 'first'], array([[-2.,  1.]]))
     """
-    values = np.nan_to_num(_table(scores, len(names), "scores"))
+    values = np.nan_to_num(rows_of(scores, len(names), "scores"))
     genes = [symbol(name) for name in names]
     members = {name: np.isin(genes, list(own)) for name, own in gene_sets.items()}
     found = [name for name, inside in members.items() if inside.any()]
@@ -132,14 +129,16 @@ def gene_set_scores(
     return found, np.stack([values[:, members[name]].sum(axis=1) for name in found], axis=1)
 
 
-def gene_bars(
+def plot_gene_bars(
     names: Sequence[str],
     scores: ArrayLike,
     direction: ArrayLike | None = None,
     stability: ArrayLike | None = None,
+    *,
     k: int = 20,
-    ax: Axes | None = None,
     xlabel: str = "importance (mean size of the score)",
+    quantity: str = "risk",
+    ax: Axes | None = None,
 ) -> Axes:
     """The k most important genes as bars: orange raises the risk, blue lowers it, grey where no direction is given.
 
@@ -148,9 +147,10 @@ def gene_bars(
         scores: (f,); the size is the bar's length. Signed scores of one patient give their own direction.
         direction: (f,) signs; by default those of the scores if any is negative.
         stability: (f,) in [0, 1], written behind the bar as a percentage of the folds.
-        k: how many, at most.
-        ax: where to draw; by default new axes of a figure of their own.
+        k: number of genes, at most.
         xlabel: what a bar measures.
+        quantity: name of what a gene raises or lowers.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: lengths that differ.
@@ -166,17 +166,13 @@ def gene_bars(
     labels = [readable(names[i], longest=44) for i in top]
     if ax is None:
         ax = new_axes(max(5.5, 4.3 + 0.075 * max(map(len, labels), default=0)), 1.1 + 0.24 * len(top))
-    colour = {1: RAISES, -1: LOWERS, 0: "0.6"}
-    sign = (
-        np.zeros(len(names), int)
-        if signs is None
-        else np.sign(np.nan_to_num(np.asarray(signs, dtype=np.float64))).astype(int)
-    )
-    ax.barh(range(len(top)), np.abs(values[top]), color=[colour[int(s)] for s in sign[top]], height=0.75)
+    color = {1: RAISES, -1: LOWERS, 0: "0.6"}
+    known = np.zeros(len(names)) if signs is None else np.asarray(signs, dtype=np.float64)
+    sign = np.sign(np.nan_to_num(known)).astype(int)
+    ax.barh(range(len(top)), np.abs(values[top]), color=[color[int(s)] for s in sign[top]], height=0.75)
     ax.set_yticks(range(len(top)), labels, fontsize="small")
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
-    ax.spines[["top", "right"]].set_visible(False)
     if steady is not None:
         for row, i in enumerate(top):
             ax.annotate(
@@ -188,35 +184,9 @@ def gene_bars(
                 fontsize="x-small",
             )
         ax.margins(x=0.12)
-    if signs is not None:
-        _direction_legend(ax)
-    return ax
-
-
-def _direction_legend(ax: Axes) -> None:
-    """Above the bars, where it can cover none of them."""
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(color=RAISES, label="higher raises the risk"),
-        Patch(color=LOWERS, label="higher lowers the risk"),
-    ]
-    ax.legend(
-        handles=handles,
-        frameon=False,
-        fontsize="small",
-        loc="lower center",
-        ncols=2,
-        bbox_to_anchor=(0.5, 1.0),
-    )
-
-
-def _table(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:
-    """(r, width), a single row given its axis."""
-    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"expected {what} of shape ({width},) or (r, {width}), got {np.shape(values)}")
-    return rows
+    direction_legend(ax, sign[top], quantity, prefix="higher ")
+    use_fonts(ax)
+    return despine(ax)
 
 
 def _mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.explain.colours import finite_scores, scaled, viridis
-from healnet.explain.heatmap import checked_patches
+from healnet._files import atomic_path
+from healnet._plotting import on_scale, viridis
+from healnet.explain._checks import finite_scores, patches
 
 __all__ = ["to_geojson"]
 
@@ -37,7 +37,7 @@ def to_geojson(
 ) -> Path:
     """Write patches with their scores as a GeoJSON FeatureCollection (RFC 7946) that QuPath opens over the slide.
 
-    In QuPath: drag the file onto the open slide, or File > Import objects; "Show measurement maps" then colours by any
+    In QuPath: drag the file onto the open slide, or File > Import objects; "Show measurement maps" then colors by any
     measurement. Coordinates are level-0 pixels with the origin top left, each patch a closed square. The file appears when
     it is whole: a run that breaks off leaves none, and an older one of that name as it was.
 
@@ -48,7 +48,7 @@ def to_geojson(
         path: of the file to write.
         name: of the score among the measurements; its percentile (0 to 100) stands beside it.
         measurements: further ones, (n,) finite each.
-        scale: colours by "percentile" rank or linearly by the "raw" score.
+        scale: colors by "percentile" rank or linearly by the "raw" score.
         classification: a class name for all patches.
         object_type: "tile", "detection", "annotation" or "cell".
         slide: the slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
@@ -65,10 +65,10 @@ def to_geojson(
         >>> feature["properties"]["measurements"]
         {'attention': 0.7, 'attention percentile': 100.0}
     """
-    places, values = checked_patches(coords, footprint, scores)
+    places, values = patches(coords, footprint, scores)
     if object_type not in _OBJECT_TYPES:
         raise ValueError(f"expected an object type of {', '.join(_OBJECT_TYPES)}, got {object_type!r}")
-    columns = {name: values, f"{name} percentile": np.round(100 * scaled(values), 2)}
+    columns = {name: values, f"{name} percentile": np.round(on_scale(values, "percentile"), 2)}
     for key, column in (measurements or {}).items():
         numbers = finite_scores(column)
         if key in columns or len(numbers) != len(values):
@@ -77,7 +77,9 @@ def to_geojson(
                 f"beside {list(columns)}"
             )
         columns[key] = numbers
-    colours = viridis(scaled(values, scale))
+    shown = on_scale(values, scale)
+    low, high = (0.0, 100.0) if scale == "percentile" or not len(shown) else (shown.min(), shown.max())
+    colors = viridis(shown, low, high)
     labels = (
         {}
         if classification is None
@@ -85,26 +87,14 @@ def to_geojson(
     )
     tail = json.dumps({"objectType": object_type, "isLocked": True, **labels})[1:-1]
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write('{"type": "FeatureCollection", "features": [')
-            for start in range(0, len(places), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                features = _features(
-                    places[part],
-                    footprint,
-                    {k: v[part] for k, v in columns.items()},
-                    colours[part],
-                    tail,
-                    slide,
-                    start,
-                )
-                file.write((",\n" if start else "\n") + ",\n".join(features))
-            file.write("\n]}\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for start in range(0, len(places), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            own = {key: column[part] for key, column in columns.items()}
+            features = _features(places[part], footprint, own, colors[part], tail, slide, start)
+            file.write((",\n" if start else "\n") + ",\n".join(features))
+        file.write("\n]}\n")
     return path
 
 
@@ -112,7 +102,7 @@ def _features(
     places: NDArray[np.float64],
     footprint: float,
     columns: Mapping[str, NDArray[np.float64]],
-    colours: NDArray[np.uint8],
+    colors: NDArray[np.uint8],
     tail: str,
     slide: str,
     first: int,
@@ -120,9 +110,9 @@ def _features(
     """One feature's text after another, put together by hand: `json.dumps` of nested dictionaries is four times as slow."""
     keys = [json.dumps(key) for key in columns]
     rows = zip(
-        places.tolist(), (places + footprint).tolist(), colours.tolist(), *columns.values(), strict=True
+        places.tolist(), (places + footprint).tolist(), colors.tolist(), *columns.values(), strict=True
     )
-    for i, ((x0, y0), (x1, y1), colour, *numbers) in enumerate(rows):
+    for i, ((x0, y0), (x1, y1), color, *numbers) in enumerate(rows):
         # Numbered, because two patches may lie on one place.
         identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}/{first + i}/{x0}/{y0}")
         a, b, c, d = _number(x0), _number(y0), _number(x1), _number(y1)
@@ -130,7 +120,7 @@ def _features(
         measured = ", ".join(f"{key}: {float(v)!r}" for key, v in zip(keys, numbers, strict=True))
         yield (
             f'{{"type": "Feature", "id": "{identity}", "geometry": {{"type": "Polygon", "coordinates": [{ring}]}}, '
-            f'"properties": {{{tail}, "color": {colour}, "measurements": {{{measured}}}}}}}'
+            f'"properties": {{{tail}, "color": {color}, "measurements": {{{measured}}}}}}}'
         )
 
 

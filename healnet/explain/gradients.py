@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from healnet.explain._model import Risk, checked, default_risk, evaluating
+from healnet._evaluation import evaluating
+from healnet.explain._checks import modality_names
+from healnet.explain.risk import Risk, resolve_risk
 from healnet.inputs import real_elements, values_of, with_values
 
 __all__ = ["gradient_x_input", "input_gradients"]
@@ -17,34 +19,31 @@ __all__ = ["gradient_x_input", "input_gradients"]
 def input_gradients(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    risk: Risk = default_risk,
+    *,
     modalities: Iterable[str] | None = None,
+    risk: Risk | None = None,
 ) -> dict[str, Tensor]:
-    """The gradient of each patient's risk with respect to the raw numbers of each modality.
+    """The gradient of each patient's risk with respect to the raw numbers of each modality, in evaluation mode.
 
-    Its sign is a direction: positive where a larger value (higher expression, say) raises the risk. In evaluation mode.
+    Its sign is a direction: positive where a larger value (higher expression, say) raises the risk.
 
     Args:
-        model: any model that takes `inputs`.
+        model: model that takes `inputs`.
         inputs: modality -> a tensor, or a NamedTuple whose first floating-point field holds the numbers.
-        risk: one number per patient from the output.
-        modalities: which ones; all that are there by default.
+        modalities: names to score; all that are there by default.
+        risk: function from the output to one number per patient; by default as `model.output` says.
 
     Shape:
         returns: modality -> as its numbers: (b, f), (b, n, c), ...; exactly 0 on what is masked.
 
     Raises:
-        ValueError: an unknown modality, or a risk that is not one number per patient.
+        ValueError: an unknown modality, or what `Risk` refuses.
     """
-    names = [name for name, value in inputs.items() if value is not None]
-    wanted = names if modalities is None else list(modalities)
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"modality {name!r} is not among the inputs, which have {names}")
-    leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in wanted}
+    names = modality_names(inputs, modalities)
+    leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in names}
     joined = {name: with_values(inputs[name], leaf) for name, leaf in leaves.items()}
     with evaluating(model), torch.enable_grad():
-        value = checked(risk(model({**inputs, **joined})))
+        value = resolve_risk(model, inputs, risk)(model({**inputs, **joined}))
         slopes = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
     return {
         name: torch.zeros_like(leaf) if slope is None else slope.detach()
@@ -55,8 +54,9 @@ def input_gradients(
 def gradient_x_input(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    risk: Risk = default_risk,
+    *,
     modalities: Iterable[str] | None = None,
+    risk: Risk | None = None,
     per_token: bool = False,
 ) -> dict[str, Tensor]:
     """Gradient of the risk times the input: to first order, what each number adds to the risk against a 0 in its place.
@@ -65,10 +65,10 @@ def gradient_x_input(
     because tokens are learned projections of all of them (`OmicEncoder(tokens=k)`).
 
     Args:
-        model: any model that takes `inputs`.
-        inputs: as for `input_gradients`.
-        risk: one number per patient from the output.
-        modalities: which ones; all that are there by default.
+        model: model that takes `inputs`.
+        inputs: inputs as for `input_gradients`.
+        modalities: names to score; all that are there by default.
+        risk: function from the output to one number per patient; by default as `model.output` says.
         per_token: sum over the channels of a token, so that a bag (b, n, c) gives (b, n) and a volume its voxels.
 
     Shape:
@@ -78,7 +78,7 @@ def gradient_x_input(
         ValueError: as `input_gradients`.
     """
     result = {}
-    for name, slope in input_gradients(model, inputs, risk, modalities).items():
+    for name, slope in input_gradients(model, inputs, modalities=modalities, risk=risk).items():
         score = slope * values_of(inputs[name]).nan_to_num()
         axes = real_elements(inputs[name]).dim()
         result[name] = score.flatten(axes).sum(dim=-1) if per_token and score.dim() > axes else score

@@ -10,21 +10,24 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from healnet.explain._inputs import check_modality, copies
-from healnet.explain._model import Risk, default_risk, evaluating, risk_of
+from healnet._evaluation import evaluating
+from healnet.explain._batching import copies
+from healnet.explain._checks import modality_names
+from healnet.explain.risk import Risk, resolve_risk, risk_of
 from healnet.inputs import batch_size, hide, present, real_elements, repeat
 
-__all__ = ["occlude", "occlude_modalities", "tiles_of"]
+__all__ = ["group_by_square", "occlude", "occlude_modalities"]
 
 
 def occlude(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    modality: str,
-    groups: Tensor | None = None,
-    risk: Risk = default_risk,
+    *,
+    modalities: Iterable[str] | None = None,
+    risk: Risk | None = None,
+    groups: Mapping[str, Tensor] | None = None,
     rows: int = 256,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Risk with everything less risk without one group of elements: what the group adds. Positive: it raises the risk.
 
     Elements are the features of a table, the patches of a bag, the pixels of an image: what a mask of the modality has.
@@ -33,90 +36,96 @@ def occlude(
     others; a fixed `scale` keeps them.
 
     Args:
-        model: any model that takes `inputs`; used in evaluation mode.
-        inputs: as for `model.forward`.
-        modality: where to hide.
-        groups: which group each element belongs to, 0..g-1, or -1 for those that are never hidden; (*axes) for all patients
-            or (b, *axes). By default each element is a group of its own.
-        risk: one number per patient from the output.
+        model: model that takes `inputs`; used in evaluation mode.
+        inputs: inputs of `model.forward`.
+        modalities: names to score, one after the other; all that are there by default.
+        risk: function from the output to one number per patient; by default as `model.output` says.
+        groups: modality -> number of the group that each element belongs to, 0..g-1, or -1 for those that are never hidden;
+            (*axes) for all patients or (b, *axes). By default each element is a group of its own.
         rows: patients times groups in one forward pass, at most; large inputs are copied less often.
 
     Shape:
-        returns: (b, g); 0 where a patient has nothing of that group.
+        returns: modality -> (b, g); 0 where a patient has nothing of that group.
 
     Raises:
-        ValueError: a modality that is not there; groups that are not integers or do not fit the modality's elements.
+        ValueError: an unknown modality; groups that are not integers, do not fit the modality's elements or are of a
+            modality that is not scored; what `Risk` refuses.
 
     Example:
         >>> from healnet import HEALNet
         >>> from healnet.encoders import OmicEncoder
-        >>> model = HEALNet({"rna": OmicEncoder(6)})
-        >>> by_gene = occlude(model, {"rna": torch.randn(2, 6)}, "rna")
-        >>> by_gene.shape, occlude(model, {"rna": torch.randn(2, 6)}, "rna", torch.tensor([0, 0, 0, 1, 1, -1])).shape
-        (torch.Size([2, 6]), torch.Size([2, 2]))
+        >>> model, inputs = HEALNet({"rna": OmicEncoder(6)}, output="cox"), {"rna": torch.randn(2, 6)}
+        >>> occlude(model, inputs)["rna"].shape
+        torch.Size([2, 6])
+        >>> occlude(model, inputs, groups={"rna": torch.tensor([0, 0, 0, 1, 1, -1])})["rna"].shape
+        torch.Size([2, 2])
     """
-    value = check_modality(inputs, modality)
-    real = real_elements(value)
-    if groups is None:
-        groups = torch.arange(real[0].numel(), device=real.device).reshape(real.shape[1:])
-    groups = _checked_groups(groups, real, modality)
-    count, batch = int(groups.max()) + 1, len(real)
+    names = modality_names(inputs, modalities)
+    for name in groups or {}:
+        if name not in names:
+            raise ValueError(f"modality {name!r}: expected groups of the scored modalities {names}")
+    real = {name: real_elements(inputs[name]) for name in names}
+    numbered = {name: _checked_groups((groups or {}).get(name), real[name], name) for name in names}
     at_once = copies(inputs, rows)
+    scores = {}
     with evaluating(model):
-        whole = risk_of(model, inputs, risk)
-        scores = whole.new_zeros(batch, count)
-        for start in range(0, count, at_once):
-            ids = torch.arange(start, min(start + at_once, count), device=groups.device)
-            hidden = (groups.unsqueeze(0) == ids.reshape(-1, *[1] * groups.dim())).flatten(0, 1)
-            repeated = {name: repeat(given, len(ids)) for name, given in inputs.items()}
-            repeated[modality] = hide(repeated[modality], hidden)
-            without = risk_of(model, repeated, risk).reshape(len(ids), batch)
-            touched = (hidden.reshape(len(ids), *real.shape) & real).flatten(2).any(dim=2)
-            scores[:, ids] = torch.where(touched, whole - without, 0).T
+        read = resolve_risk(model, inputs, risk)
+        whole = risk_of(model, inputs, read)
+        for name, group in numbered.items():
+            count = int(group.max()) + 1
+            scores[name] = whole.new_zeros(len(whole), count)
+            for start in range(0, count, at_once):
+                ids = torch.arange(start, min(start + at_once, count), device=group.device)
+                hidden = (group.unsqueeze(0) == ids.reshape(-1, *[1] * group.dim())).flatten(0, 1)
+                repeated = {other: repeat(value, len(ids)) for other, value in inputs.items()}
+                repeated[name] = hide(repeated[name], hidden)
+                without = risk_of(model, repeated, read).reshape(len(ids), -1)
+                touched = (hidden.reshape(len(ids), *real[name].shape) & real[name]).flatten(2).any(dim=2)
+                scores[name][:, ids] = torch.where(touched, whole - without, 0).T
     return scores
 
 
 def occlude_modalities(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    risk: Risk = default_risk,
+    *,
     modalities: Iterable[str] | None = None,
+    risk: Risk | None = None,
 ) -> dict[str, Tensor]:
     """Risk with everything less risk without one whole modality, for each. Positive: having it raises the risk.
 
     What two modalities both say counts for neither; `shapley_modalities` shares it out.
 
     Args:
-        model: any model that takes `inputs`; used in evaluation mode.
-        inputs: as for `model.forward`.
-        risk: one number per patient from the output.
-        modalities: which ones; all that are there by default.
+        model: model that takes `inputs`; used in evaluation mode.
+        inputs: inputs of `model.forward`.
+        modalities: names to score; all that are there by default.
+        risk: function from the output to one number per patient; by default as `model.output` says.
 
     Shape:
         returns: modality -> (b,); 0 for a patient who lacks it anyway.
 
     Raises:
-        ValueError: a modality that is not there, or none at all.
+        ValueError: an unknown modality, inputs without any, or what `Risk` refuses.
     """
     batch_size(inputs)
-    names = [name for name, given in inputs.items() if given is not None]
     result = {}
     with evaluating(model):
-        whole = risk_of(model, inputs, risk)
-        for name in names if modalities is None else modalities:
-            value = check_modality(inputs, name)
-            there = present(value)
-            without = risk_of(model, {**inputs, name: hide(value, there)}, risk)
+        read = resolve_risk(model, inputs, risk)
+        whole = risk_of(model, inputs, read)
+        for name in modality_names(inputs, modalities):
+            there = present(inputs[name])
+            without = risk_of(model, {**inputs, name: hide(inputs[name], there)}, read)
             result[name] = torch.where(there.to(whole.device), whole - without, 0)
     return result
 
 
-def tiles_of(coords: ArrayLike, side: float) -> NDArray[np.int64]:
+def group_by_square(coords: ArrayLike, side: float) -> NDArray[np.int64]:
     """Groups for `occlude`: patches whose corners fall into the same square of `side` level-0 pixels.
 
     Args:
         coords: (n, 2) corners (x, y).
-        side: of a square.
+        side: length of a square's side.
 
     Returns:
         (n,) group numbers 0..g-1, by row and then by column of the squares.
@@ -125,7 +134,7 @@ def tiles_of(coords: ArrayLike, side: float) -> NDArray[np.int64]:
         ValueError: coordinates of another shape, or a side that is not positive.
 
     Example:
-        >>> tiles_of([[0, 0], [512, 0], [1024, 0], [0, 1024]], side=1024)
+        >>> group_by_square([[0, 0], [512, 0], [1024, 0], [0, 1024]], side=1024)
         array([0, 0, 1, 2])
     """
     places = np.asarray(coords)
@@ -135,8 +144,10 @@ def tiles_of(coords: ArrayLike, side: float) -> NDArray[np.int64]:
     return np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _checked_groups(groups: Tensor, real: Tensor, modality: str) -> Tensor:
-    """(b, *axes) integers."""
+def _checked_groups(groups: Tensor | None, real: Tensor, modality: str) -> Tensor:
+    """(b, *axes) integers; by default each element is a group of its own."""
+    if groups is None:
+        groups = torch.arange(real[0].numel()).reshape(real.shape[1:])
     if (
         groups.is_floating_point()
         or groups.dtype == torch.bool

@@ -1,57 +1,64 @@
-"""What each modality adds to a patient's risk: exact Shapley values, by the model's own missing-modality path."""
+"""Shapley values of modalities: what each adds to a patient's risk, exactly, by the model's own missing-modality path."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from healnet._plotting import LOWERS, RAISES, new_axes, readable
-from healnet.explain._inputs import copies
-from healnet.explain._model import Risk, default_risk, evaluating, risk_of
-from healnet.inputs import batch_size, hide, present, repeat
+from healnet._evaluation import evaluating
+from healnet._plotting import LOWERS, RAISES, direction_legend, new_axes, readable, use_fonts
+from healnet.explain._batching import copies
+from healnet.explain._checks import modality_names
+from healnet.explain.risk import Risk, resolve_risk, risk_of
+from healnet.inputs import hide, present, repeat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ModalityShapley", "contribution_bars", "shapley_modalities", "shapley_values"]
+__all__ = ["ModalityShapley", "plot_contribution_bars", "shapley_modalities", "shapley_values"]
 
 MOST_PLAYERS = 8  # 256 coalitions
 
 
-class ModalityShapley(NamedTuple):
-    """Shapley values of the modalities, per patient.
+class ModalityShapley(dict[str, Tensor]):
+    """Shapley values of the modalities: modality -> (b,), 0 where a patient lacks it. They sum to `risk - nothing`.
 
-    Shape:
-        names: k modalities.
-        values: (b, k); 0 where a patient lacks the modality. `values.sum(1) == risk - nothing`.
+    Attributes:
         risk: (b,) with all that the patient has.
-        nothing: (b,) with no modality at all.
-        has: (b, k) bool.
+        nothing: (b,) with none of these modalities.
+        has: modality -> (b,) bool, who has it.
     """
 
-    names: tuple[str, ...]
-    values: Tensor
-    risk: Tensor
-    nothing: Tensor
-    has: Tensor
+    def __init__(
+        self, values: Mapping[str, Tensor], risk: Tensor, nothing: Tensor, has: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(values)
+        self.risk = risk
+        self.nothing = nothing
+        self.has = dict(has)
 
-    def mean(self) -> Tensor:
-        """(k,) the cohort's mean over the patients who have the modality; NaN where nobody has."""
-        return torch.where(self.has, self.values, 0).sum(dim=0) / self.has.sum(dim=0)
+    def mean(self) -> dict[str, float]:
+        """Modality -> mean over the patients who have it; NaN where none has."""
+        return {name: float(value[self.has[name]].mean()) for name, value in self.items()}
 
-    def mean_size(self) -> Tensor:
-        """(k,) likewise of the size, whatever the direction: how much the modality moves risks."""
-        return torch.where(self.has, self.values.abs(), 0).sum(dim=0) / self.has.sum(dim=0)
+    def mean_size(self) -> dict[str, float]:
+        """Modality -> mean of the size, whatever the direction: how much it moves risks."""
+        return {name: float(value[self.has[name]].abs().mean()) for name, value in self.items()}
 
 
 def shapley_modalities(
-    model: nn.Module, inputs: Mapping[str, Any], risk: Risk = default_risk, rows: int = 256
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    *,
+    modalities: Iterable[str] | None = None,
+    risk: Risk | None = None,
+    rows: int = 256,
 ) -> ModalityShapley:
     """Exact Shapley values (Shapley 1953) of a patient's risk over the modalities, in 2^k forward passes.
 
@@ -59,40 +66,44 @@ def shapley_modalities(
     train with `healnet.data.ModalityDropout`, or its answers to rare subsets mean little.
 
     Args:
-        model: any model that takes `inputs`; used in evaluation mode.
-        inputs: as for `model.forward`, with up to 8 modalities.
-        risk: one number per patient from the output.
+        model: model that takes `inputs`; used in evaluation mode.
+        inputs: inputs of `model.forward`.
+        modalities: names to score, up to 8; all that are there by default. The others stay as they are.
+        risk: function from the output to one number per patient; by default as `model.output` says.
         rows: patients times coalitions in one forward pass, at most; large inputs are copied less often.
 
     Raises:
-        ValueError: no modality, or more than 8.
+        ValueError: an unknown modality, none at all, or more than 8; what `Risk` refuses.
 
     Example:
         >>> from healnet import HEALNet
         >>> from healnet.encoders import OmicEncoder
-        >>> model = HEALNet({"rna": OmicEncoder(6), "protein": OmicEncoder(3)})
+        >>> model = HEALNet({"rna": OmicEncoder(6), "protein": OmicEncoder(3)}, output="cox")
         >>> shares = shapley_modalities(model, {"rna": torch.randn(2, 6), "protein": torch.randn(2, 3)})
-        >>> bool((shares.values.sum(1) - (shares.risk - shares.nothing)).abs().max() < 1e-5)
+        >>> bool((sum(shares.values()) - (shares.risk - shares.nothing)).abs().max() < 1e-5)
         True
     """
-    batch_size(inputs)
-    names = tuple(name for name, given in inputs.items() if given is not None)
+    names = modality_names(inputs, modalities)
+    if not names:
+        raise ValueError("expected inputs with at least one modality, got none")
     if len(names) > MOST_PLAYERS:
         raise ValueError(
-            f"exact Shapley values are for up to {MOST_PLAYERS} modalities (2^k passes), got {len(names)}: {list(names)}"
+            f"expected up to {MOST_PLAYERS} modalities, for exact Shapley values take 2^k passes, "
+            f"got {len(names)}: {names}; choose some with modalities=[...]"
         )
-    has = torch.stack([present(inputs[name]) for name in names], dim=1)
+    has = {name: present(inputs[name]) for name in names}
+    batch = len(has[names[0]])
     parts = []
     with evaluating(model):
+        read = resolve_risk(model, inputs, risk)
         for coalitions in torch.arange(2 ** len(names)).split(copies(inputs, rows)):
-            repeated = {name: repeat(inputs[name], len(coalitions)) for name in names}
-            shown = {
-                name: hide(value, (coalitions >> i & 1 == 0).repeat_interleave(len(has)))
-                for i, (name, value) in enumerate(repeated.items())
-            }
-            parts.append(risk_of(model, shown, risk).reshape(len(coalitions), len(has)))
+            shown = {name: repeat(value, len(coalitions)) for name, value in inputs.items()}
+            for i, name in enumerate(names):
+                shown[name] = hide(shown[name], (coalitions >> i & 1 == 0).repeat_interleave(batch))
+            parts.append(risk_of(model, shown, read).reshape(len(coalitions), batch))
     values = torch.cat(parts)
-    return ModalityShapley(names, shapley_values(values), values[-1], values[0], has)
+    shares = shapley_values(values)
+    return ModalityShapley({name: shares[:, i] for i, name in enumerate(names)}, values[-1], values[0], has)
 
 
 def shapley_values(coalitions: Tensor) -> Tensor:
@@ -133,54 +144,68 @@ def shapley_values(coalitions: Tensor) -> Tensor:
     return torch.stack(shares, dim=-1)
 
 
-def contribution_bars(
-    names: Sequence[str],
-    values: ArrayLike,
-    has: ArrayLike | None = None,
+def plot_contribution_bars(
+    contributions: Mapping[str, ArrayLike],
+    has: Mapping[str, ArrayLike] | None = None,
+    *,
+    quantity: str = "risk",
     ax: Axes | None = None,
-    xlabel: str = "contribution to the risk",
 ) -> Axes:
-    """A bar per modality: right and orange raises the risk, left and blue lowers it; "absent" where the patient lacks it.
+    """A bar per modality: what it adds for one patient, or how much it moves the number of many.
 
-    For several patients a bar is their mean and every patient is a dot.
+    Of one patient a bar to the right, orange, raises, and one to the left, blue, lowers. Of several the bar is the mean
+    *size* of what it adds, for means of both signs cancel, and every patient is a dot at its size, colored by its direction.
 
     Args:
-        names: (k,) modalities.
-        values: (k,) of one patient, or (b, k).
-        has: bool, of the shape of `values`; default: everything is there.
+        contributions: modality -> (b,) numbers, as `shapley_modalities` or `occlude_modalities` gives them.
+        has: modality -> (b,) bool, who has it (`ModalityShapley.has`); by default everyone.
+        quantity: name of what the contributions add to, with its unit where it has one.
         ax: where to draw; by default new axes of a figure of their own.
-        xlabel: what a bar measures.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: no modality, or shapes that do not fit.
         ImportError: matplotlib is not installed.
     """
-    numbers = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    there = np.ones(numbers.shape, bool) if has is None else np.atleast_2d(np.asarray(has, dtype=bool))
-    if numbers.ndim != 2 or numbers.shape[1] != len(names) or there.shape != numbers.shape:
+    values = {name: np.atleast_1d(np.asarray(v, dtype=np.float64)) for name, v in contributions.items()}
+    there = {
+        name: np.ones(v.shape, bool) if has is None else np.atleast_1d(np.asarray(has[name], dtype=bool))
+        for name, v in values.items()
+    }
+    shapes = {name: (v.shape, there[name].shape) for name, v in values.items()}
+    if (
+        len({shape for pair in shapes.values() for shape in pair}) != 1
+        or len(next(iter(shapes.values()))[0]) != 1
+    ):
         raise ValueError(
-            f"expected values of shape ({len(names)},) or (b, {len(names)}) and `has` alike, "
-            f"got {np.shape(values)} and {there.shape}"
+            f"expected contributions and `has` of one shape (b,) for each modality, got {shapes}"
         )
-    labels = [readable(name) for name in names]
+    several = len(next(iter(values.values()))) > 1
+    labels = [readable(name) for name in values]
     if ax is None:
-        ax = new_axes(max(5.5, 4.3 + 0.09 * max(map(len, labels), default=0)), 0.9 + 0.38 * len(names))
-    ax.axvline(0, color="0.3", linewidth=0.8, zorder=1)
-    spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(numbers))
-    for row, name in enumerate(names):
-        own = numbers[there[:, row], row]
+        ax = new_axes(max(5.5, 4.3 + 0.09 * max(map(len, labels))), 1.1 + 0.38 * len(values))
+    spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(next(iter(values.values()))))
+    for row, (name, value) in enumerate(values.items()):
+        own = value[there[name]]
         if not len(own):
             ax.annotate("absent", (0, row), (4, 0), textcoords="offset points", va="center", color="0.4")
-            continue
-        bar = own.mean()
-        ax.barh(
-            row, bar, height=0.7, color=RAISES if bar > 0 else LOWERS, alpha=1.0 if len(own) == 1 else 0.6
-        )
-        if len(numbers) > 1:
-            ax.plot(own, row + spread[there[:, row]], ".", color="0.2", markersize=3, alpha=0.7, label=name)
-    ax.set_yticks(range(len(names)), labels)
-    ax.set_ylim(len(names) - 0.4, -0.6)  # an absent one has no bar that would make room
-    ax.set_xlabel(f"lowers  ←  {xlabel}  →  raises")
+        elif several:
+            ax.barh(row, np.abs(own).mean(), height=0.7, color="0.8", zorder=1)
+            for sign, color in ((1, RAISES), (-1, LOWERS)):
+                chosen = np.sign(own) == sign
+                ax.plot(
+                    np.abs(own)[chosen], (row + spread[there[name]])[chosen], ".", color=color, markersize=4
+                )
+        else:
+            ax.barh(row, own[0], height=0.7, color=RAISES if own[0] > 0 else LOWERS)
+    ax.set_yticks(range(len(values)), labels)
+    ax.set_ylim(len(values) - 0.4, -0.6)  # an absent one has no bar that would make room
+    if several:
+        ax.set_xlabel(f"size of the contribution to the {quantity}: bar mean, dot patient")
+        direction_legend(ax, np.concatenate([v[there[name]] for name, v in values.items()]), quantity)
+    else:
+        ax.set_xlabel(f"lowers  ←  contribution to the {quantity}  →  raises")
+        ax.axvline(0, color="0.3", linewidth=0.8, zorder=1)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
+    use_fonts(ax)
     return ax

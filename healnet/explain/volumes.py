@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import add_colorbar, colour_limits, new_axes, new_figure
+from healnet._files import atomic_path
+from healnet._plotting import Panels, add_colorbar, color_limits, new_axes, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["image_overlay", "orthogonal_slices", "to_nifti", "voxel_scores"]
+__all__ = ["plot_image_overlay", "plot_orthogonal_slices", "to_nifti", "voxel_scores"]
 
 
 def voxel_scores(
@@ -56,10 +57,9 @@ def voxel_scores(
     return grid if mask is None else np.where(np.asarray(mask, dtype=bool), grid, np.nan)
 
 
-def image_overlay(
+def plot_image_overlay(
     image: ArrayLike,
     scores: ArrayLike,
-    ax: Axes | None = None,
     *,
     limits: tuple[float, float] | None = None,
     cmap: str | None = None,
@@ -67,6 +67,7 @@ def image_overlay(
     aspect: float = 1.0,
     colorbar: bool = True,
     label: str = "score",
+    ax: Axes | None = None,
 ) -> Axes:
     """Scores over a two-dimensional image. Where scores are NaN the image shows as it is.
 
@@ -75,13 +76,13 @@ def image_overlay(
     Args:
         image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in grey.
         scores: (h, w).
-        ax: where to draw; by default new axes of a figure of their own.
-        limits: scores at the ends of the colour map, (-a, a) for the diverging one; by default from the scores.
-        cmap: a matplotlib colour map instead.
+        limits: scores at the ends of the color map, (-a, a) for the diverging one; by default from the scores.
+        cmap: a matplotlib color map instead.
         alpha: opacity of the scores.
         aspect: height of a pixel over its width, for anisotropic voxels.
         colorbar: draw one beside the axes.
-        label: of the colour bar.
+        label: text of the color bar.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: shapes that differ.
@@ -95,14 +96,14 @@ def image_overlay(
             f"expected an image (h, w[, 3]) and scores (h, w) of one size, got {picture.shape} and {heat.shape}"
         )
     if limits is None:
-        low, high, colours = colour_limits(heat)
+        low, high, colors = color_limits(heat)
     else:
-        low, high, colours = *limits, "RdBu_r" if limits[0] == -limits[1] else "viridis"
+        low, high, colors = *limits, "RdBu_r" if limits[0] == -limits[1] else "viridis"
     ax = new_axes(5.0, 4.2) if ax is None else ax
     ax.imshow(picture, cmap="gray", interpolation="nearest", aspect=aspect)
     drawn = ax.imshow(
         np.ma.masked_invalid(heat),
-        cmap=cmap or colours,
+        cmap=cmap or colors,
         vmin=low,
         vmax=high,
         alpha=alpha,
@@ -116,17 +117,17 @@ def image_overlay(
     return ax
 
 
-def orthogonal_slices(
+def plot_orthogonal_slices(
     volume: ArrayLike,
     scores: ArrayLike,
     at: Sequence[int] | None = None,
     *,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     names: Sequence[str] = ("axis 0", "axis 1", "axis 2"),
-    figure: Figure | None = None,
     alpha: float = 0.5,
     label: str = "score",
-) -> Figure:
+    ax: Axes | None = None,
+) -> Panels:
     """Three slices through one voxel, each across one axis, with the scores over them and the other two slices as lines.
 
     Args:
@@ -134,10 +135,10 @@ def orthogonal_slices(
         scores: (x, y, z).
         at: the voxel; by default where the score is largest in size.
         spacing: length of a voxel along each axis, in any one unit.
-        names: of the axes.
-        figure: an empty figure to draw in; a new one by default.
+        names: names of the axes.
         alpha: opacity of the scores.
-        label: of the colour bar.
+        label: text of the color bar.
+        ax: where to draw, divided into three; by default a figure of its own.
 
     Raises:
         ValueError: shapes that differ, a voxel outside, scores without a number.
@@ -148,32 +149,33 @@ def orthogonal_slices(
         raise ValueError(
             f"expected a volume (x, y, z[, c]) and scores (x, y, z) of one size, got {picture.shape} and {heat.shape}"
         )
-    low, high, colours = colour_limits(heat)
+    low, high, colors = color_limits(heat)
     if at is None:
         voxel = tuple(int(i) for i in np.unravel_index(np.nanargmax(np.abs(heat)), heat.shape))
     else:
         voxel = tuple(at)
     if len(voxel) != 3 or not all(0 <= i < n for i, n in zip(voxel, heat.shape, strict=True)):
         raise ValueError(f"expected a voxel inside {heat.shape}, got {voxel}")
-    figure = new_figure(9.6, 3.4) if figure is None else figure
-    axes = figure.subplots(1, 3)
-    for axis, ax in enumerate(axes):
+    three = panels(ax, 1, 3, (9.6, 3.4))
+    for axis, panel in enumerate(three):
         down, across = [i for i in range(3) if i != axis]
-        image_overlay(
+        plot_image_overlay(
             picture.take(voxel[axis], axis=axis),
             heat.take(voxel[axis], axis=axis),
-            ax,
             limits=(low, high),
-            cmap=colours,
+            cmap=colors,
             alpha=alpha,
             aspect=spacing[down] / spacing[across],
             colorbar=False,
+            ax=panel,
         )
-        ax.axhline(voxel[down], color="white", linewidth=0.6, linestyle=":")
-        ax.axvline(voxel[across], color="white", linewidth=0.6, linestyle=":")
-        ax.set(title=f"{names[axis]} = {voxel[axis]}", xlabel=f"{names[across]} →", ylabel=f"← {names[down]}")
-    add_colorbar(axes[0].images[1], list(axes), label)
-    return figure
+        panel.axhline(voxel[down], color="white", linewidth=0.6, linestyle=":")
+        panel.axvline(voxel[across], color="white", linewidth=0.6, linestyle=":")
+        panel.set(
+            title=f"{names[axis]} = {voxel[axis]}", xlabel=f"{names[across]} →", ylabel=f"← {names[down]}"
+        )
+    add_colorbar(three[0].images[1], three, label)
+    return three
 
 
 def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = None) -> Path:
@@ -199,5 +201,7 @@ def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = Non
             f"expected scores (x, y, z) and a path ending in .nii or .nii.gz, got {values.shape} and {path.name!r}"
         )
     matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
-    nibabel.save(nibabel.Nifti1Image(np.nan_to_num(values).astype(np.float32), matrix), path)
+    written: bytes = nibabel.Nifti1Image(np.nan_to_num(values).astype(np.float32), matrix).to_bytes()
+    with atomic_path(path) as partial:
+        partial.write_bytes(gzip.compress(written, mtime=0) if path.suffix == ".gz" else written)
     return path

@@ -194,7 +194,7 @@ class HEALNet(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             output: Tensor = self.head(self._fuse(inputs, recorder))
             recorder.differentiate(gradient_of(output))
-        return output.detach(), recorder.trace()
+        return _detached(output), recorder.trace()
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
         """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
@@ -233,3 +233,15 @@ class HEALNet(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
         return latents
+
+
+def _detached(output: Any) -> Any:
+    """A head's output, a tensor or a tuple, list or mapping of them, without its graph."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if isinstance(output, Mapping):
+        return {name: _detached(part) for name, part in output.items()}
+    if isinstance(output, tuple | list):
+        parts = [_detached(part) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from healnet._evaluation import evaluating
 from healnet._files import atomic_path, leftovers, need, shown
 from healnet.slides.feature_writer import (
     ExtractionSettings,
@@ -26,7 +27,7 @@ from healnet.slides.feature_writer import (
 )
 from healnet.slides.progress_bar import SlideBar
 from healnet.slides.slide import Slide
-from healnet.slides.tile_encoder import Encoder, FeatureKind, TileEncoder, device_of, evaluating
+from healnet.slides.tile_encoder import Encoder, FeatureKind, TileEncoder, device_of
 from healnet.slides.tiles import Tiles
 
 __all__ = ["extract_features"]

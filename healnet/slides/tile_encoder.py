@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Encoder", "FeatureKind", "TileEncoder", "device_of", "evaluating"]
+__all__ = ["Encoder", "FeatureKind", "TileEncoder", "device_of"]
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -65,21 +64,6 @@ class TileEncoder:
         tile = torch.full((3, size, size), 255, dtype=torch.uint8)
         features = self((tile if transform is None else transform(tile)).unsqueeze(0))
         return FeatureKind(features.shape[1], features.dtype)
-
-
-@contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Dropout and batch statistics off; every module's own mode is restored afterwards."""
-    modes = (
-        [(module, module.training) for module in encoder.modules()] if isinstance(encoder, nn.Module) else []
-    )
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def device_of(encoder: Encoder, device: torch.device | str | None) -> torch.device:

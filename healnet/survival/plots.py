@@ -1,9 +1,8 @@
-"""Pictures of survival: each function draws on the axes it is given, and returns them.
+"""Draw survival: Kaplan-Meier curves, predicted curves, calibration, risks, and models side by side.
 
-Needs the `plots` extra (matplotlib) only in that the caller makes the axes: nothing here imports it, touches
-pyplot's state or shows a figure. Colours are Okabe and Ito's, which colour-blind readers can tell apart;
-groups differ in line style, too. Make figures with `layout="constrained"`, so that the numbers at risk get
-their room.
+Each function draws on `ax`, or in a figure of its own, and returns the axes; none touches pyplot. Colors are those of Okabe
+and Ito, which color-blind readers can tell apart; groups differ in line style, too. Make your own figures with
+``layout="constrained"``, so that the numbers at risk have space below the axis. Needs ``pip install healnet[plots]``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet._plotting import PALETTE, STYLES, despine, new_axes, readable, use_fonts
 from healnet.survival._inputs import as_array
 from healnet.survival._scores import checked_risk
 from healnet.survival.calibration import Calibration
@@ -34,14 +34,11 @@ __all__ = [
     "plot_survival_curves",
 ]
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
-_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
 _ROW = 12.0  # points between the rows of the numbers at risk
-_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of a legend beside the axes
+_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend beside the axes
 
 
 def plot_kaplan_meier(
-    axes: Axes,
     target: SurvivalTarget,
     groups: ArrayLike | None = None,
     *,
@@ -50,20 +47,21 @@ def plot_kaplan_meier(
     at_risk: bool = True,
     confidence: float = 0.95,
     p_value: float | Literal["logrank"] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Kaplan-Meier curves per group: confidence bands, censoring ticks, numbers at risk.
 
     Args:
-        axes: to draw on.
         target: n patients.
-        groups: (n,) a label of each; None = one group.
-        unit: of the times, for the label of the axis: "months".
+        groups: (n,) labels of the patients; None = one group.
+        unit: unit of the times, for the label of the axis: "months".
         order: the labels, in the order to draw and name them; sorted if left out.
         at_risk: whether to write the numbers at risk below the axis.
-        confidence: of the bands.
+        confidence: level of the bands.
         p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
             follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
             risks, whose models were fitted on each other's patients.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: a p outside [0, 1], "logrank" with one group or without events, no patients, a label
@@ -74,25 +72,26 @@ def plot_kaplan_meier(
     names = present if order is None else [str(name) for name in order]
     if sorted(names) != present:
         raise ValueError(f"order must name the groups {present}, got {names}")
+    ax = new_axes(7.0, 5.0) if ax is None else ax
     estimates = []
     for k, name in enumerate(names):
         part = target[labels == name]
         estimate = kaplan_meier(part, confidence)
         estimates.append(estimate)
-        color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
+        color, style = PALETTE[k % len(PALETTE)], STYLES[k % len(STYLES)]
         events = int(part.event.sum())
         counts = f"(n = {len(part)}, {events} event{'s' * (events != 1)})"
-        title = textwrap.fill(name, 32) + (" " if len(name) <= 20 else "\n") + counts
-        axes.step(estimate.time, estimate.survival, where="post", color=color, linestyle=style, label=title)
-        axes.fill_between(
+        title = textwrap.fill(readable(name, longest=999), 32) + (" " if len(name) <= 20 else "\n") + counts
+        ax.step(estimate.time, estimate.survival, where="post", color=color, linestyle=style, label=title)
+        ax.fill_between(
             estimate.time, estimate.low, estimate.high, step="post", color=color, alpha=0.15, lw=0
         )
         censored = np.unique(part.time[~part.event])
-        axes.plot(censored, estimate.at(censored), "|", color=color, markersize=5)
-    axes.set(xlabel=_time_label(unit), ylabel="Probability of survival", ylim=(0, 1.03))
-    axes.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
+        ax.plot(censored, estimate.at(censored), "|", color=color, markersize=5)
+    ax.set(xlabel=_time_label(unit), ylabel="Probability of survival", ylim=(0, 1.03))
+    ax.set_xlim(0, float(target.time.max()) * 1.02 or 1.0)
     place = _legend_place(estimates, float(target.time.max()))
-    legend = axes.legend(frameon=False, fontsize="small", title_fontsize="small", **place)
+    legend = ax.legend(frameon=False, fontsize="small", title_fontsize="small", **place)
     if p_value is not None:
         if p_value == "logrank":
             legend.set_title(f"log-rank p {_p_text(logrank_p(labels, target))}")
@@ -101,14 +100,14 @@ def plot_kaplan_meier(
         else:
             raise ValueError(f"expected p_value 'logrank' or in [0, 1], got {p_value!r}")
         legend.set_alignment("left")
-    _despine(axes)
+    despine(ax)
     if at_risk:
-        _write_at_risk(axes, target, labels, names)
-    return axes
+        _write_at_risk(ax, target, labels, names)
+    use_fonts(ax)
+    return ax
 
 
 def plot_survival_curves(
-    axes: Axes,
     survival: SurvivalCurve | ArrayLike,
     times: ArrayLike | None = None,
     *,
@@ -116,19 +115,20 @@ def plot_survival_curves(
     target: SurvivalTarget | None = None,
     unit: str | None = None,
     steps: bool = False,
+    ax: Axes | None = None,
 ) -> Axes:
     """Predicted curves of single patients.
 
     With a target, a dot marks where each had the event, a ring where they were censored.
 
     Args:
-        axes: to draw on.
         survival: a `SurvivalCurve` of a few patients, or (n, t) probabilities at `times`.
         times: (t,) increasing; with a `SurvivalCurve` 200 points over its bins if left out.
         labels: n names.
-        target: what became of the patients.
-        unit: of the times, for the label of the axis: "months".
+        target: outcomes of the patients.
+        unit: unit of the times, for the label of the axis: "months".
         steps: whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: an array without `times`, shapes that do not fit.
@@ -152,82 +152,95 @@ def plot_survival_curves(
     for what, given in (("labels", names), ("target", target)):
         if given is not None and len(given) != len(values):
             raise ValueError(f"{what} must be of the {len(values)} patients of survival, got {len(given)}")
+    ax = new_axes(7.0, 4.5) if ax is None else ax
     for k, curve in enumerate(values):
-        color, style = _COLORS[k % len(_COLORS)], _STYLES[k % len(_STYLES)]
+        color, style = PALETTE[k % len(PALETTE)], STYLES[k % len(STYLES)]
         drawn = "steps-post" if steps else "default"
-        axes.plot(grid, curve, color=color, linestyle=style, drawstyle=drawn, label=names[k])
+        ax.plot(
+            grid, curve, color=color, linestyle=style, drawstyle=drawn, label=readable(names[k], longest=44)
+        )
         if target is not None:
             time, seen = float(target.time[k]), bool(target.event[k])
             below = curve[np.searchsorted(grid, time, side="right") - 1]
             height = float(below if steps else np.interp(time, grid, curve))
-            axes.plot(time, height, "o", color=color, markerfacecolor=color if seen else "white", zorder=3)
-    if target is not None:
-        axes.plot([], [], "o", color="0.3", label="event")
-        axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="censored")
-    axes.set(xlabel=_time_label(unit), ylabel="Predicted probability of survival", ylim=(0, 1.03))
-    axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize="small", **(_OUTSIDE if len(names) > 5 else {}))
-    return _despine(axes)
+            ax.plot(time, height, "o", color=color, markerfacecolor=color if seen else "white", zorder=3)
+    for seen, fate, fill in ((True, "event", "0.3"), (False, "censored", "white")):
+        if target is not None and (target.event == seen).any():
+            ax.plot([], [], "o", color="0.3", markerfacecolor=fill, label=fate)
+    ax.set(xlabel=_time_label(unit), ylabel="Predicted probability of survival", ylim=(0, 1.03))
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize="small", **(_OUTSIDE if len(names) > 5 else {}))
+    use_fonts(ax)
+    return despine(ax)
 
 
-def plot_calibration(axes: Axes, result: Calibration, *, horizon: str = "the horizon") -> Axes:
+def plot_calibration(result: Calibration, *, horizon: str = "the horizon", ax: Axes | None = None) -> Axes:
     """Predicted against observed probability of the event, one point per group, with confidence limits.
 
     Args:
-        axes: to draw on.
-        result: of `calibration_groups`; groups whose observed share is undefined are left out.
-        horizon: with its unit, as in "5 years".
+        result: what `calibration_groups` returns; groups whose observed share is undefined are left out.
+        horizon: the time, with its unit, as in "5 years".
+        ax: where to draw; by default new axes of a figure of their own.
+
+    Raises:
+        ImportError: matplotlib is not installed.
     """
+    ax = new_axes(5.0, 4.6) if ax is None else ax
     known = ~np.isnan(result.observed)
     predicted, observed = result.predicted[known], result.observed[known]
     # At shares of 0 and 1 the log-log limits are undefined or rounded past the estimate.
     low = np.fmin(np.nan_to_num(result.low[known], nan=np.inf), observed)
     high = np.fmax(np.nan_to_num(result.high[known], nan=-np.inf), observed)
     top = float(np.max(np.concatenate([predicted, high, [0.1]])))
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
+    ax.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
     bars = np.stack([observed - low, high - observed])
-    axes.errorbar(predicted, observed, bars, fmt="o", color=_COLORS[0], capsize=3, label="groups of patients")
+    ax.errorbar(predicted, observed, bars, fmt="o", color=PALETTE[0], capsize=3, label="groups of patients")
     limit = min(1.0, top * 1.05) + 0.02
-    axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit), aspect="equal")
-    axes.set(xlabel=f"Predicted probability by {horizon}", ylabel=f"Observed probability by {horizon}")
+    ax.set(xlim=(-0.02, limit), ylim=(-0.02, limit), aspect="equal")
+    ax.set(xlabel=f"Predicted probability by {horizon}", ylabel=f"Observed probability by {horizon}")
     crowded = bool(((predicted > limit / 2) & (low < limit / 5)).any())
-    axes.legend(frameon=False, loc="upper left" if crowded else "lower right")
-    return _despine(axes)
+    ax.legend(frameon=False, loc="upper left" if crowded else "lower right")
+    use_fonts(ax)
+    return despine(ax)
 
 
 def plot_risk_histogram(
-    axes: Axes, risk: ArrayLike, target: SurvivalTarget, *, bins: int = 20, label: str = "Predicted risk"
+    risk: ArrayLike,
+    target: SurvivalTarget,
+    *,
+    bins: int = 20,
+    label: str = "Predicted risk",
+    ax: Axes | None = None,
 ) -> Axes:
     """How predicted risks spread: patients with the event against censored ones, in shares of each.
 
     Args:
-        axes: to draw on.
         risk: (n,)
         target: n patients.
-        bins: of the histogram.
-        label: of the horizontal axis, with its unit where it has one.
+        bins: number of bars.
+        label: label of the horizontal axis, with its unit where it has one.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: another number of risks, risks that are not finite.
     """
     values = checked_risk(risk, target)
+    ax = new_axes(6.0, 4.0) if ax is None else ax
     edges = np.histogram_bin_edges(values, bins).tolist()
-    for seen, name, color, hatch in ((False, "censored", _COLORS[0], ""), (True, "event", _COLORS[1], "///")):
+    for seen, name, color, hatch in ((False, "censored", PALETTE[0], ""), (True, "event", PALETTE[1], "///")):
         part = values[target.event == seen]
         if len(part):
             share = np.full(len(part), 1 / len(part))
             title = f"{name} (n = {len(part)})"
-            axes.hist(part, edges, weights=share, color=color, alpha=0.35, label=title)
-            axes.hist(
-                part, edges, weights=share, histtype="step", edgecolor=color, hatch=hatch, linewidth=1.5
-            )
-    axes.set(xlabel=label, ylabel="Share of patients in the group")
-    axes.legend(frameon=False)
-    return _despine(axes)
+            ax.hist(part, edges, weights=share, color=color, alpha=0.35, label=title)
+            ax.hist(part, edges, weights=share, histtype="step", edgecolor=color, hatch=hatch, linewidth=1.5)
+    ax.set(xlabel=label, ylabel="Share of patients in the group")
+    ax.legend(frameon=False)
+    use_fonts(ax)
+    return despine(ax)
 
 
 def plot_forest(
-    axes: Axes,
     results: pd.DataFrame,
     *,
     name: str = "model",
@@ -236,6 +249,7 @@ def plot_forest(
     high: str | None = None,
     label: str = "Concordance index",
     reference: float | None = 0.5,
+    ax: Axes | None = None,
 ) -> Axes:
     """Models side by side, in the order they first appear, with value and interval in figures.
 
@@ -243,14 +257,14 @@ def plot_forest(
     the standard deviation as the bar, and every row as a small dot.
 
     Args:
-        axes: to draw on.
         results: a table; rows without a value are left out.
         name: the column that names the models.
         value: the column of the metric.
         low: the column of the lower limits, or None.
         high: the column of the upper limits, or None.
-        label: of the metric, with its unit where it has one.
+        label: name of the metric, with its unit where it has one.
         reference: where to draw the line of no effect; None = none.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: a column that the table lacks, `low` without `high` or with many rows per model, no rows.
@@ -267,6 +281,7 @@ def plot_forest(
         raise ValueError("results hold no values to draw")
     if low is not None and len(models) != len(known):
         raise ValueError("low and high need one row per model")
+    ax = new_axes(7.0, 1.2 + 0.32 * len(models)) if ax is None else ax
     for row, model in enumerate(models):
         part = known[known[name] == model]
         values = part[value].to_numpy(dtype=np.float64)
@@ -281,10 +296,10 @@ def plot_forest(
             ends = center - spread, center + spread
             text = f"{center:.3f} ± {spread:.3f}" if len(values) > 1 else f"{center:.3f}"
             if len(values) > 1:
-                axes.plot(values, np.full(len(values), row), ".", color="0.65", markersize=4, zorder=1)
-        axes.plot(ends, (row, row), color=_COLORS[0], linewidth=2, solid_capstyle="butt")
-        axes.plot(center, row, "s", color=_COLORS[0], markersize=6, zorder=3)
-        axes.annotate(
+                ax.plot(values, np.full(len(values), row), ".", color="0.65", markersize=4, zorder=1)
+        ax.plot(ends, (row, row), color=PALETTE[0], linewidth=2, solid_capstyle="butt")
+        ax.plot(center, row, "s", color=PALETTE[0], markersize=6, zorder=3)
+        ax.annotate(
             text,
             (1.02, row),
             xycoords=("axes fraction", "data"),
@@ -293,22 +308,21 @@ def plot_forest(
             annotation_clip=False,
         )
     if reference is not None:
-        axes.axvline(reference, color="0.5", linestyle="--", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(models)), [textwrap.fill(str(model), 28) for model in models])
-    axes.set(ylim=(len(models) - 0.5, -0.5), xlabel=label)
-    axes.tick_params(axis="y", length=0)
-    return _despine(axes)
+        ax.axvline(reference, color="0.5", linestyle="--", linewidth=1, zorder=0)
+    ax.set_yticks(range(len(models)), [textwrap.fill(readable(model, longest=999), 28) for model in models])
+    ax.set(ylim=(len(models) - 0.5, -0.5), xlabel=label)
+    ax.tick_params(axis="y", length=0)
+    use_fonts(ax)
+    return despine(ax)
 
 
-def _write_at_risk(
-    axes: Axes, target: SurvivalTarget, labels: NDArray[np.str_], names: Sequence[str]
-) -> None:
+def _write_at_risk(ax: Axes, target: SurvivalTarget, labels: NDArray[np.str_], names: Sequence[str]) -> None:
     """Rows below the label of the axis, in points, so that they stay apart at any size of the figure."""
-    right = axes.get_xlim()[1]
-    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= right]
-    axes.set_xticks(ticks)  # fixed, so that a later change of size does not part the numbers from their ticks
+    right = ax.get_xlim()[1]
+    ticks = [tick for tick in ax.get_xticks() if 0 <= tick <= right]
+    ax.set_xticks(ticks)  # fixed, so that a later change of size does not part the numbers from their ticks
     top = -38.0
-    axes.annotate(
+    ax.annotate(
         "Number at risk",
         (0, 0),
         (0, top),
@@ -318,17 +332,17 @@ def _write_at_risk(
         fontsize="small",
     )
     for k, name in enumerate(names):
-        color = _COLORS[k % len(_COLORS)]
+        color = PALETTE[k % len(PALETTE)]
         height = top - _ROW * (k + 1)
         place: dict[str, Any] = {"va": "top", "fontsize": "small", "color": color, "annotation_clip": False}
-        short = name if len(name) <= 20 else name[:19] + "…"  # the legend has all of it
-        axes.annotate(
+        short = readable(name if len(name) <= 20 else name[:19] + "…")  # the legend has all of it
+        ax.annotate(
             short, (0, 0), (-18, height), "axes fraction", textcoords="offset points", ha="right", **place
         )
         time = target.time[labels == name]
         for tick in ticks:
             count = str(int((time >= tick).sum()))
-            axes.annotate(
+            ax.annotate(
                 count,
                 (tick, 0),
                 (0, height),
@@ -357,8 +371,3 @@ def _time_label(unit: str | None) -> str:
 
 def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
-
-
-def _despine(axes: Axes) -> Axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from healnet import HEALNet, PatchBag
 from healnet.encoders import PatchEncoder
-from healnet.explain import attention_scores, slide_heatmap, to_geojson
+from healnet.explain import attention_scores, plot_slide_heatmap, to_geojson
 from healnet._plotting import png
 
 def peak():
@@ -27,16 +27,16 @@ columns = int(n**0.5) + 1
 index = torch.arange(n)
 coords = torch.stack([index % columns, index // columns], dim=-1) * 256
 features = torch.empty(1, n, width, dtype=torch.float32).normal_()
-model = HEALNet({"slide": PatchEncoder(width)})
+model = HEALNet({"slide": PatchEncoder(width)}, output="cox")
 side = columns * 256
 thumbnail = np.full((1024, 1024, 3), 230, np.uint8)
 before = peak()
 start, cpu = time.perf_counter(), time.process_time()
 with torch.no_grad():
     bag = PatchBag(features, coords[None], torch.ones(1, n, dtype=torch.bool))
-    scores = attention_scores(model, {"slide": bag}, method)["slide"][0].numpy()
+    scores = attention_scores(model, {"slide": bag}, method=method)["slide"][0].numpy()
 scored = time.perf_counter()
-ax = slide_heatmap(thumbnail, coords.numpy(), 256, scores, level0_size=(side, side), mpp=0.5)
+ax = plot_slide_heatmap(thumbnail, coords.numpy(), 256, scores, level0_size=(side, side), mpp=0.5)
 (output / "map.png").write_bytes(png(ax.figure))
 drawn = time.perf_counter()
 path = to_geojson(coords.numpy(), 256, scores, output / "tiles.geojson")

@@ -13,7 +13,7 @@ from healnet.survival import SurvivalTarget
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "explain_mini_acc.py"
 GENES = ["TP53", "FOXM1", "CDK1", "ATM", "KRAS", "CDH1"]
-PICTURES = ["genes.png", "gene_sets.png", "modalities.png", "trust.png"]
+PICTURES = ["genes.png", "gene_sets.png", "modalities.png", "faithfulness.png"]
 
 
 def small_cohort(n=40):

@@ -42,7 +42,7 @@ def test_it_writes_everything_it_says(finished):
         "report_made_2048.html",
         "tissue.png",
         "top_patches.png",
-        "trust.png",
+        "faithfulness.png",
     }
     assert f"made_2048.geojson for QuPath and report_made_2048.html are in {output}" in text
 
@@ -50,11 +50,11 @@ def test_it_writes_everything_it_says(finished):
 def test_the_model_learns_and_every_score_finds_the_planted_tiles(finished):
     _, text = finished
     assert float(re.search(r"new simulated patients: ([\d.]+)", text).group(1)) > 0.7
-    found = re.findall(r"AUROC ([\d.]+) .* trust ([+-][\d.]+)", text)
+    found = re.findall(r"AUROC ([\d.]+) .* faithfulness ([+-][\d.]+)", text)
     assert len(found) == 4
-    for auroc, trust in found:
+    for auroc, faithfulness in found:
         assert float(auroc) > 0.95
-        assert float(trust) > 0.3
+        assert float(faithfulness) > 0.3
 
 
 def test_tiles_features_and_qupath_file_agree(finished):

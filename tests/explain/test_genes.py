@@ -3,7 +3,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from healnet._plotting import LOWERS, RAISES
-from healnet.explain import gene_bars, gene_set_scores, rank_genes, top_k_stability
+from healnet.explain import gene_set_scores, plot_gene_bars, rank_genes, top_k_stability
 
 NAMES = ["A", "B", "C"]
 
@@ -48,7 +48,7 @@ def test_gene_sets_sum_their_members():
 
 
 def test_bars_show_size_direction_and_stability():
-    ax = gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0], stability=[0.2, 1.0, 0.0], k=2)
+    ax = plot_gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0], stability=[0.2, 1.0, 0.0], k=2)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "C"]
     assert [bar.get_width() for bar in ax.patches] == [3, 2]
     assert to_hex(ax.patches[0].get_facecolor()).upper() == LOWERS
@@ -56,16 +56,16 @@ def test_bars_show_size_direction_and_stability():
 
 
 def test_signed_scores_of_one_patient_give_their_own_direction():
-    ax = gene_bars(NAMES, [1.0, -3.0, 0.5])
+    ax = plot_gene_bars(NAMES, [1.0, -3.0, 0.5])
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [LOWERS, RAISES, RAISES]
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 0.5]
-    assert {to_hex(bar.get_facecolor()) for bar in gene_bars(NAMES, [1, 3, 2]).patches} == {"#999999"}
-    unknown = gene_bars(NAMES, [3, 2, 1], direction=[np.nan, 1, 0]).patches[0]
+    assert {to_hex(bar.get_facecolor()) for bar in plot_gene_bars(NAMES, [1, 3, 2]).patches} == {"#999999"}
+    unknown = plot_gene_bars(NAMES, [3, 2, 1], direction=[np.nan, 1, 0]).patches[0]
     assert to_hex(unknown.get_facecolor()) == "#999999"
 
 
 def test_lengths_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"^expected direction of shape \(3,\), one per name, got \(2,\)$"):
-        gene_bars(NAMES, [1.0, 2.0, 3.0], direction=[1, 1])
+        plot_gene_bars(NAMES, [1.0, 2.0, 3.0], direction=[1, 1])
     with pytest.raises(ValueError, match=r"^expected gradients of shape \(3,\) or \(r, 3\), got \(2,\)$"):
         rank_genes(NAMES, [1.0, 2.0, 3.0], gradients=[1, 1])

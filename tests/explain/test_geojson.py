@@ -57,12 +57,12 @@ def test_an_independent_parser_reads_the_squares_back(tmp_path, patches):
     assert shapely.union_all([shape(f["geometry"]) for f in features]).area == len(coords) * footprint**2
 
 
-def test_measurements_colours_and_ids(tmp_path):
+def test_measurements_colors_and_ids(tmp_path):
     first, second = written(tmp_path, [[0, 0], [8, 0]], 8, [5.0, -1.0], name="risk", object_type="detection")[
         "features"
     ]
     assert first["properties"]["measurements"] == {"risk": 5.0, "risk percentile": 100.0}
-    assert first["properties"]["color"] == [253, 231, 37]
+    assert first["properties"]["color"] == [253, 231, 36]
     assert second["properties"]["color"] == [68, 1, 84]
     assert first["properties"]["objectType"] == "detection"
     assert first["id"] != second["id"]

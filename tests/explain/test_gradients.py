@@ -3,12 +3,18 @@ import torch
 from torch import nn
 
 from healnet.explain import gradient_x_input, input_gradients
-from healnet.explain._model import default_risk, evaluating, risk_of
+from healnet.explain.risk import risk_of
 from healnet.inputs import with_values
+
+
+def log_hazard(output):
+    return output[:, 0]
 
 
 class Linear(nn.Module):
     """risk = 2 x0 - 3 x1 + y0"""
+
+    output = "value"
 
     def forward(self, inputs):
         x, y = inputs["x"], inputs["y"]
@@ -35,10 +41,9 @@ def test_gradients_are_those_of_finite_differences(model, inputs):
         for sign in (1, -1):
             moved = numbers.clone()
             moved[index] += sign * step
-            with evaluating(model):
-                sides.append(
-                    risk_of(model, {**inputs, name: with_values(value, moved)}, default_risk)[index[0]]
-                )
+            sides.append(
+                risk_of(model.eval(), {**inputs, name: with_values(value, moved)}, log_hazard)[index[0]]
+            )
         torch.testing.assert_close(
             slopes[name][index], (sides[0] - sides[1]) / (2 * step), rtol=1e-5, atol=1e-9
         )
@@ -60,10 +65,10 @@ def test_per_token_sums_channels_only(model, inputs):
     torch.testing.assert_close(tokens["rna"], whole["rna"])
 
 
-def test_only_the_modalities_asked_for_and_no_others(model, inputs):
+def test_only_the_named_modalities_are_scored(model, inputs):
     assert list(input_gradients(model, inputs, modalities=["slide"])) == ["slide"]
     with pytest.raises(
-        ValueError, match=r"^modality 'ct' is not among the inputs, which have \['rna', 'protein', 'slide'\]$"
+        ValueError, match=r"^modality 'ct': expected one that the inputs have, \['rna', 'protein', 'slide'\]$"
     ):
         input_gradients(model, inputs, modalities=["ct"])
 

@@ -2,67 +2,69 @@ import numpy as np
 import pytest
 import torch
 
-from healnet.explain import occlude, occlude_modalities, tiles_of
-from healnet.explain._model import default_risk, evaluating, risk_of
+from healnet.explain import group_by_square, occlude, occlude_modalities
+from healnet.explain.risk import risk_of
 from healnet.inputs import Masked
 
 
+def log_hazard(output):
+    return output[:, 0]
+
+
 def test_a_hidden_gene_is_the_change_of_risk_without_it(model, inputs):
-    scores = occlude(model, inputs, "rna")
-    with evaluating(model):
-        whole = risk_of(model, inputs, default_risk)
-        for gene in range(5):
-            shown = torch.ones(3, 5, dtype=torch.bool)
-            shown[:, gene] = False
-            without = risk_of(model, {**inputs, "rna": Masked(inputs["rna"], shown)}, default_risk)
-            torch.testing.assert_close(scores[:, gene], whole - without)
+    scores = occlude(model, inputs)["rna"]
+    model.eval()
+    whole = risk_of(model, inputs, log_hazard)
+    for gene in range(5):
+        shown = torch.ones(3, 5, dtype=torch.bool)
+        shown[:, gene] = False
+        without = risk_of(model, {**inputs, "rna": Masked(inputs["rna"], shown)}, log_hazard)
+        torch.testing.assert_close(scores[:, gene], whole - without)
     assert scores.abs().min() > 0
 
 
 def test_blocks_of_patches_and_those_who_have_none(model, inputs):
     groups = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2, -1, -1, -1])
-    scores = occlude(model, inputs, "slide", groups)
+    scores = occlude(model, inputs, groups={"slide": groups})["slide"]
     assert scores.shape == (3, 3)
     assert scores[0].abs().min() > 0
     assert scores[1, 2] == 0
     assert scores[2].abs().max() == 0
-    with evaluating(model):
-        kept = inputs["slide"].mask & (groups != 1)
-        without = risk_of(model, {**inputs, "slide": inputs["slide"]._replace(mask=kept)}, default_risk)
-        torch.testing.assert_close(scores[:, 1], risk_of(model, inputs, default_risk) - without)
+    model.eval()
+    kept = inputs["slide"].mask & (groups != 1)
+    without = risk_of(model, {**inputs, "slide": inputs["slide"]._replace(mask=kept)}, log_hazard)
+    torch.testing.assert_close(scores[:, 1], risk_of(model, inputs, log_hazard) - without)
 
 
 def test_each_patient_may_have_their_own_groups(model, inputs):
     own = torch.stack([torch.arange(11) % 2, torch.arange(11) % 2, torch.zeros(11, dtype=torch.long)])
-    shared = occlude(model, inputs, "slide", torch.arange(11) % 2)
-    torch.testing.assert_close(occlude(model, inputs, "slide", own)[:2], shared[:2])
+    shared = occlude(model, inputs, groups={"slide": torch.arange(11) % 2})["slide"]
+    torch.testing.assert_close(occlude(model, inputs, groups={"slide": own})["slide"][:2], shared[:2])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_passes_of_any_size_give_the_same(model, inputs, rows):
-    torch.testing.assert_close(occlude(model, inputs, "slide", rows=rows), occlude(model, inputs, "slide"))
+    torch.testing.assert_close(occlude(model, inputs, rows=rows), occlude(model, inputs))
 
 
 def test_a_projected_gene_is_hidden_as_the_training_mean(model, inputs):
-    scores = occlude(model, inputs, "protein")
+    scores = occlude(model, inputs)["protein"]
     zeroed = inputs["protein"].values.clone()
     zeroed[:, 1] = 0
-    with evaluating(model):
-        without = risk_of(
-            model, {**inputs, "protein": inputs["protein"]._replace(values=zeroed)}, default_risk
-        )
-        whole = risk_of(model, inputs, default_risk)
+    model.eval()
+    without = risk_of(model, {**inputs, "protein": inputs["protein"]._replace(values=zeroed)}, log_hazard)
+    whole = risk_of(model, inputs, log_hazard)
     torch.testing.assert_close(scores[:, 1], whole - without)
     assert scores[1].abs().max() == 0
 
 
 def test_a_hidden_modality_equals_leaving_it_out(model, inputs):
     scores = occlude_modalities(model, inputs)
-    with evaluating(model):
-        whole = risk_of(model, inputs, default_risk)
-        for name in inputs:
-            rest = {other: value for other, value in inputs.items() if other != name}
-            torch.testing.assert_close(scores[name], whole - risk_of(model, rest, default_risk))
+    model.eval()
+    whole = risk_of(model, inputs, log_hazard)
+    for name in inputs:
+        rest = {other: value for other, value in inputs.items() if other != name}
+        torch.testing.assert_close(scores[name], whole - risk_of(model, rest, log_hazard))
     assert scores["protein"][1] == 0
     assert scores["slide"][2] == 0
     assert list(occlude_modalities(model, inputs, modalities=["rna"])) == ["rna"]
@@ -71,13 +73,16 @@ def test_a_hidden_modality_equals_leaving_it_out(model, inputs):
 def test_groups_that_do_not_fit_are_refused(model, inputs):
     message = r"^modality 'rna': expected integer groups of shape \(5,\) or \(3, 5\), got torch.float32 of shape \(4,\)$"
     with pytest.raises(ValueError, match=message):
-        occlude(model, inputs, "rna", torch.zeros(4))
+        occlude(model, inputs, groups={"rna": torch.zeros(4)})
     with pytest.raises(ValueError, match=r"^modality 'rna': expected at least one group, got none$"):
-        occlude(model, inputs, "rna", torch.full((5,), -1))
+        occlude(model, inputs, groups={"rna": torch.full((5,), -1)})
+    message = r"^modality 'slide': expected groups of the scored modalities \['rna'\]$"
+    with pytest.raises(ValueError, match=message):
+        occlude(model, inputs, modalities=["rna"], groups={"slide": torch.zeros(11).long()})
 
 
 def test_tiles_are_squares_of_the_slide():
     coords = np.array([[0, 0], [999, 999], [1000, 0], [0, 1000], [2500, 2500]])
-    assert tiles_of(coords, 1000).tolist() == [0, 0, 1, 2, 3]
+    assert group_by_square(coords, 1000).tolist() == [0, 0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"^expected coords \(n, 2\) and a positive side, got \(3,\) and 5$"):
-        tiles_of([1, 2, 3], 5)
+        group_by_square([1, 2, 3], 5)

@@ -5,7 +5,7 @@ import torch
 
 from healnet._plotting import new_figure
 from healnet.encoders import GridEncoder
-from healnet.explain import image_overlay, orthogonal_slices, to_nifti, voxel_scores
+from healnet.explain import plot_image_overlay, plot_orthogonal_slices, to_nifti, voxel_scores
 
 
 @pytest.mark.parametrize("patch", [1, 2, (2, 1, 3)])
@@ -47,7 +47,7 @@ def test_a_planted_pixel_is_drawn_where_it_is():
     ax = figure.add_axes((0, 0, 1, 1))
     scores = np.full(shape, np.nan)
     scores[31, 7], scores[3, 52] = 1.0, -1.0
-    image_overlay(np.full((*shape, 3), 77, np.uint8), scores, ax, alpha=1.0, colorbar=False)
+    plot_image_overlay(np.full((*shape, 3), 77, np.uint8), scores, ax=ax, alpha=1.0, colorbar=False)
     ax.set_axis_off()
     picture = pixels(figure, shape)
     assert picture[31, 7].tolist() == [103, 0, 31]  # the ends of RdBu_r: red raises, blue lowers
@@ -55,10 +55,10 @@ def test_a_planted_pixel_is_drawn_where_it_is():
     assert (picture == 77).all(axis=2).sum() == 40 * 60 - 2
 
 
-def test_limits_about_zero_keep_the_colours_of_both_signs():
+def test_limits_about_zero_keep_the_colors_of_both_signs():
     options = {"scores": np.array([[-0.5, 0.2]]), "colorbar": False}
     maps = [
-        image_overlay(np.zeros((1, 2)), limits=limits, **options).images[1].get_cmap().name
+        plot_image_overlay(np.zeros((1, 2)), limits=limits, **options).images[1].get_cmap().name
         for limits in (None, (-1.0, 1.0), (0.0, 1.0))
     ]
     assert maps == ["RdBu_r", "RdBu_r", "viridis"]
@@ -69,8 +69,7 @@ def test_slices_go_through_the_largest_score():
     scores = np.zeros((5, 6, 7))
     scores[1, 4, 2] = -3.0
     scores[0, 0, 0] = 2.0
-    figure = orthogonal_slices(volume, scores, spacing=(3.0, 1.0, 2.0))
-    first, second, third = figure.axes[:3]
+    first, second, third = plot_orthogonal_slices(volume, scores, spacing=(3.0, 1.0, 2.0))
     assert [ax.get_title() for ax in (first, second, third)] == ["axis 0 = 1", "axis 1 = 4", "axis 2 = 2"]
     np.testing.assert_array_equal(first.images[0].get_array(), volume[1])
     np.testing.assert_array_equal(second.images[1].get_array(), scores[:, 4])
@@ -82,14 +81,14 @@ def test_slices_go_through_the_largest_score():
 def test_wrong_volumes_are_refused():
     message = r"^expected a volume \(x, y, z\[, c\]\) and scores \(x, y, z\) of one size, got \(2, 2, 2\) and \(2, 2\)$"
     with pytest.raises(ValueError, match=message):
-        orthogonal_slices(np.zeros((2, 2, 2)), np.zeros((2, 2)))
+        plot_orthogonal_slices(np.zeros((2, 2, 2)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"^expected a voxel inside \(2, 2, 2\), got \(0, 2, 0\)$"):
-        orthogonal_slices(np.zeros((2, 2, 2)), np.ones((2, 2, 2)), at=(0, 2, 0))
+        plot_orthogonal_slices(np.zeros((2, 2, 2)), np.ones((2, 2, 2)), at=(0, 2, 0))
     message = (
         r"^expected an image \(h, w\[, 3\]\) and scores \(h, w\) of one size, got \(4, 4\) and \(4, 5\)$"
     )
     with pytest.raises(ValueError, match=message):
-        image_overlay(np.zeros((4, 4)), np.zeros((4, 5)))
+        plot_image_overlay(np.zeros((4, 4)), np.zeros((4, 5)))
 
 
 def test_nifti_is_read_back_with_its_place(tmp_path):

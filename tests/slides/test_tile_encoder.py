@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from healnet.slides.tile_encoder import TileEncoder, device_of, evaluating
+from healnet.slides.tile_encoder import TileEncoder, device_of
 
 CPU = torch.device("cpu")
 
@@ -69,23 +69,6 @@ def test_autocast_reaches_the_encoder():
 def test_what_an_encoder_may_not_return(function, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         encoder(function).probe(8, None)
-
-
-def test_every_modules_own_mode_comes_back_even_after_an_error():
-    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(3)))
-    model[1].eval()
-    modes = [module.training for module in model.modules()]
-
-    def fail():
-        with evaluating(model):
-            assert not any(module.training for module in model.modules())
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert [module.training for module in model.modules()] == modes == [True, True, False, False]
-    with evaluating(torch.sin):  # nothing to switch
-        pass
 
 
 def test_the_device_is_the_users_word_or_the_parameters():

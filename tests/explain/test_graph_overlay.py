@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from healnet._plotting import new_figure
-from healnet.explain import graph_overlay
+from healnet.explain import plot_graph_overlay
 
 GRAPHS = Path(__file__).parents[2].parent / "shared" / "graphs"
 
@@ -14,7 +14,7 @@ def drawn(*args, shape, **options):
     figure = new_figure(shape[1] / 50, shape[0] / 50)
     figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
-    graph_overlay(*args, ax=ax, colorbar=False, **options)
+    plot_graph_overlay(*args, ax=ax, colorbar=False, **options)
     ax.set_axis_off()
     figure.set_dpi(50)
     figure.canvas.draw()
@@ -27,30 +27,30 @@ def test_nodes_light_the_pixels_of_their_centroids():
     assert picture.shape == (60, 80, 3)
     assert picture[50, 10].tolist() == [68, 1, 84]
     assert picture[5, 70].tolist() == [253, 231, 37]
-    coloured = np.argwhere((picture < 250).any(axis=2))
-    near = np.minimum(*(np.abs(coloured - place).max(axis=1) for place in ([50, 10], [5, 70])))
+    colored = np.argwhere((picture < 250).any(axis=2))
+    near = np.minimum(*(np.abs(colored - place).max(axis=1) for place in ([50, 10], [5, 70])))
     assert near.max() <= 4
 
 
 def test_an_edge_is_drawn_once_between_its_nodes():
-    ax = graph_overlay([[0, 0], [8, 0], [8, 8]], [1, 2, 3], [[0, 1, 2, 1], [1, 0, 1, 2]])
+    ax = plot_graph_overlay([[0, 0], [8, 0], [8, 8]], [1, 2, 3], [[0, 1, 2, 1], [1, 0, 1, 2]])
     segments = ax.collections[0].get_segments()
     assert [s.tolist() for s in segments] == [[[0, 0], [8, 0]], [[8, 0], [8, 8]]]
     assert ax.yaxis_inverted()
     over_a_picture = new_figure(2, 2).add_subplot()
     over_a_picture.imshow(np.zeros((9, 9)))
-    assert graph_overlay([[0, 0], [8, 8]], [1, 2], ax=over_a_picture).yaxis_inverted()
+    assert plot_graph_overlay([[0, 0], [8, 8]], [1, 2], ax=over_a_picture).yaxis_inverted()
 
 
 def test_wrong_graphs_are_refused():
     with pytest.raises(
         ValueError, match=r"^expected centroids of shape \(2, 2\), one per score, got \(3, 2\)$"
     ):
-        graph_overlay(np.zeros((3, 2)), [1, 2])
+        plot_graph_overlay(np.zeros((3, 2)), [1, 2])
     with pytest.raises(
         ValueError, match=r"^expected edge_index of shape \(2, e\) with nodes 0..1, got shape \(2, 1\)$"
     ):
-        graph_overlay(np.zeros((2, 2)), [1, 2], [[0], [2]])
+        plot_graph_overlay(np.zeros((2, 2)), [1, 2], [[0], [2]])
 
 
 @pytest.mark.skipif(not GRAPHS.is_dir(), reason="the cell graphs are not beside the checkout")
@@ -60,7 +60,7 @@ def test_real_cells_lie_on_dark_nuclei():
         graph = np.load(file)
         image = imread(file.with_suffix(".png"))[:, :, :3]
         centroids = graph["centroid"]
-        ax = graph_overlay(centroids, np.arange(len(centroids)), graph["edge_index"], image)
+        ax = plot_graph_overlay(centroids, np.arange(len(centroids)), graph["edge_index"], image)
         offsets = np.asarray(ax.collections[-1].get_offsets())
         x, y = np.clip(offsets.round().astype(int), 0, 1023).T
         assert image[y, x].mean() < image.mean() - 0.05

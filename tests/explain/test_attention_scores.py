@@ -11,8 +11,8 @@ def test_mean_attention_is_the_mean_over_layers_heads_and_latents(model, inputs)
     for keep in ("heads", "latents", "both"):
         _, kept = model.trace(inputs, keep=keep)
         for name in plain:
-            torch.testing.assert_close(mean_attention(kept, name), plain[name].mean(dim=0))
-    weights = mean_attention(plain, "slide")
+            torch.testing.assert_close(mean_attention(kept)[name], plain[name].mean(dim=0))
+    weights = mean_attention(plain)["slide"]
     torch.testing.assert_close(weights.sum(dim=1), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
 
 
@@ -43,7 +43,7 @@ def test_rollout_follows_self_attention_between_latents():
 
 
 def test_rollout_shares_sum_to_one_with_the_start(model, inputs):
-    found = attention_scores(model, inputs, "rollout")
+    found = attention_scores(model, inputs, method="rollout")
     total = sum(scores.sum(dim=1) for scores in found.values())
     # Each of two layers halves once per modality that the patient has.
     expected = 1 - 0.5 ** (2.0 * torch.tensor([3, 2, 2], dtype=torch.float64))
@@ -53,11 +53,11 @@ def test_rollout_shares_sum_to_one_with_the_start(model, inputs):
 
 
 def test_rollout_of_each_patient_is_what_they_get_alone(model, inputs):
-    together = attention_scores(model, inputs, "rollout")["rna"]
+    together = attention_scores(model, inputs, method="rollout")["rna"]
     for i in range(3):
         alone = {name: type(v)(*[f[i : i + 1] for f in v]) for name, v in inputs.items() if name != "rna"}
         alone["rna"] = inputs["rna"][i : i + 1]
-        torch.testing.assert_close(attention_scores(model, alone, "rollout")["rna"][0], together[i])
+        torch.testing.assert_close(attention_scores(model, alone, method="rollout")["rna"][0], together[i])
 
 
 def test_rollout_averages_kept_heads(model, inputs):
@@ -78,36 +78,44 @@ def test_rollout_needs_latents(model, inputs):
 
 
 def test_gradient_attention_is_weight_times_slope(model, inputs):
-    scores = attention_scores(model, inputs, "gradient")
+    scores = attention_scores(model, inputs)
     _, trace = model.eval().trace(inputs, keep="both", gradient_of=lambda output: output[:, 0])
     for name in scores:
-        torch.testing.assert_close(scores[name], gradient_attention(trace, name))
+        torch.testing.assert_close(scores[name], gradient_attention(trace)[name])
         torch.testing.assert_close(scores[name], trace.gradients[name].mean(dim=(2, 3)).sum(dim=0))
     assert scores["slide"][2].abs().sum() == 0
     assert scores["slide"][0].min() < 0 < scores["slide"][0].max()
 
 
 def test_gradient_attention_changes_sign_with_the_risk(model, inputs):
-    up = attention_scores(model, inputs, "gradient")["rna"]
-    down = attention_scores(model, inputs, "gradient", risk=lambda output: -output[:, 0])["rna"]
+    up = attention_scores(model, inputs)["rna"]
+    down = attention_scores(model, inputs, risk=lambda output: -output[:, 0])["rna"]
     torch.testing.assert_close(up, -down)
 
 
 def test_wrong_requests_are_refused(model, inputs):
     with pytest.raises(ValueError, match=r"^expected method 'mean', 'rollout' or 'gradient', got 'max'$"):
-        attention_scores(model, inputs, "max")
+        attention_scores(model, inputs, method="max")
     _, trace = model.trace(inputs)
     with pytest.raises(
-        ValueError, match=r"^this trace has no gradients: make it by model.trace\(inputs, gradient_of=...\)"
+        ValueError, match=r"^expected a trace with gradients, made by model.trace\(inputs, gradient_of=...\)"
     ):
-        gradient_attention(trace, "rna")
+        gradient_attention(trace)
     with pytest.raises(ValueError, match=r"^expected risk\(output\) to give one number per patient"):
-        attention_scores(model, inputs, "gradient", risk=lambda output: output)
+        attention_scores(model, inputs, risk=lambda output: output)
 
 
 def test_the_model_stays_as_it_was(model, inputs):
     model.train()
-    first, second = (attention_scores(model, inputs, "mean")["slide"] for _ in range(2))
+    first, second = (attention_scores(model, inputs, method="mean")["slide"] for _ in range(2))
     assert torch.equal(first, second)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_only_the_named_modalities_are_scored(model, inputs):
+    for method in ("mean", "rollout", "gradient"):
+        whole = attention_scores(model, inputs, method=method)
+        some = attention_scores(model, inputs, modalities=["slide", "rna"], method=method)
+        assert list(some) == ["slide", "rna"]
+        assert torch.equal(some["rna"], whole["rna"])

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import add_colorbar, colour_limits, new_axes
-from healnet.explain.colours import finite_scores, scaled
+from healnet._plotting import add_colorbar, color_limits, draw_scale_bar, new_axes, on_scale
+from healnet.explain._checks import finite_scores, patches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from healnet.slides.slide import Slide
 
-__all__ = ["score_map", "slide_heatmap"]
+__all__ = ["plot_slide_heatmap", "score_map"]
 
 
 def score_map(
@@ -49,7 +48,7 @@ def score_map(
         >>> score_map([[0, 0], [512, 0]], 512, [1.0, 3.0], (1024, 1024), shape=(2, 2)).tolist()
         [[1.0, 3.0], [nan, nan]]
     """
-    places, values = checked_patches(coords, footprint, scores)
+    places, values = patches(coords, footprint, scores)
     width, height = level0_size
     outside = (places >= (width, height)).any(axis=1) | (places + footprint <= 0).any(axis=1)
     if outside.any():
@@ -79,7 +78,7 @@ def score_map(
         return np.where(count > 0, filled(values - middle) / count + middle, np.nan)
 
 
-def slide_heatmap(
+def plot_slide_heatmap(
     slide: Slide | ArrayLike,
     coords: ArrayLike,
     footprint: float,
@@ -88,12 +87,12 @@ def slide_heatmap(
     level0_size: tuple[int, int] | None = None,
     mpp: float | None = None,
     scale: str = "percentile",
-    ax: Axes | None = None,
     max_size: int = 2048,
     cmap: str | None = None,
     alpha: float = 0.6,
     colorbar: bool = True,
     label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Scores over the slide's thumbnail; overlapping patches averaged, glass and unscored tissue left as they are.
 
@@ -107,33 +106,31 @@ def slide_heatmap(
         scores: (n,) finite.
         level0_size: (width, height) of the slide; needed with a thumbnail.
         mpp: microns per level-0 pixel, for the scale bar (default: the slide's); without it there is none.
-        scale: "percentile" colours by rank, which shows order even where few scores are huge; "raw" by the score itself.
-        ax: where to draw; by default new axes of a figure of their own.
+        scale: "percentile" colors by rank, which shows order even where few scores are huge; "raw" by the score itself.
         max_size: longer side of the picture, in pixels, when read from a `Slide`.
-        cmap: a matplotlib colour map; by default viridis, for raw scores of both signs blue to red about 0.
+        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         alpha: opacity of the scores.
         colorbar: draw one beside the axes.
-        label: of the colour bar.
+        label: text of the color bar.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: as `score_map`; a thumbnail without `level0_size`, or of another shape of picture; an mpp not above 0.
         ImportError: matplotlib is not installed.
     """
     picture, size, mpp = _whole_slide(slide, level0_size, mpp, max_size)
-    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        raise ValueError(f"expected mpp above 0, in microns per level-0 pixel, got {mpp}")
-    heat = score_map(coords, footprint, _on_scale(scores, scale), size, picture.shape[:2])
+    heat = score_map(coords, footprint, on_scale(finite_scores(scores), scale), size, picture.shape[:2])
     if ax is None:
         aspect = size[1] / size[0]
         ax = new_axes(7.0 if aspect <= 1 else 6.0 / aspect + 1.0, 6.0 * min(aspect, 1) + 0.4)
     extent = (0, size[0], size[1], 0)
     ax.imshow(picture, extent=extent, interpolation="nearest", aspect="equal")
     by_rank = scale == "percentile" or not np.size(scores)  # a slide without patches has no raw scale
-    low, high, colours = (0.0, 100.0, "viridis") if by_rank else colour_limits(heat)
+    low, high, colors = (0.0, 100.0, "viridis") if by_rank else color_limits(heat)
     drawn = ax.imshow(
         np.ma.masked_invalid(heat),
         extent=extent,
-        cmap=cmap or colours,
+        cmap=cmap or colors,
         alpha=alpha,
         interpolation="nearest",
         vmin=low,
@@ -142,63 +139,11 @@ def slide_heatmap(
     ax.set_xticks([])
     ax.set_yticks([])
     if mpp is not None:
-        draw_scale_bar(ax, size, mpp)
+        draw_scale_bar(ax, (0, 0, *size), mpp)
     if colorbar:
         text = label or ("score (percentile)" if scale == "percentile" else "score")
         add_colorbar(drawn, [ax], text)
     return ax
-
-
-def draw_scale_bar(ax: Axes, size: tuple[int, int], mpp: float) -> None:
-    """A bar of a round number of microns, at most a fifth of the width, at the bottom left of axes in level-0 pixels."""
-    from matplotlib.patches import Rectangle
-
-    microns = round_length(size[0] * mpp / 5)
-    length, margin = microns / mpp, 0.03 * min(size)
-    thick = min(0.014 * max(size), 0.05 * min(size))  # to be seen on a strip too
-    text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
-    y = size[1] - margin - thick
-    ax.add_patch(Rectangle((margin, y), length, thick, facecolor="black", edgecolor="white", linewidth=0.8))
-    ax.text(
-        margin + length / 2,
-        y - thick,
-        text,
-        ha="center",
-        va="bottom",
-        fontsize="small",
-        bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
-    )
-
-
-def round_length(length: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above `length`.
-
-    Example:
-        >>> round_length(730.0), round_length(1999.0)
-        (500.0, 1000.0)
-    """
-    power = 10.0 ** math.floor(math.log10(length))
-    return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= length * (1 + 1e-9))
-
-
-def checked_patches(
-    coords: ArrayLike, footprint: float, scores: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates (n, 2) and scores (n,) that fit each other.
-
-    Raises:
-        ValueError: they do not, or the footprint is not positive.
-    """
-    places, values = np.asarray(coords, dtype=np.float64), finite_scores(scores)
-    if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
-        raise ValueError(f"expected finite coords of shape (n, 2), got shape {places.shape}")
-    if len(places) != len(values):
-        raise ValueError(
-            f"expected a score for each patch, got {len(places)} coords and {len(values)} scores"
-        )
-    if not (math.isfinite(footprint) and footprint > 0):
-        raise ValueError(f"expected a footprint above 0, in level-0 pixels, got {footprint}")
-    return places, values
 
 
 def _covered(
@@ -211,10 +156,6 @@ def _covered(
     first = np.where(none, np.floor((start + length / 2) / pixel), first)
     last = np.where(none, first + 1, last)
     return np.clip(first, 0, count).astype(np.int64), np.clip(last, 0, count).astype(np.int64)
-
-
-def _on_scale(scores: ArrayLike, scale: str) -> NDArray[np.float64]:
-    return 100 * scaled(scores, scale) if scale != "raw" else finite_scores(scores)
 
 
 def _whole_slide(

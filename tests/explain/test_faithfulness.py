@@ -2,12 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from healnet.explain import faithfulness, faithfulness_curves
+from healnet.explain import faithfulness, plot_faithfulness
 from healnet.inputs import Masked, real_elements, values_of
 
 
 class Sum(nn.Module):
     """The risk is the sum of the real numbers."""
+
+    output = "value"
 
     def forward(self, inputs):
         value = inputs["x"]
@@ -24,9 +26,15 @@ def test_curves_by_hand():
     assert found.insertion.tolist() == [[0, 4, 6, 7, 4]]
 
 
-def test_unsigned_scores_are_ranked_by_size():
-    found = faithfulness(Sum(), {"x": X}, {"x": X}, signed=False, steps=4)
-    assert found.deletion.tolist() == [[4, 0, 3, 1, 0]]
+def test_signed_scores_are_not_ranked_by_size():
+    """By size, elements that raise and that lower the risk would go together and cancel: 4, 0, 3, 1, 0."""
+    message = r"^modality 'x': expected scores of at least 0 with signed=False, got -3: effects of both signs cancel"
+    with pytest.raises(ValueError, match=message):
+        faithfulness(Sum(), {"x": X}, {"x": X}, signed=False)
+    hidden = Masked(X, torch.tensor([[True, False, True, True]]))  # the negative score is of a masked element
+    assert faithfulness(Sum(), {"x": hidden}, {"x": X}, signed=False, steps=3).deletion.tolist() == [
+        [7, 3, 1, 0]
+    ]
 
 
 def test_masked_elements_are_never_counted():
@@ -36,16 +44,21 @@ def test_masked_elements_are_never_counted():
     assert found.insertion[1].tolist() == [0, 2, 3]
 
 
-def test_the_true_score_is_trusted_and_its_opposite_and_noise_are_not():
+def test_the_true_score_is_faithful_and_its_opposite_and_noise_are_not():
     x = torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(40, 20, generator=torch.Generator().manual_seed(1))
     good, bad, none = (
-        faithfulness(Sum(), {"x": x}, {"x": score}, repeats=10).trust().mean() for score in (x, -x, noise)
+        faithfulness(Sum(), {"x": x}, {"x": score}, repeats=10).area_above_random().mean()
+        for score in (x, -x, noise)
     )
     assert good > 3
     assert bad < -3
     assert abs(none) < 0.7
-    unsigned = faithfulness(Sum(), {"x": x.abs()}, {"x": x.abs()}, signed=False, repeats=10).trust().mean()
+    unsigned = (
+        faithfulness(Sum(), {"x": x.abs()}, {"x": x.abs()}, signed=False, repeats=10)
+        .area_above_random()
+        .mean()
+    )
     assert unsigned > 2
 
 
@@ -60,17 +73,18 @@ def test_the_same_seed_gives_the_same_random_orders(model, inputs):
 
 def test_curves_are_drawn_as_they_are():
     found = faithfulness(Sum(), {"x": X}, {"x": X}, steps=4)
-    figure = faithfulness_curves({"true": found})
-    left, right = figure.axes
+    left, right = plot_faithfulness({"true": found})
     assert list(left.lines[1].get_ydata()) == [4, 0, -2, -3, 0]
     assert list(right.lines[1].get_ydata()) == [0, 4, 6, 7, 4]
     assert list(left.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
     with pytest.raises(ValueError, match=r"^expected at least one score's curves, got none$"):
-        faithfulness_curves({})
+        plot_faithfulness({})
 
 
 def test_several_modalities_go_together_each_in_its_own_order():
     class Both(nn.Module):
+        output = "value"
+
         def forward(self, inputs):
             return sum(Sum()({"x": inputs[name]}) for name in ("x", "y", "z"))
 
@@ -89,7 +103,7 @@ def test_wrong_requests_are_refused():
             ValueError, match=rf"^expected scores as a mapping {{modality: tensor}}, got {kind}$"
         ):
             faithfulness(Sum(), {"x": X}, scores)
-    with pytest.raises(ValueError, match=r"^modality 'y' is not among the inputs, which have \['x'\]$"):
+    with pytest.raises(ValueError, match=r"^modality 'y': expected one that the inputs have, \['x'\]$"):
         faithfulness(Sum(), {"x": X}, {"y": X})
     message = r"^modality 'x': expected finite scores of its real elements$"
     with pytest.raises(ValueError, match=message):

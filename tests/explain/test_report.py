@@ -48,7 +48,7 @@ def test_the_numbers_in_the_file_are_those_of_the_model(tmp_path, small, patient
     text = text_of(path)
     shares = shapley_modalities(small, patient)
     assert f"<dd><bdi>{float(shares.risk[0]):.3f}</bdi></dd>" in text
-    assert f"{float(shares.values[0, 0]):+.3f}" in text
+    assert f"{float(shares['rna'][0]):+.3f}" in text
     assert ">absent<" in text
     assert "<dd><bdi>protein</bdi></dd>" in text
     assert "<dd><bdi>50% of 4 patients</bdi></dd>" in text
@@ -107,7 +107,7 @@ def test_a_modality_that_is_none_is_lacking_like_a_masked_one(tmp_path, small, p
     assert "<dt>lacks</dt><dd><bdi>protein</bdi></dd>" in text_of(path)
     assert "The patient lacks this modality." in text_of(path)
     with pytest.raises(
-        ValueError, match=r"^modality 'ct' is not among the inputs, which have \['rna', 'protein'\]$"
+        ValueError, match=r"^modality 'ct': expected one that the inputs have, \['rna', 'protein'\]$"
     ):
         report(small, patient, "Q", tmp_path, features={"ct": ["A"]})
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.explain import page
+from healnet.explain import _html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -50,10 +50,10 @@ class Reader(HTMLParser):
 
 
 def whole(text):
-    table = page.bars([text], [1.0], [text], heads=(text, text, text))
-    cards = [page.card(text, table, text), page.card(text, page.curve([1, 2], [0.9, 0.4], text))]
-    picture = page.picture(b"\x89PNG\r\n\x1a\n", text)
-    return page.page(text, page.facts([(text, text)]), [*cards, page.card(text, picture, wide=True)], text)
+    table = _html.bars([text], [1.0], [text], heads=(text, text, text))
+    cards = [_html.card(text, table, text), _html.card(text, _html.curve([1, 2], [0.9, 0.4], text))]
+    picture = _html.picture(b"\x89PNG\r\n\x1a\n", text)
+    return _html.page(text, _html.facts([(text, text)]), [*cards, _html.card(text, picture, wide=True)], text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -62,7 +62,7 @@ def test_hostile_text_stays_text(text):
     assert found.tags == plain.tags
     assert set(found.tags) <= TAGS
     assert [name for name, _ in found.attributes] == [name for name, _ in plain.attributes]
-    seen = stdlib.unescape(page.escaped(text))
+    seen = stdlib.unescape(_html.escaped(text))
     assert sum(seen in part for part in found.texts) >= 8
 
 
@@ -84,53 +84,53 @@ def test_a_page_loads_nothing_and_runs_nothing():
 @settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
 def test_file_names_are_safe_and_differ(first, second):
-    a, b = page.safe_name(first), page.safe_name(second)
+    a, b = _html.safe_name(first), _html.safe_name(second)
     assert re.fullmatch(r"[A-Za-z0-9_.%-]+", a)
     assert (a == b) == (first == second)
 
 
 def test_long_ids_are_cut_and_still_differ():
-    a, b = page.safe_name("x" * 500 + "a"), page.safe_name("x" * 500 + "b")
+    a, b = _html.safe_name("x" * 500 + "a"), _html.safe_name("x" * 500 + "b")
     assert len(a) == len(b) == 137
     assert a != b
     with pytest.raises(ValueError, match=r"^expected a patient id, got an empty one$"):
-        page.safe_name("")
+        _html.safe_name("")
 
 
 def test_bars_point_to_their_side_and_share_one_scale():
-    found = page.bars(["up", "down", "absent"], [2.0, -1.0, np.nan], ["a", "b", "c"])
+    found = _html.bars(["up", "down", "absent"], [2.0, -1.0, np.nan], ["a", "b", "c"])
     marks = re.findall(r'<i class="(\w+)" style="(\w+):50%;width:([\d.]+)%"', found)
     assert marks == [("up", "left", "50.00"), ("down", "right", "25.00")]
-    assert page.bars(["zero"], [0.0]).count("<i ") == 0
+    assert _html.bars(["zero"], [0.0]).count("<i ") == 0
     with pytest.raises(ValueError, match=r"^expected 2 values and notes, got \(1,\) and 1$"):
-        page.bars(["a", "b"], [1.0])
+        _html.bars(["a", "b"], [1.0])
 
 
 def test_the_curve_goes_through_its_points_and_finds_the_median():
-    found = page.curve([0, 10, 20], [1.0, 0.75, 0.25], "months")
+    found = _html.curve([0, 10, 20], [1.0, 0.75, 0.25], "months")
     points = re.search(r'polyline points="([^"]*)"', found)[1]
     assert points == "44.00,12.00 240.00,61.00 436.00,159.00"
     assert "median 15<" in found
     assert "time (months)" in found
-    assert "median" not in page.curve([0, 10], [1.0, 0.75], "months")
-    started = re.search(r'polyline points="([^"]*)"', page.curve([10, 20], [0.75, 0.25], "months"))[1]
+    assert "median" not in _html.curve([0, 10], [1.0, 0.75], "months")
+    started = re.search(r'polyline points="([^"]*)"', _html.curve([10, 20], [0.75, 0.25], "months"))[1]
     assert started == points
-    assert "median 2773<" in page.curve([0, 2772.7], [1.0, 0.5], "days")
+    assert "median 2773<" in _html.curve([0, 2772.7], [1.0, 0.5], "days")
 
 
 def test_a_curve_of_steps_falls_at_its_times_only():
-    found = page.curve([0, 10, 20], [0.75, 0.25, 0.25], "months", steps=True)
+    found = _html.curve([0, 10, 20], [0.75, 0.25, 0.25], "months", steps=True)
     points = re.search(r'polyline points="([^"]*)"', found)[1].replace(".00", "")
     assert points == "44,12 44,12 44,61 240,61 240,159 436,159 436,159"
     assert "median 10<" in found
-    assert "median 20<" in page.curve([10, 20], [0.75, 0.5], "months", steps=True)
+    assert "median 20<" in _html.curve([10, 20], [0.75, 0.5], "months", steps=True)
 
 
 @pytest.mark.parametrize(
     ("end", "ticks"), [(10, [0, 2, 4, 6, 8, 10]), (4673, [0, 1000, 2000, 3000, 4000]), (1.9, None)]
 )
 def test_ticks_are_round_and_few(end, ticks):
-    found = page._ticks(end)
+    found = _html._ticks(end)
     assert 4 <= len(found) <= 9
     assert found[-1] <= end
     if ticks is not None:
@@ -141,8 +141,8 @@ def test_wrong_curves_and_pictures_are_refused():
     with pytest.raises(
         ValueError, match=r"^expected increasing times >= 0 and a survival for each, got \(2,\) and \(2,\)$"
     ):
-        page.curve([2, 1], [1, 0.5], "days")
+        _html.curve([2, 1], [1, 0.5], "days")
     with pytest.raises(ValueError, match=r"^expected survival probabilities in \[0, 1\]$"):
-        page.curve([1, 2], [1.5, 0.5], "days")
+        _html.curve([1, 2], [1.5, 0.5], "days")
     with pytest.raises(ValueError, match=r"^expected the bytes of a PNG, got b'GIF89a'$"):
-        page.picture(b"GIF89a", "x")
+        _html.picture(b"GIF89a", "x")

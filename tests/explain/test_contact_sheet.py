@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from healnet.explain import contact_sheet, top_patches
+from healnet.explain import plot_contact_sheet, top_patches
 from healnet.slides.slide import Slide
 
 
@@ -52,8 +52,8 @@ def test_another_scale_gives_as_many_microns(slide):
 
 def test_the_sheet_shows_each_picture_with_its_caption():
     images = [np.full((4, 4, 3), value, np.uint8) for value in (10, 20, 30)]
-    figure = contact_sheet(images, ["a", "b", "c"], columns=2)
-    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", ""]
-    assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in figure.axes[:3]] == [10, 20, 30]
+    sheet = plot_contact_sheet(images, ["a", "b", "c"], columns=2)
+    assert [ax.get_title() for ax in sheet] == ["a", "b", "c", ""]
+    assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in sheet[:3]] == [10, 20, 30]
     with pytest.raises(ValueError, match=r"^expected images and a caption for each, got 3 and 1$"):
-        contact_sheet(images, ["a"])
+        plot_contact_sheet(images, ["a"])

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import new_figure
-from healnet.explain.heatmap import checked_patches
+from healnet._plotting import Panels, panels, use_fonts
+from healnet.explain._checks import patches
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from healnet.slides.slide import Slide
 
-__all__ = ["TopPatch", "contact_sheet", "top_patches"]
+__all__ = ["TopPatch", "plot_contact_sheet", "top_patches"]
 
 
 class TopPatch(NamedTuple):
@@ -41,11 +41,11 @@ def top_patches(
     """The k highest-scored patches, read from the slide at full resolution; the earlier one first where scores are equal.
 
     Args:
-        slide: whatever has `region(x, y, width, height, mpp)`.
+        slide: slide to read, or another object with `region(x, y, width, height, mpp)`.
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
         footprint: side length of a patch in level-0 pixels.
         scores: (n,) finite.
-        k: how many, at most.
+        k: number of patches, at most.
         apart: a patch is passed over if its corner is nearer than this share of the footprint, in x and in y, to one that
             was taken: overlapping tilings would fill the sheet with one place. 0 takes all.
         mpp: microns per pixel to read at; level-0 pixels by default.
@@ -53,7 +53,7 @@ def top_patches(
     Raises:
         ValueError: lengths that differ, a footprint that is not positive, fewer than 1 patch asked for.
     """
-    places, values = checked_patches(coords, footprint, scores)
+    places, values = patches(coords, footprint, scores)
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}")
     taken: list[int] = []
@@ -66,27 +66,28 @@ def top_patches(
         if len(taken) == k:
             break
     side = round(footprint if mpp is None else footprint * _known_mpp(slide) / mpp)
-    patches = []
+    found = []
     for position in taken:
         x, y = (int(v) for v in places[position])
         image = np.asarray(slide.region(x, y, side, side, mpp))
-        patches.append(TopPatch(image, x, y, float(values[position]), position))
-    return patches
+        found.append(TopPatch(image, x, y, float(values[position]), position))
+    return found
 
 
-def contact_sheet(
+def plot_contact_sheet(
     images: Sequence[ArrayLike],
     captions: Sequence[str] | None = None,
+    *,
     columns: int = 4,
-    figure: Figure | None = None,
-) -> Figure:
+    ax: Axes | None = None,
+) -> Panels:
     """Pictures in rows, each with a caption above.
 
     Args:
         images: (h, w, 3) arrays, as `top_patches` reads them.
         captions: one per image; by default their numbers from 1.
-        columns: pictures in a row.
-        figure: an empty figure to draw in; a new one by default.
+        columns: number of pictures in a row.
+        ax: where to draw, divided into as many; by default a figure of its own.
 
     Raises:
         ValueError: no images, or another number of captions.
@@ -97,14 +98,14 @@ def contact_sheet(
         raise ValueError(f"expected images and a caption for each, got {len(images)} and {len(names)}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure = new_figure(1.8 * columns, 2.05 * rows) if figure is None else figure
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, image, name in zip(axes, images, names, strict=False):
-        ax.imshow(np.asarray(image), interpolation="nearest")
-        ax.set_title(name, fontsize="small", pad=3, parse_math=False)
-    return figure
+    sheet = panels(ax, rows, columns, (1.8 * columns, 2.05 * rows))
+    for panel in sheet:
+        panel.set_axis_off()
+    for panel, image, name in zip(sheet, images, names, strict=False):
+        panel.imshow(np.asarray(image), interpolation="nearest")
+        panel.set_title(name, fontsize="small", pad=3, parse_math=False)
+    use_fonts(*sheet)
+    return sheet
 
 
 def _known_mpp(slide: Slide) -> float:

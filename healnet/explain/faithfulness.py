@@ -1,4 +1,4 @@
-"""Which score deserves trust: curves of the risk as the highest-scored parts go, and as they come back."""
+"""Faithfulness of a score: curves of the risk as the highest-scored elements are hidden, and as they are shown again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from healnet._plotting import LOWERS, RAISES, new_figure, readable
-from healnet.explain._inputs import check_modality
-from healnet.explain._model import Risk, default_risk, evaluating, risk_of
+from healnet._evaluation import evaluating
+from healnet._plotting import PALETTE, STYLES, Panels, despine, panels, readable, use_fonts
+from healnet.explain._checks import modality_names
+from healnet.explain.risk import Risk, resolve_risk, risk_of
 from healnet.inputs import hide, real_elements
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
-__all__ = ["Faithfulness", "faithfulness", "faithfulness_curves"]
+__all__ = ["Faithfulness", "faithfulness", "plot_faithfulness"]
 
 
 class Faithfulness(NamedTuple):
@@ -37,7 +38,7 @@ class Faithfulness(NamedTuple):
     random_insertion: Tensor
     signed: bool
 
-    def trust(self) -> Tensor:
+    def area_above_random(self) -> Tensor:
         """(b,) how much more the score's order tells than random ones: larger is better, about 0 is no better than chance.
 
         The area between insertion and deletion, in units of risk, less the same of random orders. Signed: insertion should
@@ -59,44 +60,51 @@ def faithfulness(
     inputs: Mapping[str, Any],
     scores: Mapping[str, Tensor],
     *,
+    risk: Risk | None = None,
     signed: bool = True,
     steps: int = 10,
     repeats: int = 3,
     seed: int = 0,
-    risk: Risk = default_risk,
 ) -> Faithfulness:
     """Hide elements from the highest score down, and show them again in the same order (Petsiuk et al. 2018).
 
     Of each scored modality the same share goes, in its own order; modalities without scores stay. Hidden is absent, so no
-    stand-in value is made up; still, the model may not have seen such patients. Compare scores by `trust()` on the same
-    patients.
+    stand-in value is made up; still, the model may not have seen such patients, and the last step hides the modality
+    altogether, which can make a jump. Compare scores by `area_above_random()` on the same patients.
 
     Args:
-        model: any model that takes `inputs`; used in evaluation mode.
-        inputs: as for `model.forward`.
+        model: model that takes `inputs`; used in evaluation mode.
+        inputs: inputs of `model.forward`.
         scores: modality -> (b, *axes), one per element, as `attention_scores` gives them; those of masked elements are not
             looked at.
-        signed: high scores claim to raise the risk (gradients, occlusion). False: to matter (attention); signed scores are
-            then ranked by size.
-        steps: shares between 0 and 1.
-        repeats: random orders to compare with.
-        seed: of the random orders.
-        risk: one number per patient from the output.
+        risk: function from the output to one number per patient; by default as `model.output` says.
+        signed: True, high scores claim to raise the risk (gradients, occlusion). False, they claim to matter in whichever
+            direction (attention); scores are then at least 0, for among scores of both signs, ranked by size, elements
+            that raise the risk are hidden together with elements that lower it, and their effects cancel.
+        steps: number of shares between 0 and 1.
+        repeats: number of random orders to compare with.
+        seed: random seed of these orders.
 
     Raises:
-        ValueError: scores that are no mapping or of a modality that is not there; scores of another shape or not finite;
-            fewer than 1 step or random order.
+        ValueError: scores that are no mapping or of a modality that is not there; scores of another shape, not finite, or
+            negative where `signed` is False; fewer than 1 step or random order; what `Risk` refuses.
     """
     if not isinstance(scores, Mapping) or not scores:
         raise ValueError(f"expected scores as a mapping {{modality: tensor}}, got {type(scores).__name__}")
-    real = {name: real_elements(check_modality(inputs, name)) for name in scores}
+    real = {name: real_elements(inputs[name]) for name in modality_names(inputs, scores)}
     for name, score in scores.items():
         if score.shape != real[name].shape:
             raise ValueError(
                 f"modality {name!r}: expected scores of shape {tuple(real[name].shape)}, got {tuple(score.shape)}"
             )
-        if not torch.isfinite(score[real[name]]).all():
+        seen = score[real[name]]
+        if not torch.isfinite(seen).all():
             raise ValueError(f"modality {name!r}: expected finite scores of its real elements")
+        if not signed and (seen < 0).any():
+            raise ValueError(
+                f"modality {name!r}: expected scores of at least 0 with signed=False, got {float(seen.min()):.3g}: "
+                "effects of both signs cancel where elements are ranked by size; leave signed=True"
+            )
     if steps < 1 or repeats < 1:
         raise ValueError(f"expected steps >= 1 and repeats >= 1, got {steps} and {repeats}")
     fractions = torch.linspace(0, 1, steps + 1)
@@ -110,7 +118,7 @@ def faithfulness(
                 name: hide(inputs[name], ((top < fraction) ^ shown) & real[name])
                 for name, top in tops.items()
             }
-            return risk_of(model, {**inputs, **hidden}, risk)
+            return risk_of(model, {**inputs, **hidden}, read)
 
         deletion = [risk_at(fraction, shown=False) for fraction in fractions.tolist()]
         insertion = [risk_at(fraction, shown=True) for fraction in fractions.tolist()]
@@ -122,9 +130,8 @@ def faithfulness(
         }
 
     with evaluating(model):
-        deletion, insertion = curves(
-            {name: score if signed else score.abs() for name, score in scores.items()}
-        )
+        read = resolve_risk(model, inputs, risk)
+        deletion, insertion = curves(scores)
         random = [curves(at_random()) for _ in range(repeats)]
     random_deletion, random_insertion = (torch.stack(side).mean(dim=0) for side in zip(*random, strict=True))
     return Faithfulness(
@@ -132,12 +139,18 @@ def faithfulness(
     )
 
 
-def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | None = None) -> Figure:
+def plot_faithfulness(
+    curves: Mapping[str, Faithfulness], *, quantity: str = "risk", ax: Axes | None = None
+) -> Panels:
     """Mean deletion and insertion curves of several scores side by side, random orders in grey.
+
+    Where the last elements go and where the first come, the whole modality goes or comes with them; the shaded ends, where
+    a curve may jump for this reason, say so.
 
     Args:
         curves: name of a score -> its curves on the same patients.
-        figure: an empty figure to draw in; a new one by default.
+        quantity: name of the risk, with its unit where it has one.
+        ax: where to draw, divided into two; by default a figure of its own.
 
     Raises:
         ValueError: no curves.
@@ -145,24 +158,47 @@ def faithfulness_curves(curves: Mapping[str, Faithfulness], figure: Figure | Non
     """
     if not curves:
         raise ValueError("expected at least one score's curves, got none")
-    figure = new_figure(8.0, 3.4) if figure is None else figure
-    left, right = figure.subplots(1, 2, sharey=True)
-    colours = (RAISES, LOWERS, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    styles = ("-", "--", "-.", ":")  # a curve that lies on another lets it show
+    both = left, right = panels(ax, 1, 2, (8.0, 3.6))
+    right.sharey(left)
     first = next(iter(curves.values()))
     share = (100 * first.fractions).tolist()
-    for ax, random in ((left, first.random_deletion), (right, first.random_insertion)):
-        ax.plot(share, random.mean(dim=0).tolist(), color="0.6", linewidth=3, label="random order")
-        ax.spines[["top", "right"]].set_visible(False)
+    for panel, random in ((left, first.random_deletion), (right, first.random_insertion)):
+        panel.plot(share, random.mean(dim=0).tolist(), color="0.6", linewidth=3, label="random order")
+        despine(panel)
     for i, (name, found) in enumerate(curves.items()):
         x = (100 * found.fractions).tolist()
-        look = {"color": colours[i % 7], "linestyle": styles[i % 4], "label": readable(name, longest=44)}
+        # Styles differ, so that a curve that lies on another lets it show.
+        look = {
+            "color": PALETTE[(i + 1) % 7],
+            "linestyle": STYLES[i % 4],
+            "label": readable(name, longest=44),
+        }
         left.plot(x, found.deletion.mean(dim=0).tolist(), **look)
         right.plot(x, found.insertion.mean(dim=0).tolist(), **look)
-    left.set(xlabel="highest-scored elements hidden (%)", ylabel="mean risk", title="Deletion")
+    left.axvspan(share[-2], 100, color="0.93", zorder=0)
+    right.axvspan(0, share[1], color="0.93", zorder=0)
+    note: dict[str, Any] = {
+        "fontsize": "x-small",
+        "color": "0.35",
+        "rotation": 90,
+        "va": "center",
+        "ha": "center",
+    }
+    left.text(
+        (share[-2] + 100) / 2,
+        0.5,
+        "the last go: modality absent",
+        transform=left.get_xaxis_transform(),
+        **note,
+    )
+    right.text(
+        share[1] / 2, 0.5, "the first come: no longer absent", transform=right.get_xaxis_transform(), **note
+    )
+    left.set(xlabel="highest-scored elements hidden (%)", ylabel=f"mean {quantity}", title="Deletion")
     right.set(xlabel="highest-scored elements shown (%)", title="Insertion")
     right.legend(frameon=False, fontsize="small")
-    return figure
+    use_fonts(*both)
+    return both
 
 
 def _share_above(scores: Tensor, real: Tensor) -> Tensor:

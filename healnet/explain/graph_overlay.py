@@ -7,41 +7,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet._plotting import add_colorbar, colour_limits, new_axes
-from healnet.explain.colours import finite_scores, scaled
+from healnet._plotting import add_colorbar, color_limits, new_axes, on_scale
+from healnet.explain._checks import finite_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["graph_overlay"]
+__all__ = ["plot_graph_overlay"]
 
 
-def graph_overlay(
+def plot_graph_overlay(
     centroids: ArrayLike,
     scores: ArrayLike,
     edge_index: ArrayLike | None = None,
     image: ArrayLike | None = None,
     *,
-    ax: Axes | None = None,
     scale: str = "percentile",
     size: float = 14.0,
     cmap: str | None = None,
     colorbar: bool = True,
     label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Nodes coloured by score at their centroids, edges as thin lines, over the region's picture.
+    """Nodes colored by score at their centroids, edges as thin lines, over the region's picture.
 
     Args:
         centroids: (n, 2) places (x, y) in the picture's pixels, y downward.
         scores: (n,) finite.
         edge_index: (2, e) pairs of nodes, PyTorch Geometric's layout; an edge given both ways is drawn once.
         image: (h, w) or (h, w, 3), the region.
-        ax: where to draw; by default new axes of a figure of their own.
-        scale: colours by "percentile" rank or by the "raw" score.
+        scale: colors by "percentile" rank or by the "raw" score.
         size: area of a node, in square points.
-        cmap: a matplotlib colour map; by default viridis, for raw scores of both signs blue to red about 0.
+        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         colorbar: draw one beside the axes.
-        label: of the colour bar.
+        label: text of the color bar.
+        ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
         ValueError: lengths that differ, an edge to a node that is not there.
@@ -59,7 +59,7 @@ def graph_overlay(
         raise ValueError(
             f"expected edge_index of shape (2, e) with nodes 0..{len(values) - 1}, got shape {edges.shape}"
         )
-    shown = 100 * scaled(values, scale) if scale != "raw" else values
+    shown = on_scale(values, scale)
     ax = new_axes(6.4, 5.4) if ax is None else ax
     if image is not None:
         # A pixel's centre is a whole number, as in the tools that measure centroids.
@@ -74,13 +74,13 @@ def graph_overlay(
         lines = LineCollection(list(places[once]), colors="black", linewidths=0.4, alpha=0.5, zorder=2)
         ax.add_collection(lines)
     order = np.argsort(shown, kind="stable")  # the highest on top
-    low, high, colours = (0.0, 100.0, "viridis") if scale == "percentile" else colour_limits(values)
+    low, high, colors = (0.0, 100.0, "viridis") if scale == "percentile" else color_limits(values)
     nodes = ax.scatter(
         places[order, 0],
         places[order, 1],
         c=shown[order],
         s=size,
-        cmap=cmap or colours,
+        cmap=cmap or colors,
         edgecolors="0.4" if image is None else "white",
         linewidths=0.3,
         zorder=3,

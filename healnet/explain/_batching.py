@@ -1,0 +1,26 @@
+"""How many copies of a batch fit into one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from healnet.inputs import batch_size, map_tensors
+
+__all__ = ["copies"]
+
+COPIED_BYTES = 2**26  # a bag of 100,000 patches must not be copied 256 times
+
+
+def copies(inputs: Mapping[str, Any], rows: int) -> int:
+    """How many times the batch may stand in one forward pass: `rows` patients and 64 MiB of inputs, but at least once."""
+    sizes: list[int] = []
+
+    def measure(tensor: Tensor, _: str) -> Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    map_tensors(measure, inputs)
+    return max(1, min(rows // batch_size(inputs), COPIED_BYTES // max(1, sum(sizes))))

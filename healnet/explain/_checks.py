@@ -1,0 +1,77 @@
+"""Checks of what explanations are given: modalities by name, scores, patches and their geometry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["finite_scores", "modality_names", "patches", "rows_of"]
+
+
+def modality_names(inputs: Mapping[str, Any], modalities: Iterable[str] | None = None) -> list[str]:
+    """The modalities to explain: those named, or all that the inputs have.
+
+    Raises:
+        ValueError: a name that the inputs do not have, or one string instead of several names.
+    """
+    have = [name for name, value in inputs.items() if value is not None]
+    if isinstance(modalities, str):
+        raise ValueError(
+            f"expected modalities as several names, such as [{modalities!r}], got {modalities!r}"
+        )
+    wanted = have if modalities is None else list(modalities)
+    for name in wanted:
+        if name not in have:
+            raise ValueError(f"modality {name!r}: expected one that the inputs have, {have}")
+    return wanted
+
+
+def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:
+    """(n,) float64.
+
+    Raises:
+        ValueError: another number of axes, or a score that is not finite.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"expected scores of shape (n,), got {values.shape}")
+    if not np.isfinite(values).all():
+        wrong = np.flatnonzero(~np.isfinite(values))
+        raise ValueError(f"expected finite scores, got {values[wrong[0]]} at position {wrong[0]}")
+    return values
+
+
+def patches(
+    coords: ArrayLike, footprint: float, scores: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates (n, 2) and scores (n,) that fit each other.
+
+    Raises:
+        ValueError: they do not, or the footprint is not positive.
+    """
+    places, values = np.asarray(coords, dtype=np.float64), finite_scores(scores)
+    if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
+        raise ValueError(f"expected finite coords of shape (n, 2), got shape {places.shape}")
+    if len(places) != len(values):
+        raise ValueError(
+            f"expected a score for each patch, got {len(places)} coords and {len(values)} scores"
+        )
+    if not (math.isfinite(footprint) and footprint > 0):
+        raise ValueError(f"expected a footprint above 0, in level-0 pixels, got {footprint}")
+    return places, values
+
+
+def rows_of(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:
+    """(r, width), a single row given its axis.
+
+    Raises:
+        ValueError: another shape.
+    """
+    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"expected {what} of shape ({width},) or (r, {width}), got {np.shape(values)}")
+    return rows
