@@ -4,6 +4,7 @@ from healnet.data.batch import Batch
 from healnet.data.cohort import Cohort
 from healnet.data.collate_fn import collate
 from healnet.data.dataset import CohortDataset
+from healnet.data.join_cohorts import join_cohorts, join_splits
 from healnet.data.length_buckets import LengthBuckets
 from healnet.data.modality_dropout import ModalityDropout
 from healnet.data.omics_table import read_omics
@@ -19,6 +20,8 @@ __all__ = [
     "Split",
     "Standardizer",
     "collate",
+    "join_cohorts",
+    "join_splits",
     "read_omics",
     "read_splits",
 ]

@@ -121,6 +121,20 @@ class Cohort:
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
 
+    @classmethod
+    def unchecked(
+        cls,
+        modalities: dict[str, Modality],
+        target: SurvivalTarget | None,
+        patients: pd.Index,
+        labels: Labels,
+        slides: dict[str, tuple[str, ...]],
+    ) -> Cohort:
+        """From parts known to be right and in the patients' order, as those of other cohorts."""
+        cohort = object.__new__(cls)
+        parts = {"modalities": modalities, "target": target, "patients": patients, "labels": labels}
+        return cohort._with(**parts, slides=slides, dropped={})
+
     @property
     def patients(self) -> pd.Index:
         """(n,) ids, in the order of every modality."""
@@ -362,7 +376,12 @@ class Cohort:
         return self._with(modalities={**self._modalities, name: bags})
 
     def folds(
-        self, n_splits: int = 5, seed: int = 0, *, stratify: str | Sequence[str] | None = None
+        self,
+        n_splits: int = 5,
+        seed: int = 0,
+        *,
+        stratify: str | Sequence[str] | None = None,
+        within: str | None = None,
     ) -> list[tuple[Index, Index]]:
         """Cross-validation folds of patients: `n_splits` pairs (train, test) of positions.
 
@@ -371,8 +390,22 @@ class Cohort:
             seed: random seed of the shuffle.
             stratify: "event", a label of classes, or several of these, whose shares are the same in every fold; by
                 default the event where outcomes are known, else nothing.
+            within: a label of classes each of which is split by itself. In a joined cohort `within="cohort"` gives every
+                cohort the folds that it has alone.
         """
-        return stratified_folds(self._groups(stratify), n_splits, seed)
+        groups = self._groups(stratify)
+        if within is None:
+            return stratified_folds(groups, n_splits, seed)
+        classes = self._labels.codes(within)
+        parts = [np.flatnonzero(classes == value) for value in np.unique(classes)]
+        own = [stratified_folds(groups[part], n_splits, seed) for part in parts]
+
+        def joined(k: int, side: int) -> Index:
+            return np.sort(
+                np.concatenate([part[folds[k][side]] for part, folds in zip(parts, own, strict=True)])
+            )
+
+        return [(joined(k, 0), joined(k, 1)) for k in range(n_splits)]
 
     def holdout(
         self, fraction: float = 0.2, seed: int = 0, *, stratify: str | Sequence[str] | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -52,8 +53,30 @@ class Labels:
         }
         return cls(pd.DataFrame(columns, index=patients))
 
-    def __bool__(self) -> bool:
-        return bool(self.frame.shape[1])
+    @classmethod
+    def concat(cls, frames: Sequence[pd.DataFrame], patients: pd.Index) -> Labels:
+        """The labels of several cohorts, one after the other; unknown where a cohort lacks one.
+
+        Classes are numbered in the order of their first appearance.
+
+        Raises:
+            ValueError: a label that is of classes in one cohort and of numbers in another; integers that a cohort lacks.
+        """
+        columns = {}
+        for name in dict.fromkeys(chain.from_iterable(frame.columns for frame in frames)):
+            held = [frame[name] for frame in frames if name in frame]
+            kinds = {"classes" if isinstance(c.dtype, pd.CategoricalDtype) else str(c.dtype) for c in held}
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"label {name!r}: expected one kind in all cohorts, got {' and '.join(sorted(kinds))}"
+                )
+            if kinds == {"classes"}:
+                classes = list(dict.fromkeys(chain.from_iterable(column.cat.categories for column in held)))
+                held = [column.cat.set_categories(classes) for column in held]
+            elif kinds == {"int64"} and len(held) < len(frames):
+                held = [column.astype("Int64") for column in held]
+            columns[name] = _typed(f"label {name!r}", pd.concat(held).reindex(patients))
+        return cls(pd.DataFrame(columns, index=patients))
 
     @property
     def classes(self) -> dict[str, tuple[Any, ...]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Index", "Modality", "Table", "Values"]
+__all__ = ["Index", "Modality", "Table", "Values", "of_one_kind"]
 
 Index = NDArray[np.intp]
+_M = TypeVar("_M", bound="Modality")
 
 
 class Modality(ABC):
@@ -28,6 +30,19 @@ class Modality(ABC):
     @abstractmethod
     def take(self, positions: Index) -> Modality:
         """The same modality of these patients."""
+
+    @abstractmethod
+    def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Modality:
+        """The modality of several cohorts, one after the other.
+
+        Args:
+            name: name of the modality, for messages.
+            parts: each cohort's, or the number of its patients where it has none; this one is among them.
+            patients: ids of all patients, in the order of the parts.
+
+        Raises:
+            ValueError: parts that are of another kind than this one, or do not fit together.
+        """
 
     @property
     def width(self) -> int | None:
@@ -59,6 +74,23 @@ class Table(Modality):
     def take(self, positions: Index) -> Table:
         """These rows."""
         return Table.of(self.frame.iloc[positions])
+
+    def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Table:
+        """All rows, with the columns of all parts in the order of their first appearance; NaN where a part lacks one."""
+        tables = [part if isinstance(part, int) else part.frame for part in of_one_kind(name, Table, parts)]
+        frames = [table for table in tables if not isinstance(table, int)]
+        columns = pd.Index(
+            dict.fromkeys(chain.from_iterable(frame.columns for frame in frames)), dtype=object
+        )
+        values = np.full((len(patients), len(columns)), np.nan)
+        start = 0
+        for table in tables:
+            stop = start + (table if isinstance(table, int) else len(table))
+            if not isinstance(table, int):
+                values[start:stop, columns.get_indexer(table.columns)] = table.to_numpy()
+            start = stop
+        values.flags.writeable = False
+        return Table(pd.DataFrame(values, index=patients, columns=columns, copy=False))
 
     @property
     def width(self) -> int:
@@ -103,6 +135,34 @@ class Values(Modality):
     def take(self, positions: Index) -> Values:
         """These patients' entries."""
         return Values(tuple(self.entries[position] for position in positions), self.example, self.alike)
+
+    def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Values:
+        """All entries; what has to be read cannot be compared before it is."""
+        held = of_one_kind(name, Values, parts)
+        entries = tuple(chain.from_iterable([None] * p if isinstance(p, int) else p.entries for p in held))
+        values = [part for part in held if not isinstance(part, int)]
+        kinds = {type(value.example) for value in values if not callable(value.example)}
+        if len(kinds) > 1:
+            raise ValueError(f"modality {name!r}: expected one type in all cohorts, got {_names(kinds)}")
+        shapes = {value.example.shape if value.alike else None for value in values}
+        return Values(entries, self.example, len(shapes) == 1 and None not in shapes)
+
+
+def of_one_kind(name: str, kind: type[_M], parts: Sequence[Modality | int]) -> list[_M | int]:
+    """The parts, all of this kind of modality or numbers of patients who lack it.
+
+    Raises:
+        ValueError: a part of another kind.
+    """
+    checked = [part for part in parts if isinstance(part, kind | int)]
+    if len(checked) < len(parts):
+        kinds = {type(part) for part in parts if not isinstance(part, int)}
+        raise ValueError(f"modality {name!r}: expected one kind in all cohorts, got {_names(kinds)}")
+    return checked
+
+
+def _names(kinds: set[type]) -> str:
+    return " and ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def _checked(name: str, patient: str, entry: Any) -> Any:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healnet._files import shown
-from healnet.data.modality import Index, Modality
+from healnet.data.modality import Index, Modality, of_one_kind
 from healnet.data.open_patch_files import open_files
 from healnet.slides.trident_clam_reader import PatchFile
 
@@ -96,7 +96,7 @@ class Bags(Modality):
         if first is None:
             raise ValueError(f"modality {name!r}: expected patches, and none of {len(paths)} files has any")
         bags = cls(slides, first.dim)
-        bags._check(name, patients, first)
+        bags._check(name, patients)
         return bags
 
     def missing(self) -> NDArray[np.bool_]:
@@ -106,6 +106,15 @@ class Bags(Modality):
     def take(self, positions: Index) -> Bags:
         """These patients' slides."""
         return Bags(tuple(self.slides[position] for position in positions), self.dim)
+
+    def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Bags:
+        """All patients' slides, once they are known to be of one kind and of one patient each."""
+        slides: list[tuple[SlideFile, ...]] = []
+        for part in of_one_kind(name, Bags, parts):
+            slides += [()] * part if isinstance(part, int) else part.slides
+        bags = Bags(tuple(slides), self.dim)
+        bags._check(name, patients)
+        return bags
 
     @property
     def width(self) -> int:
@@ -140,10 +149,12 @@ class Bags(Modality):
         ]
         return pd.DataFrame(rows, columns=["patient", "slide", "status", "patches", "footprint", "path"])
 
-    def _check(self, name: str, patients: pd.Index, first: PatchFile) -> None:
+    def _check(self, name: str, patients: pd.Index) -> None:
         owner: dict[Path, str] = {}
+        first: PatchFile | None = None
         for position, patient in enumerate(patients):
             for file in self.files(position):
+                first = first or file
                 _check_alike(name, first, file)
             for path in {
                 slide.file.path.resolve() for slide in self.slides[position] if slide.file is not None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_tensor
+from healnet.survival._inputs import ArrayOrTensor, as_event, as_tensor, as_vector
 
 __all__ = ["balanced_event_sampler"]
 
 
 def balanced_event_sampler(
-    event: ArrayOrTensor, batch_size: int, generator: torch.Generator | None = None
+    event: ArrayOrTensor,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    *,
+    strata: ArrayOrTensor | None = None,
+    min_per_stratum: int = 8,
 ) -> Sampler[list[int]]:
     """Batches of positions for `DataLoader(batch_sampler=...)` with the events dealt out evenly.
 
@@ -23,13 +30,23 @@ def balanced_event_sampler(
     the events are spread so that two batches of one size differ by at most one, and every batch has at least
     one as long as there are as many events as batches. Batch sizes differ by at most one, too.
 
+    With strata, patients are compared within their stratum only, so one without an event in the batch teaches
+    nothing, and neither does one that is alone. Each stratum is dealt to as many batches as it has events, and
+    to no more than leave it `min_per_stratum` patients in each; other batches do without it. Batches keep to
+    their size, which comes first where both cannot be (a stratum of one event and more patients than a batch).
+
+    Every pass takes one number from `generator`, so the batches do not depend on a loader's workers.
+
     Args:
         event: (n,) bool, True = the event was observed.
-        batch_size: the largest batch.
-        generator: the source of the order; torch's global one if left out.
+        batch_size: Largest number of patients in a batch.
+        generator: Source of the order; by default one of the sampler's own, seeded from torch's global one now.
+        strata: (n,) numbers of the strata, as `cox_nll` takes them.
+        min_per_stratum: Number of patients that a batch should have of each stratum in it.
 
     Raises:
-        ValueError: a batch size below 1, labels other than 0 and 1, no patients.
+        ValueError: a batch size or `min_per_stratum` below 1, labels other than 0 and 1, no patients, strata of
+            another length.
 
     Example:
         >>> event = torch.tensor([True, False, False, True, False, False])
@@ -37,29 +54,74 @@ def balanced_event_sampler(
         >>> [event[batch].sum().item() for batch in batches]
         [1, 1]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size < 1 or min_per_stratum < 1:
+        name, got = ("batch_size", batch_size) if batch_size < 1 else ("min_per_stratum", min_per_stratum)
+        raise ValueError(f"{name} must be at least 1, got {got}")
     labels = as_tensor(event)
     if labels.dim() != 1 or not len(labels):
         raise ValueError(f"event must have shape (n,) with n >= 1, got {tuple(labels.shape)}")
-    return _EventBatches(as_event(labels, labels).cpu(), batch_size, generator)
+    groups = None
+    if strata is not None:
+        groups = torch.unique(as_vector(strata, "strata", labels), return_inverse=True)[1].cpu().numpy()
+    return _EventBatches(
+        as_event(labels, labels).cpu().numpy(), groups, batch_size, min_per_stratum, generator
+    )
 
 
 class _EventBatches(Sampler[list[int]]):
-    def __init__(self, event: Tensor, batch_size: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        event: NDArray[np.bool_],
+        strata: NDArray[np.intp] | None,
+        batch_size: int,
+        min_per_stratum: int,
+        generator: torch.Generator | None,
+    ) -> None:
         self.event = event
+        self.strata = strata
         self.num_batches = math.ceil(len(event) / batch_size)
-        self.generator = generator
+        self.min_per_stratum = min_per_stratum
+        self.generator = generator or torch.Generator().manual_seed(_draw(None))
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        shuffled = torch.randperm(len(self.event), generator=self.generator)
-        seen = self.event[shuffled]
-        # Dealt like cards, events first: card i goes to batch i mod num_batches.
-        deck = torch.cat([shuffled[seen], shuffled[~seen]])
-        batches = [deck[i :: self.num_batches] for i in range(self.num_batches)]
-        for i in torch.randperm(self.num_batches, generator=self.generator).tolist():
-            batch = batches[i]
-            yield batch[torch.randperm(len(batch), generator=self.generator)].tolist()
+        rng = np.random.default_rng(_draw(self.generator))
+        batches: list[list[int]] = [[] for _ in range(self.num_batches)]
+        if self.strata is None:
+            self._deal(rng.permutation(len(self.event)), self.num_batches, batches, rng)
+        else:
+            events = np.bincount(self.strata, self.event).astype(int)
+            room = np.bincount(self.strata) // self.min_per_stratum
+            shares = np.clip(np.minimum(events, room), 1, self.num_batches)
+            # The strata that fit into few batches choose first; the others even out the sizes.
+            for stratum in np.lexsort((rng.random(len(shares)), shares)):
+                members = rng.permutation(np.flatnonzero(self.strata == stratum))
+                self._deal(members, int(shares[stratum]), batches, rng)
+        for place in rng.permutation(self.num_batches):
+            yield rng.permutation(batches[place]).tolist()
+
+    def _deal(
+        self, members: NDArray[np.intp], share: int, batches: list[list[int]], rng: np.random.Generator
+    ) -> None:
+        """Patients to the `share` smallest batches: events in turn, then whoever is left to the smallest of these."""
+        most = math.ceil(len(self.event) / self.num_batches)
+        tie = rng.permutation(len(batches)).tolist()
+        sizes = [(len(batch), tie[place], place) for place, batch in enumerate(batches)]
+        chosen = sorted(sizes)[:share]
+        left = members[~self.event[members]].tolist()
+        for number, patient in enumerate(members[self.event[members]].tolist()):
+            batch = batches[chosen[number % share][2]]
+            (batch if len(batch) < most else left).append(patient)
+        for places in (chosen, sizes):  # where all of the chosen are full, to the smallest of all
+            heap = [(len(batches[place]), order, place) for _, order, place in places]
+            heapq.heapify(heap)
+            while left and heap[0][0] < most:
+                size, order, place = heap[0]
+                batches[place].append(left.pop())
+                heapq.heapreplace(heap, (size + 1, order, place))
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))

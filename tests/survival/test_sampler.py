@@ -1,6 +1,7 @@
 """Every patient once, and an event in every batch as long as there are enough."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -61,3 +62,73 @@ def test_refused(event, size, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
         balanced_event_sampler(event, size)
     assert str(error.value) == message
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.integers(1, 9),
+)
+def test_strata_keep_the_sizes_and_draw_everybody(rows, batch_size, fewest):
+    event, strata = ([row[i] for row in rows] for i in (0, 1))
+    batches = list(balanced_event_sampler(event, batch_size, strata=strata, min_per_stratum=fewest))
+    assert len(batches) == math.ceil(len(rows) / batch_size)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
+    assert all(len(batch) <= batch_size for batch in batches)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(20, 90), min_size=1, max_size=6), st.integers(24, 64), st.integers(0, 2**31))
+def test_every_stratum_in_a_batch_has_an_event_and_company(sizes, batch_size, seed):
+    strata = torch.repeat_interleave(torch.arange(len(sizes)) * 7, torch.tensor(sizes))
+    event = torch.cat([torch.arange(size) < 4 + size // 4 for size in sizes])
+    generator = torch.Generator().manual_seed(seed)
+    batches = list(balanced_event_sampler(event, batch_size, generator, strata=strata, min_per_stratum=6))
+    lonely = 0
+    for batch in map(torch.tensor, batches):
+        for stratum in strata[batch].unique():
+            here = batch[strata[batch] == stratum]
+            assert event[here].any()
+            lonely += len(here) == 1
+    assert lonely == 0
+
+
+def test_a_stratum_with_few_events_keeps_to_few_batches():
+    strata = torch.tensor([0] * 40 + [1] * 40)
+    event = torch.cat([torch.arange(40) < 2, torch.arange(40) < 20])
+    batches = list(balanced_event_sampler(event, 20, strata=strata, min_per_stratum=2))
+    assert len(batches) == 4
+    assert sum(any(i < 40 for i in batch) for batch in batches) == 2
+
+
+def passes(workers, persistent=False):
+    """Two passes over a loader, with draws from torch's global generator between the batches as dropout makes them."""
+    torch.manual_seed(0)
+    sampler = balanced_event_sampler(torch.arange(24) % 3 == 0, 5)
+    data = TensorDataset(torch.arange(24))
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=persistent)
+    drawn = []
+    for _ in range(2):
+        for (batch,) in loader:
+            drawn.append(batch.tolist())
+            torch.rand(3)
+    return drawn
+
+
+def test_batches_do_not_depend_on_the_number_of_workers():
+    expected = passes(0)
+    assert passes(1) == passes(2) == passes(2, persistent=True) == expected
+    assert expected[:5] != expected[5:]
+
+
+@pytest.mark.parametrize(
+    ("strata", "fewest", "message"),
+    [
+        ([0, 1], 0, "min_per_stratum must be at least 1, got 0"),
+        ([0, 1, 1], 1, "strata must have shape (2,)"),
+    ],
+)
+def test_strata_that_cannot_be_are_refused(strata, fewest, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        balanced_event_sampler([True, False], 2, strata=strata, min_per_stratum=fewest)
