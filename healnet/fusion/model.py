@@ -14,6 +14,7 @@ from healnet.encoders.encode import encode, encoder_dict
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer
 from healnet.fusion.output import Output, check_output
+from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
 from healnet.streams import Stream
@@ -158,8 +159,33 @@ class HEALNet(nn.Module):
 
         return load_original(state_dict, **arguments)
 
+    def get_extra_state(self) -> Tensor:
+        """What shapes do not fix (heads, temperature, gate, order of modalities, ...), stored with the weights."""
+        return settings_tensor(self)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse weights of another model, also where their shapes fit.
+
+        Raises:
+            ValueError: settings that differ, by name.
+        """
+        check_settings(self, state)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; those of another model are refused before anything is overwritten.
+
+        Raises:
+            ValueError: settings that differ, by name.
+            RuntimeError: keys that are missing or left over, or other shapes (from PyTorch).
+        """
+        if "_extra_state" in state_dict:
+            check_settings(self, state_dict["_extra_state"])
+        return super().load_state_dict(state_dict, strict, assign)
+
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
-        """The head's reading of the fused latents."""
+        """Predict from a batch of inputs."""
         output: Tensor = self.head(self.fuse(inputs))
         return output
 

@@ -138,7 +138,7 @@ def load_original(
                 f"checkpoint and arguments disagree: {name} is {tuple(tensor.shape)} in the checkpoint, "
                 f"the arguments make it {tuple(expected[name].shape)}"
             )
-    model.to(theirs["latents"].dtype).load_state_dict(ours)
+    model.to(theirs["latents"].dtype).load_state_dict(ours | {"_extra_state": expected["_extra_state"]})
     return model
 
 
