@@ -27,21 +27,28 @@ from healnet.slides import Slide, slide_pieces
 from healnet.survival import cox_nll
 
 TILE = 512
-PALE, DARK = np.array([226, 160, 196]), np.array([90, 40, 120])
+PALE, DARK = np.array([226, 160, 196], np.uint8), np.array([90, 40, 120], np.uint8)
 
 
-def draw(top: int, left: int, height: int, width: int, step: int, side: int) -> np.ndarray:
-    """Every `step`-th pixel of a part of the made slide, (h, w, 3) uint8: nodules on a jittered lattice, and grain."""
-    y, x = np.mgrid[top : top + height * step : step, left : left + width * step : step]
-    cell = max(side // 8, 64)
-    row, column = y // cell, x // cell
-    # A nodule in one cell of three, its place and size a hash of the cell, so that any part can be drawn alone.
-    seed = (row * 7919 + column * 104729 + 12345) % 1000
-    center_y, center_x = (row + 0.3 + 0.0004 * seed) * cell, (column + 0.7 - 0.0004 * seed) * cell
-    inside = (y - center_y) ** 2 + (x - center_x) ** 2 < (cell * (0.05 + 0.0001 * seed)) ** 2
-    nodule = inside & (seed % 3 == 0)
-    grain = ((x * 73 + y * 151 + (x * y) % 97) % 31 - 15)[..., None]
-    return np.clip(np.where(nodule[..., None], DARK, PALE) + grain, 0, 255).astype(np.uint8)
+def nodules(side: int) -> list[tuple[float, float, float]]:
+    """(y, x, radius) in pixels of the dark nodules of the made slide."""
+    rng = np.random.default_rng(0)
+    places, sizes = rng.uniform(0.1, 0.9, (12, 2)), rng.uniform(0.01, 0.03, 12)
+    return [(y * side, x * side, radius * side) for (y, x), radius in zip(places, sizes, strict=True)]
+
+
+def draw(top: int, left: int, step: int, side: int, grain: np.ndarray) -> np.ndarray:
+    """Every `step`-th pixel of a tile of the made slide: (TILE, TILE, 3) uint8."""
+    y, x = (start + step * np.arange(TILE, dtype=np.float32) for start in (top, left))
+    dark = np.zeros((TILE, TILE), dtype=bool)
+    for center_y, center_x, radius in nodules(side):
+        # Most tiles are far from most nodules.
+        if (
+            abs(y.mean() - center_y) < radius + TILE * step
+            and abs(x.mean() - center_x) < radius + TILE * step
+        ):
+            dark |= (y[:, None] - center_y) ** 2 + (x - center_x) ** 2 < radius**2
+    return np.where(dark[..., None], DARK, PALE) + grain
 
 
 def make_slide(path: Path, side: int) -> Path:
@@ -51,8 +58,9 @@ def make_slide(path: Path, side: int) -> Path:
         size = -(-side // step)
         starts = [(top, left) for top in range(0, size, TILE) for left in range(0, size, TILE)]
         for top, left in tqdm(starts, desc=f"making a slide, every {step}. pixel", unit="tile"):
-            yield draw(top * step, left * step, TILE, TILE, step, side)
+            yield draw(top * step, left * step, step, side, grain)
 
+    grain = np.random.default_rng(1).integers(0, 16, (TILE, TILE, 1), dtype=np.uint8)
     part = path.with_suffix(".part")
     with tifffile.TiffWriter(part, bigtiff=True) as file:
         for step in (1, 16):
@@ -84,7 +92,7 @@ def train(steps: int) -> HEALNet:
     for _ in tqdm(range(steps), desc="training", unit="step"):
         share = rng.choice([0.0, 0.02, 0.05, 0.1], 64)
         dark = rng.random((64, 24, 24, 1)) < share[:, None, None, None]
-        crops = np.where(dark, DARK, PALE) + rng.integers(-15, 16, (64, 24, 24, 1))
+        crops = np.where(dark, DARK, PALE) + rng.integers(0, 16, (64, 24, 24, 1))
         scan = torch.from_numpy((crops.clip(0, 255) / 127.5 - 1).astype(np.float32))
         time_to_event = torch.from_numpy(rng.exponential(np.exp(-40 * dark.mean((1, 2, 3)))))
         loss = cox_nll(model({"scan": scan}), time_to_event, torch.ones(64, dtype=torch.bool))
