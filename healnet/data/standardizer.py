@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
@@ -38,16 +40,19 @@ class Standardizer:
         >>> scaler = Standardizer().fit(cohort[:2])
         >>> scaler.transform(cohort).table("clinical")["age"].tolist()
         [-1.0, 1.0, 9.0]
+        >>> Standardizer("rank").fit(cohort).transform(cohort).table("clinical")["age"].round(3).tolist()
+        [-1.225, 0.0, 1.225]
     """
 
-    def __init__(self, method: Literal["mean", "median"] = "mean", clip: float | None = None) -> None:
-        if method not in ("mean", "median"):
-            raise ValueError(f"expected method 'mean' or 'median', got {method!r}")
+    def __init__(self, method: Literal["mean", "median", "rank"] = "mean", clip: float | None = None) -> None:
+        if method not in ("mean", "median", "rank"):
+            raise ValueError(f"expected method 'mean', 'median' or 'rank', got {method!r}")
         if clip is not None and not clip > 0:
             raise ValueError(f"expected clip > 0 or None, got {clip}")
         self.method = method
         self.clip = clip
         self._statistics: dict[str, pd.DataFrame] | None = None
+        self._sorted: dict[str, NDArray[np.float64]] = {}
 
     def fit(self, cohort: Cohort) -> Standardizer:
         """Take the statistics of these patients, and of nobody else. Returns itself.
@@ -57,7 +62,10 @@ class Standardizer:
         """
         if not len(cohort):
             raise ValueError("expected at least one patient to fit on")
-        self._statistics = {name: self._fit_table(cohort.table(name)) for name in cohort.tables}
+        tables = {name: cohort.table(name) for name in cohort.tables}
+        if self.method == "rank":
+            self._sorted = {name: np.sort(table.to_numpy(), axis=0) for name, table in tables.items()}
+        self._statistics = {name: self._fit_table(name, table) for name, table in tables.items()}
         return self
 
     def transform(self, cohort: Cohort) -> Cohort:
@@ -70,13 +78,15 @@ class Standardizer:
         for name in cohort.tables:
             statistics = self._statistics_of(name)
             table = self._in_order(name, cohort.table(name), statistics.index)
-            values = (table - statistics["center"]) / statistics["scale"]
+            values = (self._scores(name, table) - statistics["center"]) / statistics["scale"]
             changed[name] = values if self.clip is None else values.clip(-self.clip, self.clip)
         return cohort.replace(changed)
 
     @property
     def statistics(self) -> dict[str, pd.DataFrame]:
         """Per modality, one row per column: `center`, `scale`, `cells` (real cells in training), `constant`.
+
+        With method="rank", center and scale are those of the normal scores.
 
         Raises:
             ValueError: before `fit`.
@@ -95,8 +105,20 @@ class Standardizer:
         """Per modality, the columns without a real cell in training: missing for everybody from here on."""
         return {name: list(table.index[table["cells"] == 0]) for name, table in self.statistics.items()}
 
-    def _fit_table(self, table: pd.DataFrame) -> pd.DataFrame:
-        values = table.to_numpy()
+    def _scores(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Normal scores for "rank", the table itself for the other methods."""
+        if self.method != "rank":
+            return table
+        scores = np.full(table.shape, np.nan)
+        for column, (cells, values) in enumerate(zip(self._sorted[name].T, table.to_numpy().T, strict=True)):
+            known = cells[: np.count_nonzero(~np.isnan(cells))]  # sorting puts NaN last
+            # The middle of a value's place among n training cells, as a share that is never 0 or 1.
+            place = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right") + 1) / 2
+            scores[:, column] = np.where(np.isnan(values), np.nan, ndtri(place / (len(known) + 1)))
+        return pd.DataFrame(scores, table.index, table.columns)
+
+    def _fit_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        values = self._scores(name, table).to_numpy()
         with warnings.catch_warnings():
             # A column without real cells: numpy warns about the empty mean, we list it as `unseen`.
             warnings.simplefilter("ignore", RuntimeWarning)

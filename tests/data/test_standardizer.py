@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from healnet.data import Cohort, Standardizer
 from healnet.survival.target import SurvivalTarget
@@ -166,10 +167,39 @@ FITTED = Standardizer().fit(cohort([[1.0, 2.0], [3.0, 4.0]]))
             lambda: Standardizer().fit(cohort([[1.0]]).select(["rna"])).transform(cohort([[1.0]])),
             "modality 'clinical' was not fitted; fitted were 'rna'",
         ),
-        (lambda: Standardizer("rank"), "expected method 'mean' or 'median', got 'rank'"),
+        (lambda: Standardizer("max"), "expected method 'mean', 'median' or 'rank', got 'max'"),
         (lambda: Standardizer(clip=0.0), "expected clip > 0 or None, got 0.0"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_rank_gives_normal_scores_whatever_the_scale_of_the_column():
+    values = np.array([[1.0], [2.0], [3.0], [50.0]])
+    scores = norm.ppf([1 / 5, 2 / 5, 3 / 5, 4 / 5])
+    for column in (values, np.exp(values / 10), values**3):
+        scaler = Standardizer("rank").fit(cohort(column))
+        np.testing.assert_allclose(
+            transformed(scaler, cohort(column)).ravel(), scores / scores.std(), rtol=1e-12
+        )
+        assert scaler.statistics["rna"]["scale"].item() == pytest.approx(scores.std())
+
+
+def test_rank_places_new_values_among_the_training_cells():
+    train = cohort([[1.0], [2.0], [2.0], [4.0]])
+    scaler = Standardizer("rank").fit(train)
+    # 1 is the first of four, the twos share places 2 and 3, 4 is the last; 3, 0 and 9 fall between and outside.
+    new = transformed(scaler, cohort([[1.0], [2.0], [4.0], [3.0], [0.0], [9.0], [NAN]])).ravel()
+    seen = norm.ppf([0.2, 0.5, 0.5, 0.8])
+    expected = (norm.ppf([0.2, 0.5, 0.8, 0.7, 0.1, 0.9]) - seen.mean()) / seen.std()
+    np.testing.assert_allclose(new[:-1], expected, atol=1e-12)
+    assert np.isnan(new[-1])
+
+
+def test_rank_ignores_missing_cells_and_takes_yes_and_no_as_they_are():
+    gaps = cohort([[NAN, 0.0], [5.0, 0.0], [7.0, 0.0], [NAN, 1.0]])
+    values = transformed(Standardizer("rank").fit(gaps), gaps)
+    np.testing.assert_allclose(values[1:3, 0], [-1, 1])
+    np.testing.assert_allclose(values[:, 1], transformed(Standardizer().fit(gaps), gaps)[:, 1])
