@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from healnet.fusion.layer import FusionLayer
 from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import TraceRecorder
+from healnet.fusion.untouched import touch
 from healnet.nn.attention import CrossAttention, SelfAttention
 from healnet.nn.feedforward import GatedFeedForward
 from healnet.tokens import Tokens
@@ -126,7 +127,17 @@ class HybridFusionLayer(FusionLayer):
             if self.self_attention_when_absent:
                 present = None
             latents = self._self_attend(latents, present, name, recorder)
-        return latents
+        return touch(latents, self._unused(tokens)) if self.training else latents
+
+    def _unused(self, tokens: Mapping[str, Tokens | TokenStream]) -> Iterator[nn.Module]:
+        """The parts that a batch without some modalities does not run."""
+        for name in self.cross_attention:
+            if name not in tokens:
+                yield self.cross_attention[name]
+                yield self.feed_forward[name]
+        if not tokens:
+            yield self.self_attention
+            yield self.self_feed_forward
 
     def _attend(
         self, name: str, latents: Tensor, tokens: Tokens | TokenStream, recorder: TraceRecorder | None

@@ -17,6 +17,7 @@ from healnet.fusion.output import Output, check_output
 from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
+from healnet.fusion.untouched import touch
 from healnet.streams import Stream
 from healnet.tokens import Tokens
 
@@ -40,7 +41,8 @@ class HEALNet(nn.Module):
     """Hybrid Early-fusion Attention Learning Network (Hemker, Simidjievski, Jamnik, NeurIPS 2024, arXiv 2311.09115).
 
     One small latent array per patient is updated, modality by modality and layer by layer, by cross-attention to the raw
-    tokens of each modality. Missing modalities are skipped, per patient.
+    tokens of each modality. Missing modalities are skipped, per patient. In training, the parameters of a modality that the
+    whole batch lacks get gradients of zero, so that DistributedDataParallel works with `find_unused_parameters=False`.
 
     Args:
         encoders: a `ModalityEncoder` per modality; their order is the order of fusion.
@@ -253,12 +255,16 @@ class HEALNet(nn.Module):
         if tokens:
             first = next(iter(tokens.values()))
             batch = len(first) if isinstance(first, TokenStream) else len(first.values)
-        latents = repeat(self.latents, "m d -> b m d", b=batch)
+        latents: Tensor = repeat(self.latents, "m d -> b m d", b=batch)
         if recorder is not None and recorder.gradients:
             latents.requires_grad_()  # a frozen model too has gradients of attention
+        # The encoders of absent modalities, and of streams, which may have no patient; see `touch`.
+        unused = [e for name, e in self.encoders.items() if not isinstance(tokens.get(name), Tokens)]
         for layer in self.layers:
             latents = layer(latents, tokens, recorder)
-        return latents
+            if unused and self.training and not isinstance(layer, HybridFusionLayer):
+                latents = touch(latents, [layer])
+        return touch(latents, unused) if self.training else latents
 
 
 def _detached(output: Any) -> Any:
