@@ -6,13 +6,14 @@ loss, sampler or schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standardizer, collate
@@ -20,7 +21,7 @@ from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
 from healnet.fusion import HEALNet
 from healnet.survival import BreslowBaseline, cox_nll
 
-__all__ = ["Ensemble", "Recipe", "build_model", "fit_ensemble", "train_model"]
+__all__ = ["Ensemble", "Recipe", "build_model", "fit_ensemble", "raw_outputs", "train_model"]
 
 _PREDICTED_AT_ONCE = 64  # patients: bounds the memory that bags of patches take
 
@@ -50,6 +51,8 @@ class Recipe:
         self_attention: Self-attention blocks after each modality.
         ff_mult: Hidden width of a feed-forward over `latent_dim`.
         max_patches: Patches drawn of each patient's slides whenever a training batch is read; None for all.
+        strata: Name of the cohort's label, such as the cancer or the center, within which alone Cox's loss compares
+            patients; None compares all.
     """
 
     members: int = 4
@@ -69,6 +72,7 @@ class Recipe:
     self_attention: int = 0
     ff_mult: int = 1
     max_patches: int | None = None
+    strata: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Ensemble:
         scaler: Standardizer fitted on the training patients.
         centers: Mean log hazard of the training patients under each member.
         scales: Standard deviation of the same, 1 where all are equal.
-        baselines: Breslow baseline of each member.
+        baselines: Breslow baseline of each member; empty after training with strata, which share none.
     """
 
     models: tuple[HEALNet, ...]
@@ -109,8 +113,14 @@ class Ensemble:
             times: (t,), in the unit of the training cohort's times.
 
         Raises:
-            ValueError: Tables whose columns differ from those of training; a time that is negative or NaN.
+            ValueError: Tables whose columns differ from those of training; a time that is negative or NaN; an ensemble
+                without baselines.
         """
+        if not self.baselines:
+            raise ValueError(
+                "expected a baseline per member, got none: after training with strata fit one per stratum "
+                "(healnet.survival.BreslowBaseline)"
+            )
         at = np.asarray(times, dtype=np.float64)
         risks = self._log_hazards(cohort)
         curves = [
@@ -119,7 +129,7 @@ class Ensemble:
         return np.mean(curves, axis=0)
 
     def _log_hazards(self, cohort: Cohort) -> list[NDArray[np.float32]]:
-        return _log_hazards(self.models, self.scaler.transform(cohort))
+        return [raw[:, 0].numpy() for raw in raw_outputs(self.models, self.scaler.transform(cohort))]
 
 
 def build_model(cohort: Cohort, recipe: Recipe) -> HEALNet:
@@ -181,7 +191,8 @@ def train_model(
         losses = []
         for batch in loader:
             batch = batch.to(device)
-            loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event)
+            strata = None if recipe.strata is None else batch.labels[recipe.strata]
+            loss = cox_nll(model(hide(batch.inputs)), batch.time, batch.event, strata=strata)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -235,23 +246,26 @@ def fit_ensemble(
         for member in range(recipe.members):
             torch.manual_seed(seed * recipe.members + member)
             models.append(train_model(build(seen, recipe).to(device), seen, recipe, progress))
-    known = _log_hazards(models, seen)
+    known = [raw[:, 0].numpy() for raw in raw_outputs(models, seen)]
     return Ensemble(
         tuple(models),
         scaler,
         centers=tuple(float(risk.mean()) for risk in known),
         scales=tuple(float(risk.std()) or 1.0 for risk in known),
-        baselines=tuple(BreslowBaseline.fit(risk, cohort.target) for risk in known),
+        baselines=tuple(BreslowBaseline.fit(risk, cohort.target) for risk in known if recipe.strata is None),
     )
 
 
 @torch.no_grad()
-def _log_hazards(models: Iterable[HEALNet], cohort: Cohort) -> list[NDArray[np.float32]]:
-    """Each member's log hazards (n,) of a standardized cohort, from all patches; batches are read once for all members."""
-    data, members = CohortDataset(cohort), list(models)
-    risks: list[list[torch.Tensor]] = [[] for _ in members]
+def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
+    """Each model's raw outputs (n, out_dim) of a standardized cohort, from all patches, on the CPU.
+
+    Patients are read in batches of 64, once for all models.
+    """
+    data = CohortDataset(cohort, dtype=models[0].latents.dtype)
+    outputs: list[list[Tensor]] = [[] for _ in models]
     for start in range(0, len(cohort), _PREDICTED_AT_ONCE):
         batch = data.batch(np.arange(start, min(start + _PREDICTED_AT_ONCE, len(cohort))))
-        for risk, model in zip(risks, members, strict=True):
-            risk.append(model(batch.to(model.latents.device).inputs).squeeze(1).cpu())
-    return [torch.cat(risk).numpy() for risk in risks]
+        for found, model in zip(outputs, models, strict=True):
+            found.append(model(batch.to(model.latents.device).inputs).cpu())
+    return [torch.cat(found) for found in outputs]

@@ -30,6 +30,8 @@ ALLOWED = {
     "datasets": {"data", "inputs", "survival"},
     "testing": {"encoders", "fusion", "inputs", "nn", "tokens"},
     "training": {"data", "encoders", "fusion", "survival"},
+    "__main__": {"_files", "pretrained"},
+    "pretrained": {"_files", "data", "encoders", "fusion", "survival", "training"},
     "explain": {
         "_evaluation",
         "_files",

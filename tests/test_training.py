@@ -149,3 +149,21 @@ def test_a_modality_of_another_kind_needs_a_model_of_the_users(cohort):
         ValueError, match=r"^modality 'image': expected a table or slides; for others pass `build`"
     ):
         fit_ensemble(mixed)
+
+
+def test_strata_are_compared_within_themselves_alone(cohort):
+    """A stratum whose times are ten times longer moves nothing, when losses are within strata."""
+    site = np.arange(60) % 2
+    longer = SurvivalTarget(cohort.target.time * np.where(site, 10.0, 1.0), cohort.target.event)
+    tables = {name: cohort.table(name) for name in cohort.tables}
+    labels = pd.DataFrame({"site": site}, cohort.patients)
+    first = Cohort(tables, cohort.target, cohort.patients, labels=labels)
+    second = Cohort(tables, longer, cohort.patients, labels=labels)
+    within, across = (Recipe(members=1, epochs=4, strata=strata) for strata in ("site", None))
+    risks = [fit_ensemble(part, within).predict(part) for part in (first, second)]
+    np.testing.assert_allclose(risks[0], risks[1], atol=1e-6)
+    assert np.abs(fit_ensemble(second, across).predict(second) - risks[0]).max() > 1e-3
+    with pytest.raises(
+        ValueError, match=r"^expected a baseline per member, got none: after training with strata"
+    ):
+        fit_ensemble(first, within).survival(first, [100])

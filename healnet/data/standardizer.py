@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,53 @@ class Standardizer:
     def unseen(self) -> dict[str, list[str]]:
         """Per modality, the columns without a real cell in training: missing for everybody from here on."""
         return {name: list(table.index[table["cells"] == 0]) for name, table in self.statistics.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON. With the method "rank" they hold each column's training cells, sorted.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        tables = {}
+        for name, table in self.statistics.items():
+            known = table.astype(object).where(table.notna(), None)  # JSON has no NaN
+            tables[name] = {"columns": list(table.index), **{key: known[key].tolist() for key in known}}
+            if name in self._sorted:
+                tables[name]["sorted"] = [
+                    column[~np.isnan(column)].tolist() for column in self._sorted[name].T
+                ]
+        return {"method": self.method, "clip": self.clip, "tables": tables}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Standardizer:
+        """The standardizer that `to_dict` wrote.
+
+        Raises:
+            ValueError: statistics that are not finite or of different lengths, a scale that is not positive.
+        """
+        scaler = cls(state["method"], state["clip"])
+        scaler._statistics = {}
+        for name, table in state["tables"].items():
+            statistics = pd.DataFrame(
+                {
+                    "center": np.asarray(table["center"], dtype=np.float64),
+                    "scale": np.asarray(table["scale"], dtype=np.float64),
+                    "cells": table["cells"],
+                    "constant": table["constant"],
+                },
+                index=table["columns"],
+            )
+            fitted = statistics[statistics["cells"] > 0]
+            if not (np.isfinite(fitted["center"]).all() and (fitted["scale"] > 0).all()):
+                raise ValueError(f"modality {name!r}: expected finite centers and positive scales")
+            scaler._statistics[name] = statistics
+            if scaler.method == "rank":
+                known = [np.sort(np.asarray(column, dtype=np.float64)) for column in table["sorted"]]
+                cells = np.full((max(map(len, known)), len(statistics)), np.nan)
+                for column, values in zip(cells.T, known, strict=True):
+                    column[: len(values)] = values
+                scaler._sorted[name] = cells
+        return scaler
 
     def _scores(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Normal scores for "rank", the table itself for the other methods."""

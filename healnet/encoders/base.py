@@ -19,7 +19,8 @@ class ModalityEncoder(nn.Module, ABC):
     A subclass sets `token_dim` (the width c of its tokens, known before any data are seen) and implements `forward`.
     It raises a ValueError that says what came and what was expected; the model adds the modality's name. It keeps the
     laws that `healnet.testing.check_encoder` checks: patients do not mix, padding changes nothing, masked input gets no
-    gradient, the input is not mutated.
+    gradient, the input is not mutated. One that keeps each constructor argument as an attribute of the same name can be
+    saved and rebuilt by `healnet.pretrained`.
 
     Example:
         >>> import torch

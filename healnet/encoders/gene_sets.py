@@ -113,6 +113,11 @@ class GeneSetEncoder(ModalityEncoder):
             if REST in members:
                 raise ValueError(f"expected no gene set to be named {REST!r}, the name of the rest token")
             members[REST] = others
+        self.features = tuple(features)
+        self.gene_sets = {name: tuple(symbols) for name, symbols in gene_sets.items()}
+        self.rest = rest
+        self.min_genes = min_genes
+        self.suffixes = tuple(suffixes)
         self.num_features = len(features)
         self.token_dim = token_dim
         self.dropout = dropout

@@ -96,6 +96,7 @@ class GraphEncoder(ModalityEncoder):
         self.scale = scale
         self.edge_tokens = edge_tokens
         self.edge_dim = edge_dim
+        self.cache = cache
         self._positions = _Cache(cache)
         structure = max(0, walk_length - 1) + eigenvectors
         places = fourier_width(centroid_axes, num_bands)

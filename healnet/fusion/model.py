@@ -65,6 +65,10 @@ class HEALNet(nn.Module):
             "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
             "value" (one number). None leaves it undeclared.
 
+    Attributes:
+        arguments: the arguments above but for `encoders`, from which a saved model is rebuilt; None for one with `layers` or
+            a `head` of your own.
+
     Shape:
         inputs: whatever each encoder takes, with b patients first; a modality left out or None is absent for the whole batch
         returns: (b, out_dim)
@@ -105,6 +109,26 @@ class HEALNet(nn.Module):
         output: Output | None = None,
     ) -> None:
         super().__init__()
+        self.arguments = (
+            None
+            if layers is not None or head is not None
+            else {
+                "out_dim": out_dim,
+                "depth": depth,
+                "num_latents": num_latents,
+                "latent_dim": latent_dim,
+                "num_heads": num_heads,
+                "head_dim": head_dim,
+                "self_attention": self_attention,
+                "tie_layers": tie_layers,
+                "attention_dropout": attention_dropout,
+                "ff_dropout": ff_dropout,
+                "ff_mult": ff_mult,
+                "gate": gate,
+                "temperature": temperature,
+                "output": output,
+            }
+        )
         self.encoders = encoder_dict(encoders)
         sizes = {
             "out_dim": out_dim,

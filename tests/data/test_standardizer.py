@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 import re
 
@@ -203,3 +204,19 @@ def test_rank_ignores_missing_cells_and_takes_yes_and_no_as_they_are():
     values = transformed(Standardizer("rank").fit(gaps), gaps)
     np.testing.assert_allclose(values[1:3, 0], [-1, 1])
     np.testing.assert_allclose(values[:, 1], transformed(Standardizer().fit(gaps), gaps)[:, 1])
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "rank"])
+def test_through_json_and_back(method):
+    table = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [3.0, NAN, 3.0], "c": [NAN] * 3}, index=["x", "y", "z"])
+    whole = Cohort({"t": table}, SurvivalTarget([1, 2, 3], [True, True, False]), table.index)
+    scaler = Standardizer(method, clip=2.0).fit(whole)
+    text = json.dumps(scaler.to_dict(), allow_nan=False)
+    again = Standardizer.from_dict(json.loads(text))
+    assert (again.method, again.clip, again.unseen) == (method, 2.0, {"t": ["c"]})
+    new = whole.replace({"t": table.assign(a=[0.5, 3.0, 9.0], c=1.0)})
+    pd.testing.assert_frame_equal(again.transform(new).table("t"), scaler.transform(new).table("t"))
+    state = json.loads(text)
+    state["tables"]["t"]["scale"][0] = 0.0
+    with pytest.raises(ValueError, match=r"^modality 't': expected finite centers and positive scales$"):
+        Standardizer.from_dict(state)

@@ -1,0 +1,269 @@
+"""A saved model predicts alone, and only what it was saved as."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from healnet import HEALNet, Tokens
+from healnet.data import Cohort, CohortDataset, Standardizer
+from healnet.encoders import LearnedEncoder, ModalityEncoder, OmicEncoder
+from healnet.inputs import element_mask, unmask
+from healnet.pretrained import PretrainedModel
+from healnet.survival import BreslowBaseline, SurvivalTarget, TimeBins, risk_score, survival_function
+
+TIMES = [200.0, 900.0]
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    PretrainedModel.of(trained, data="50 made patients", metrics={"Harrell's C": 0.8125}).save_pretrained(
+        tmp_path / "model"
+    )
+    return tmp_path / "model"
+
+
+def expected(trained, tables):
+    cohort = Cohort(tables)
+    return trained.predict(cohort), trained.survival(cohort, TIMES)
+
+
+def test_a_folder_gives_the_risks_and_curves_of_what_was_saved(trained, folder, new_tables):
+    loaded = PretrainedModel.from_pretrained(folder)
+    risks, curves = expected(trained, new_tables)
+    for data in (new_tables, Cohort(new_tables), Cohort(new_tables).to_frame()):
+        found = loaded.predict(data)
+        assert list(found.index) == list(new_tables["rna"].index)
+        np.testing.assert_allclose(found["risk"], risks, atol=1e-6)
+        np.testing.assert_allclose(loaded.survival(data, TIMES), curves, atol=1e-6)
+    assert loaded.survival(new_tables, TIMES).columns.tolist() == TIMES
+
+
+@pytest.mark.slow
+def test_a_fresh_process_reads_a_csv_in_another_order_with_gaps_and_strangers(
+    trained, folder, new_tables, tmp_path
+):
+    new_tables["rna"]["G3"] = np.nan
+    risks, curves = expected(trained, new_tables)
+    flat = Cohort(new_tables).to_frame().rename(columns=lambda name: name.split(":")[1])
+    flat = flat.drop(columns="G3").assign(UNKNOWN=1.0, note="text")
+    flat[flat.columns[::-1]].to_csv(tmp_path / "table.csv")
+    command = [
+        sys.executable,
+        "-m",
+        "healnet",
+        "predict",
+        folder,
+        tmp_path / "table.csv",
+        "--times",
+        "200,900",
+    ]
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "risks.csv"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "warning: modality 'rna': 1 of 7 features are not in the table and count as missing: 'G3'\n"
+    )
+    found = pd.read_csv(tmp_path / "risks.csv", index_col="patient")
+    assert list(found.columns) == ["risk", "survival_200", "survival_900"]
+    assert list(found.index) == list(new_tables["rna"].index)
+    np.testing.assert_allclose(found["risk"], risks, atol=1e-6)
+    np.testing.assert_allclose(found.iloc[:, 1:], curves, atol=1e-6)
+
+
+def test_a_modality_may_be_absent_for_all(trained, folder, new_tables):
+    del new_tables["rna"]
+    new_tables["clinical"] = new_tables["clinical"][["size", "age", "grade"]]
+    absent = pd.DataFrame(np.nan, new_tables["clinical"].index, [f"G{j}" for j in range(7)])
+    risks = trained.predict(Cohort({"clinical": new_tables["clinical"], "rna": absent}))
+    found = PretrainedModel.from_pretrained(folder).predict(new_tables)
+    np.testing.assert_allclose(found["risk"], risks, atol=1e-6)
+
+
+def test_modalities_the_model_does_not_have_are_left_out(trained, folder, new_tables):
+    risks, _ = expected(trained, new_tables)
+    more = {**new_tables, "other": new_tables["rna"].add_prefix("X")}
+    loaded = PretrainedModel.from_pretrained(folder)
+    np.testing.assert_allclose(loaded.predict(more)["risk"], risks, atol=1e-6)
+    np.testing.assert_allclose(loaded.predict(Cohort(more))["risk"], risks, atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"^expected some of the modalities \['clinical', 'rna'\], got \['other'\]$"
+    ):
+        loaded.predict({"other": more["other"]})
+
+
+def test_a_model_that_is_saved_again_is_the_same(folder, new_tables, tmp_path):
+    first = PretrainedModel.from_pretrained(folder)
+    first.save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors", "README.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_card_says_data_metrics_limits_and_how_to_load(trained, folder):
+    card = (folder / "README.md").read_text()
+    for line in (
+        "50 made patients",
+        "| Harrell's C | 0.8125 |",
+        "- `clinical`: 3 features",
+        "- `rna`: 7 features",
+    ):
+        assert line in card
+    assert 'PretrainedModel.from_pretrained("FOLDER")' in card
+    assert "not a medical device" in card
+    assert "The mean of 2 models" in card
+
+
+def small(output, out_dim, **options):
+    torch.manual_seed(0)
+    encoders = {"rna": OmicEncoder(4, tokens=2, token_dim=8)}
+    return HEALNet(
+        encoders, output=output, out_dim=out_dim, num_latents=4, latent_dim=8, num_heads=1, **options
+    )
+
+
+@pytest.fixture
+def rna():
+    return pd.DataFrame(np.random.default_rng(0).normal(size=(5, 4)), list("abcde"), list("WXYZ"))
+
+
+def raw(model, rna):
+    with torch.no_grad():
+        return model.eval()(CohortDataset(Cohort({"rna": rna})).batch().inputs)
+
+
+def saved_and_loaded(model, path, load=None, **options):
+    PretrainedModel(model, features={"rna": list("WXYZ")}, **options).save_pretrained(path)
+    return PretrainedModel.from_pretrained(path, **(load or {}))
+
+
+def test_a_discrete_model_keeps_its_bins(rna, tmp_path):
+    model, bins = small("discrete", 3, depth=1), TimeBins([0, 10, 20, 40])
+    loaded = saved_and_loaded(model, tmp_path, bins=bins)
+    np.testing.assert_allclose(loaded.predict(rna)["risk"], risk_score(raw(model, rna)), atol=1e-6)
+    curves = survival_function(raw(model, rna), bins).at([5, 30])
+    np.testing.assert_allclose(loaded.survival(rna, [5, 30]), curves, atol=1e-6)
+
+
+def test_classes_have_names_and_probabilities(rna, tmp_path):
+    model = small("classes", 3)
+    found = saved_and_loaded(model, tmp_path, classes=["low", "mid", "high"]).predict(rna)
+    assert list(found.columns) == ["low", "mid", "high"]
+    np.testing.assert_allclose(found, raw(model, rna).softmax(dim=1), atol=1e-6)
+
+
+def test_a_value_and_one_cox_model(rna, tmp_path):
+    value, cox = small("value", 1), small("cox", 1)
+    np.testing.assert_allclose(
+        saved_and_loaded(value, tmp_path / "v").predict(rna)["value"], raw(value, rna)[:, 0], atol=1e-6
+    )
+    baseline = BreslowBaseline.fit(raw(cox, rna), SurvivalTarget([1, 2, 3, 4, 5], [1, 1, 0, 1, 1]))
+    loaded = saved_and_loaded(cox, tmp_path / "c", baselines=baseline)
+    np.testing.assert_allclose(loaded.predict(rna)["risk"], raw(cox, rna)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.survival(rna, [2.5]), baseline.survival(raw(cox, rna), [2.5]), atol=1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"^expected baselines or time bins, which curves need, got a model of output 'v"
+    ):
+        PretrainedModel.from_pretrained(tmp_path / "v").survival(rna, [1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_tied_layers_and_precision_are_kept(rna, tmp_path, dtype):
+    model = small("value", 1, depth=3, tie_layers=True).to(dtype)
+    loaded = saved_and_loaded(model, tmp_path).models[0]
+    assert loaded.layers[0] is loaded.layers[2]
+    assert loaded.latents.dtype == dtype
+    assert loaded.arguments == model.arguments
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+class Scaled(ModalityEncoder):
+    """An encoder of a user's own: its argument is kept as an attribute of the same name."""
+
+    token_dim = 3
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def forward(self, inputs):
+        values, mask = unmask(inputs)
+        return Tokens(self.factor * values.unsqueeze(-1) * self.weight, element_mask(mask, values.shape))
+
+
+def test_a_custom_encoder_is_rebuilt_from_its_class(rna, tmp_path):
+    model = HEALNet({"rna": Scaled(2.5)}, output="value", num_latents=4, latent_dim=8)
+    loaded = saved_and_loaded(model, tmp_path, {"encoders": [Scaled]})
+    assert loaded.models[0].encoders["rna"].factor == 2.5
+    np.testing.assert_allclose(loaded.predict(rna)["value"], raw(model, rna)[:, 0], atol=1e-6)
+    assert 'from_pretrained("FOLDER", encoders=[Scaled])' in (tmp_path / "README.md").read_text()
+    with pytest.raises(
+        ValueError,
+        match=r"^modality 'rna': unknown encoder 'Scaled'; pass its class as `encoders=\[Scaled\]`$",
+    ):
+        PretrainedModel.from_pretrained(tmp_path)
+
+
+def test_a_network_of_the_users_is_built_by_the_users_function(rna, tmp_path):
+    def build():
+        network = nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Linear(1, 3))
+        return HEALNet({"rna": LearnedEncoder(network, 3)}, output="value", num_latents=4, latent_dim=8)
+
+    model = build()
+    loaded = saved_and_loaded(model, tmp_path, {"build": build})
+    np.testing.assert_allclose(loaded.predict(rna)["value"], raw(model, rna)[:, 0], atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"expected `build=`, .*modality 'rna': an argument of its LearnedEncoder is not"
+    ):
+        PretrainedModel.from_pretrained(tmp_path)
+
+
+def test_without_a_declared_output_nothing_is_saved(rna):
+    with pytest.raises(
+        ValueError, match=r'^expected a declared output, as HEALNet\(\.\.\., output="cox"\), got None$'
+    ):
+        PretrainedModel(small(None, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"centers": [1.0, 2.0]}, r"^expected centers of 1 models, got 2$"),
+        ({"scales": [0.0]}, r"^expected finite centers and positive scales$"),
+        ({"features": {"dna": ["A"]}}, r"^unknown modality 'dna': the model's modalities are \['rna'\]$"),
+        ({"bins": TimeBins([0, 1])}, r"^expected time bins with the output 'discrete' alone, got TimeBins"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainedModel(small("cox", 1), **options)
+
+
+def test_members_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match=r"^expected models of one architecture, got others$"):
+        PretrainedModel([small("cox", 1), small("value", 1)])
+
+
+def test_a_missing_folder_is_said(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"nowhere: expected a folder, or 'owner/name' of the Hub, and there is no such"
+    ):
+        PretrainedModel.from_pretrained(tmp_path / "nowhere")
+
+
+def test_the_file_holds_names_scaling_order_and_versions(trained, folder):
+    config = json.loads((folder / "config.json").read_text())["healnet"]
+    assert config["modalities"] == ["clinical", "rna"]
+    assert config["features"]["clinical"] == ["age", "grade", "size"]
+    assert Standardizer.from_dict(config["scaler"]).to_dict() == trained.scaler.to_dict()
+    assert config["torch"] == torch.__version__
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
