@@ -13,6 +13,7 @@ from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.encode import encode, encoder_dict
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer
+from healnet.fusion.original import load_original
 from healnet.fusion.output import Output, check_output
 from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_stream import TokenStream
@@ -181,9 +182,7 @@ class HEALNet(nn.Module):
         Raises:
             ValueError: an option that cannot be expressed, or weights that do not fit the arguments; by name.
         """
-        from healnet.fusion.original import load_original  # here, because it builds a HEALNet
-
-        return load_original(state_dict, **arguments)
+        return load_original(cls, state_dict, **arguments)
 
     def get_extra_state(self) -> Tensor:
         """What shapes do not fix (heads, temperature, gate, order of modalities, ...), stored with the weights."""

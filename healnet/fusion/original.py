@@ -8,15 +8,15 @@ missing, because only the cross-attention fails on None; Fourier features of pos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from healnet.encoders.grid import GridEncoder
 from healnet.fusion.hybrid import HybridFusionLayer
-from healnet.fusion.model import HEALNet
 
 __all__ = ["load_original"]
 
@@ -24,7 +24,11 @@ TEMPERATURE = 0.5  # `temperature_softmax(sim, temperature=0.5)` in the release'
 NEGATIVE_SLOPE = 1e-2  # of the LeakyReLU in the release's `to_out`
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 def load_original(
+    model_class: Callable[..., Model],
     state_dict: Mapping[str, Tensor],
     *,
     n_modalities: int,
@@ -47,7 +51,7 @@ def load_original(
     self_per_cross_attn: int = 1,
     final_classifier_head: bool = True,
     snn: bool = True,
-) -> HEALNet:
+) -> Model:
     """A `HEALNet` with the weights of a checkpoint of the authors' release, and the same logits and latents.
 
     The keyword arguments are those of the release's constructor, with its defaults. Modalities are named "0", "1", ... in
@@ -55,6 +59,7 @@ def load_original(
     is left; the release's own mask leaves them as they were.
 
     Args:
+        model_class: `HEALNet` or a subclass; `HEALNet.from_original` calls this function.
         state_dict: of the release's `HealNet`; of a tied model with or without the repeated entries.
         n_modalities: number of modalities.
         channel_dims: channels of each.
@@ -119,7 +124,7 @@ def load_original(
         )
         for _ in range(depth)
     ]
-    model = HEALNet(
+    model = model_class(
         encoders,
         out_dim=out_dims,
         num_latents=l_c,
