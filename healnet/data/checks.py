@@ -53,19 +53,20 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{owner}: the table has no columns")
     if columns.has_duplicates:
         raise ValueError(f"{owner}: duplicated column {shorten(columns[columns.duplicated()].unique())}")
-    for column, dtype in zip(columns, table.dtypes, strict=True):
+    kinds = table.dtypes.to_numpy()
+    for dtype in dict.fromkeys(kinds):
         # Complex numbers are numeric to pandas, and would lose their imaginary part without a word.
-        numeric = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
-        if not numeric:
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+            column = columns[int(np.argmax(kinds == dtype))]
             raise ValueError(
                 f"{owner}: column {column!r} is not numeric ({dtype}); encode it as numbers, with NaN where unknown"
             )
     values = table.to_numpy(dtype=np.float64, na_value=np.nan)
-    infinite = np.argwhere(np.isinf(values))
-    if len(infinite):
-        row, column = infinite[0]
+    infinite = np.isinf(values)
+    if infinite.any():
+        row, at = np.argwhere(infinite)[0]
         raise ValueError(
-            f"{owner}: infinite value in column {columns[column]!r} of patient {index[row]!r} "
-            f"({len(infinite)} infinite in all); missing values are NaN"
+            f"{owner}: infinite value in column {columns[at]!r} of patient {index[row]!r} "
+            f"({infinite.sum()} infinite in all); missing values are NaN"
         )
     return pd.DataFrame(values, index=index, columns=columns)

@@ -19,10 +19,12 @@ from healnet.data.checks import check_ids, check_table, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
-from healnet.data.modality import Index, Modality, Table, Values
-from healnet.data.slide_bags import Bags, SlideFile, find_slides, slides_in
+from healnet.data.modality import Index, Modality
+from healnet.data.modality_source import as_modality, check_source
+from healnet.data.slide_bags import Bags
+from healnet.data.slide_folder import find_slides, list_feature_files, slides_of_patients
 from healnet.data.summary import Summary, patterns, summarise
-from healnet.slides.trident_clam_reader import PatchFile
+from healnet.data.table import Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]
@@ -96,7 +98,7 @@ class Cohort:
             raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
         if not modalities:
             raise ValueError("a cohort needs at least one modality")
-        sources = {name: _source(name, source) for name, source in modalities.items()}
+        sources = {name: check_source(name, source) for name, source in modalities.items()}
         if patients is None:
             if target is not None:
                 raise ValueError("expected the ids of the patients beside the target, in its order")
@@ -115,7 +117,7 @@ class Cohort:
             if strangers:
                 self._dropped[name] = strangers
                 log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
-            self._modalities[name] = _enter(name, source, index)
+            self._modalities[name] = as_modality(name, source, index)
         self._labels = Labels.of({} if labels is None else labels, index, unknown)
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
@@ -201,7 +203,7 @@ class Cohort:
         return dict(self._dropped)
 
     def modality(self, name: str) -> Modality:
-        """How the cohort holds a modality: a `Table`, `Bags` or `Values` of `healnet.data`'s own rooms.
+        """How the cohort holds a modality: a `Table`, `Bags` or `Values`.
 
         Raises:
             ValueError: a modality the cohort does not have.
@@ -311,8 +313,11 @@ class Cohort:
         self._check_names(names)
         return self._with(modalities={name: self._modalities[name] for name in names})
 
-    def replace(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
+    def replace(self, tables: Mapping[str, pd.DataFrame | Table]) -> Cohort:
         """The same patients with other numbers in some of the tables, as a transform gives them back.
+
+        Args:
+            tables: name -> DataFrame, which is checked and copied, or `Table`, which is taken as it is.
 
         Raises:
             ValueError: an unknown modality, other patients than the cohort's, or cells the constructor would refuse.
@@ -320,12 +325,12 @@ class Cohort:
         self._check_names(list(tables))
         changed = dict(self._modalities)
         for name, table in tables.items():
-            checked = check_table(name, table)
-            if not checked.index.equals(self._patients):
+            frame = table.frame if isinstance(table, Table) else check_table(name, table)
+            if not frame.index.equals(self._patients):
                 raise ValueError(
                     f"modality {name!r}: the new table must have the cohort's patients, in their order"
                 )
-            changed[name] = Table.of(checked)
+            changed[name] = table if isinstance(table, Table) else Table.of(frame, self._patients)
         return self._with(modalities=changed)
 
     def with_patches(
@@ -358,14 +363,15 @@ class Cohort:
         if name in self._modalities:
             raise ValueError(f"the cohort already has a modality {name!r}")
         wanted: Mapping[str, Sequence[str]] = self.slides
-        if patient_of is not None:
-            in_folder = slides_in(folder, patient_of)
-            wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
-        elif not any(wanted.values()):
+        if patient_of is None and not any(wanted.values()):
             raise ValueError(
                 "the cohort has no slide ids; pass patient_of to find a patient by a slide's name"
             )
-        found = find_slides(folder, wanted)
+        files = list_feature_files(folder)
+        if patient_of is not None:
+            in_folder = slides_of_patients(files, patient_of)
+            wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
+        found = find_slides(folder, files, wanted)
         bags = Bags.of(
             name, found, self._patients, workers=workers, cache=None if cache is None else Path(cache)
         )
@@ -451,19 +457,9 @@ class Cohort:
         names = [stratify] if isinstance(stratify, str) else list(stratify)
         if names == ["event"]:
             return self.target.event
-        columns = []
-        for name in names:
-            if name == "event":
-                columns.append(np.where(self.target.event, "event", "censored").astype(object))
-            else:
-                known = self._labels.codes(name)
-                classes = self.classes.get(name)
-                shown = [
-                    str(code) if classes is None else "unknown" if code < 0 else str(classes[code])
-                    for code in known
-                ]
-                columns.append(np.array([f"{name} {value}" for value in shown], dtype=object))
-        return np.array([", ".join(row) for row in zip(*columns, strict=True)], dtype=np.str_)
+        seen = {"event": np.where(self.target.event, "event", "censored")} if "event" in names else {}
+        columns = [seen[name] if name in seen else self._labels.named(name) for name in names]
+        return np.array([", ".join(row) for row in zip(*columns, strict=True)])
 
     def _check_names(self, names: Sequence[str]) -> None:
         if not names:
@@ -473,32 +469,3 @@ class Cohort:
                 raise ValueError(
                     f"unknown modality {name!r}; the cohort has {', '.join(map(repr, self._modalities))}"
                 )
-
-
-def _source(name: str, source: Any) -> tuple[pd.Index, pd.DataFrame | dict[str, Any]]:
-    """The ids of a source, and itself by those ids, checked."""
-    if isinstance(source, pd.DataFrame):
-        table = check_table(name, source)
-        return table.index, table
-    if not isinstance(source, Mapping):
-        raise ValueError(
-            f"modality {name!r}: expected a pandas DataFrame or a mapping from patient id, got {type(source).__name__}"
-        )
-    ids = check_ids(source, f"modality {name!r}")
-    return ids, dict(zip(ids, source.values(), strict=True))
-
-
-def _enter(name: str, source: pd.DataFrame | dict[str, Any], patients: pd.Index) -> Modality:
-    """A modality in the patients' order."""
-    if isinstance(source, pd.DataFrame):
-        return Table.of(source.reindex(patients))
-    kept = {patient: source[patient] for patient in patients if patient in source}
-    files = [_is_files(entry) for entry in kept.values() if entry is not None]
-    return (Bags if files and all(files) else Values).of(name, kept, patients)
-
-
-def _is_files(entry: Any) -> bool:
-    kinds = str | Path | PatchFile | SlideFile
-    return isinstance(entry, kinds) or (
-        isinstance(entry, list | tuple) and all(isinstance(e, kinds) for e in entry)
-    )

@@ -12,8 +12,9 @@ import pandas as pd
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
 from healnet.data.labels import Labels
-from healnet.data.modality import Modality, Table
+from healnet.data.modality import Modality
 from healnet.data.splits import Split
+from healnet.data.table import Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["join_cohorts", "join_splits"]
@@ -84,9 +85,7 @@ def join_cohorts(
         if modality in modalities:
             raise ValueError(f"the cohorts already have a modality {modality!r}")
         rows = np.eye(len(names))[origin.codes]
-        modalities[modality] = Table.of(
-            pd.DataFrame(rows, index=patients, columns=pd.Index(names, dtype=object))
-        )
+        modalities[modality] = Table.owning(rows, patients, pd.Index(names, dtype=object))
     slides = {patient: ids for part in parts for patient, ids in part.slides.items()}
     labels = Labels(labels.frame.assign(**{label: origin}))
     return Cohort.unchecked(modalities, _target(cohorts, time_unit), patients, labels, slides)

@@ -119,6 +119,16 @@ class Labels:
             )
         return column.to_numpy(np.int64)
 
+    def named(self, name: str) -> list[str]:
+        """(n,) the label's name and each patient's class or integer, as "grade high" or "grade unknown".
+
+        Raises:
+            ValueError: as `codes`.
+        """
+        classes = self.classes.get(name)
+        codes = self.codes(name)
+        return [f"{name} {c if classes is None else 'unknown' if c < 0 else classes[c]}" for c in codes]
+
 
 def _column(name: str, values: Any, patients: pd.Index, unknown: Literal["raise", "drop"]) -> pd.Series[Any]:
     owner = f"label {name!r}"

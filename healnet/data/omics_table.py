@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from healnet._files import need, shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.csv_file import MAX_BYTES, check_csv, read_csv_bytes
-from healnet.data.slide_bags import slide_name
+from healnet.data.slide_folder import slide_name
+from healnet.data.text_table import MAX_BYTES, TextTable, open_text_table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["SUFFIXES", "read_omics"]
@@ -75,53 +75,80 @@ def read_omics(
     suffixes = SUFFIXES if suffixes is None else suffixes
     clinical = [clinical] if isinstance(clinical, str) else list(clinical)
     outcome = [time, censorship]
-    keys = [patient] if slide is None else [patient, slide]
-    frame = _read(path, keys, max_bytes)
-    _need_columns(path, frame, [patient, *outcome, *clinical], suffixes)
-    columns = _inputs(path, list(frame.columns), suffixes, clinical, [patient, slide, *outcome])
-    ids = _ids(path, frame, patient)
-    slides = _slides(path, frame, ids, slide)
-    wanted = [*outcome, *dict.fromkeys(column for chosen in columns.values() for column in chosen)]
-    numbers = _one_row_each(path, _numbers(path, frame, wanted), ids)
-    unknown = numbers.index[numbers[outcome].isna().any(axis=1)]
-    if len(unknown):
+    table = _open(path, max_bytes)
+    _need_columns(path, table.header, [patient, *outcome, *clinical], suffixes)
+    columns = _inputs(path, table.header, suffixes, clinical, [patient, slide, *outcome])
+    wanted = list(dict.fromkeys([*outcome, *(column for chosen in columns.values() for column in chosen)]))
+    slide = slide if slide in table.header else None
+    text, numbers = table.read([patient] if slide is None else [patient, slide], wanted)
+    ids = _ids(path, text[patient], patient)
+    slides = {} if slide is None else _slides(path, ids, text[slide])
+    index, numbers = _one_row_each(path, wanted, numbers, ids)
+    place = {column: at for at, column in enumerate(wanted)}
+    follow_up = numbers[:, [place[time], place[censorship]]]
+    known = np.asarray(~np.isnan(follow_up).any(axis=1))
+    if not known.all():
         if missing_outcome == "raise":
             raise ValueError(
-                f"{shown(path)}: patient {shorten(unknown)} has no {time!r} or no {censorship!r}; "
+                f"{shown(path)}: patient {shorten(index[~known])} has no {time!r} or no {censorship!r}; "
                 'missing_outcome="drop" leaves such patients out'
             )
-        log.warning("%s: %d patients have no outcome and are left out", shown(path), len(unknown))
-        numbers = numbers.drop(index=unknown)
+        log.warning("%s: %d patients have no outcome and are left out", shown(path), int((~known).sum()))
+        index, numbers, follow_up = index[known], numbers[known], follow_up[known]
     try:
-        target = SurvivalTarget.from_censorship(numbers[time].to_numpy(), numbers[censorship].to_numpy())
+        target = SurvivalTarget.from_censorship(*follow_up.T)
         tables = {
-            name: numbers[list(chosen)].set_axis(list(chosen.values()), axis=1)
+            name: pd.DataFrame(
+                numbers[:, [place[column] for column in chosen]], index=index, columns=list(chosen.values())
+            )
             for name, chosen in columns.items()
         }
-        cohort = Cohort(tables, target, numbers.index, slides=slides)
+        cohort = Cohort(tables, target, index, slides=slides)
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from error
     _log_gaps(path, cohort)
     return cohort
 
 
-def _read(path: Path, keys: list[str], max_bytes: int) -> pd.DataFrame:
+def _open(path: Path, max_bytes: int) -> TextTable | _ParquetTable:
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == _PARQUET:
-                return _read_parquet(path, max_bytes)
-    data = read_csv_bytes(path, max_bytes)
-    header = check_csv(path, data)
-    try:
-        # Ids stay text: 0012 is not 12.
-        text = {key: str for key in keys if key in header}
-        return pd.read_csv(
-            io.BytesIO(data), dtype=text, low_memory=False, encoding="utf-8-sig", index_col=False
+                return _ParquetTable(path, _read_parquet(path, max_bytes))
+    return open_text_table(path, max_bytes)
+
+
+class _ParquetTable:
+    """Reads as `TextTable` does, from a table whose columns have types."""
+
+    def __init__(self, path: Path, frame: pd.DataFrame) -> None:
+        self.path = path
+        self.frame = frame
+        self.header = [str(name) for name in frame.columns]
+
+    def read(
+        self, text: Sequence[str], numbers: Sequence[str]
+    ) -> tuple[dict[str, list[str | None]], NDArray[np.float64]]:
+        names = {
+            name: [
+                None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)
+            ]
+            for name, column in self.frame[list(text)].items()
+        }
+        chosen = self.frame[list(numbers)]
+        # Yes and no with gaps between them are objects to pandas.
+        objects = chosen.select_dtypes("object")
+        gappy = [name for name in objects if objects[name].map(_is_yes_no).all()]
+        chosen = chosen.astype(dict.fromkeys(gappy, np.float64))
+        for column, dtype in chosen.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+                values = chosen[column].dropna()
+                wrong = values[pd.to_numeric(values, errors="coerce").isna()]
+                got = repr(wrong.iloc[0]) if len(wrong) else str(dtype)
+                raise ValueError(f"{shown(self.path)}: expected numbers in column {column!r}, got {got}")
+        return {str(name): column for name, column in names.items()}, chosen.to_numpy(
+            np.float64, na_value=np.nan
         )
-    except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{shown(path)}: expected CSV text, got what pandas cannot parse ({error})"
-        ) from error
 
 
 def _read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
@@ -148,10 +175,10 @@ def _read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
     return frame.reset_index() if any(frame.index.names) else frame
 
 
-def _need_columns(path: Path, frame: pd.DataFrame, names: list[str], suffixes: Mapping[str, str]) -> None:
-    absent = [name for name in names if name not in frame.columns]
+def _need_columns(path: Path, header: list[str], names: list[str], suffixes: Mapping[str, str]) -> None:
+    absent = [name for name in names if name not in header]
     if absent:
-        others = [str(name) for name in frame.columns if not str(name).endswith(tuple(suffixes))]
+        others = [name for name in header if name and not name.endswith(tuple(suffixes))]
         raise ValueError(
             f"{shown(path)}: no column {shorten(absent)}; beside the omics it has {shorten(others, 20)}"
         )
@@ -186,29 +213,23 @@ def _inputs(
     return chosen
 
 
-def _ids(path: Path, frame: pd.DataFrame, patient: str) -> pd.Series[str]:
-    ids = frame[patient]
-    empty = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
-    if len(empty):
-        raise ValueError(f"{shown(path)}: row {empty[0] + 1} has no {patient!r}")
-    names = ids.astype(str).str.strip()
-    slides = [name for name in names.unique() if slide_name(name) != name]
+def _ids(path: Path, cells: list[str | None], patient: str) -> list[str]:
+    names = ["" if cell is None else cell.strip() for cell in cells]
+    if "" in names:
+        raise ValueError(f"{shown(path)}: row {names.index('') + 1} has no {patient!r}")
+    slides = [name for name in dict.fromkeys(names) if slide_name(name) != name]
     if slides:
         raise ValueError(f"{shown(path)}: expected patients in {patient!r}, got the slide {slides[0]!r}")
     return names
 
 
-def _slides(
-    path: Path, frame: pd.DataFrame, ids: pd.Series[str], slide: str | None
-) -> dict[str, tuple[str, ...]]:
-    if slide is None or slide not in frame.columns:
-        return {}
+def _slides(path: Path, ids: list[str], cells: list[str | None]) -> dict[str, tuple[str, ...]]:
     owner: dict[str, str] = {}
     slides: dict[str, list[str]] = {}
-    for patient, name in zip(ids, frame[slide], strict=True):
-        if not isinstance(name, str) or not name.strip():
+    for patient, cell in zip(ids, cells, strict=True):
+        if cell is None or not cell.strip():
             continue
-        name = name.strip()
+        name = cell.strip()
         if owner.setdefault(name, patient) != patient:
             raise ValueError(
                 f"{shown(path)}: the slide {name!r} belongs to patient {owner[name]!r} and to {patient!r}; "
@@ -219,42 +240,34 @@ def _slides(
     return {patient: tuple(names) for patient, names in slides.items()}
 
 
-def _numbers(path: Path, frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    chosen = frame[wanted]
-    # Yes and no with gaps between them are objects to pandas.
-    objects = chosen.select_dtypes("object")
-    gappy = [name for name in objects if objects[name].map(_is_yes_no).all()]
-    chosen = chosen.astype(dict.fromkeys(gappy, np.float64))
-    for column, dtype in chosen.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-            values = chosen[column].dropna()
-            text = values[pd.to_numeric(values, errors="coerce").isna()]
-            got = repr(text.iloc[0]) if len(text) else str(dtype)
-            raise ValueError(f"{shown(path)}: expected numbers in column {column!r}, got {got}")
-    return chosen.astype(np.float64)
-
-
 def _is_yes_no(cell: object) -> bool:
     return isinstance(cell, bool) or cell is None or (isinstance(cell, float) and np.isnan(cell))
 
 
-def _one_row_each(path: Path, numbers: pd.DataFrame, ids: pd.Series[str]) -> pd.DataFrame:
-    """One row per patient, in the order of their first rows."""
-    codes, names = pd.factorize(ids)
+def _one_row_each(
+    path: Path, columns: list[str], numbers: NDArray[np.float64], ids: list[str]
+) -> tuple[pd.Index, NDArray[np.float64]]:
+    """One row per patient, in the order of their first rows; a cell that only another of their rows has is taken."""
+    codes, names = pd.factorize(np.array(ids, dtype=object))
     index = pd.Index(names, dtype=object, name="patient")
     if len(index) == len(numbers):
-        return numbers.set_axis(index, axis=0)
-    merged = numbers.groupby(codes, sort=True).first()  # the first cell that is not missing
-    values, kept = numbers.to_numpy(), merged.to_numpy()[codes]
-    differ = np.argwhere(~np.isnan(values) & (values != kept))
-    if len(differ):
-        row, column = differ[0]
-        patients = len(np.unique(codes[differ[:, 0]]))
+        return index, numbers
+    first = np.unique(codes, return_index=True)[1]
+    kept = numbers[first]
+    differ: dict[int, tuple[int, int]] = {}
+    for row in np.setdiff1d(np.arange(len(numbers)), first):
+        values, own = numbers[row], kept[codes[row]]  # a view: filling it fills the patient's row
+        np.copyto(own, values, where=np.isnan(own))
+        wrong = np.flatnonzero(~np.isnan(values) & (values != own))
+        if len(wrong):
+            differ.setdefault(int(codes[row]), (int(row), int(wrong[0])))
+    if differ:
+        patient, (row, column) = next(iter(differ.items()))
         raise ValueError(
-            f"{shown(path)}: the rows of patient {names[codes[row]]!r} differ in column {numbers.columns[column]!r}: "
-            f"{kept[row, column]:g} and {values[row, column]:g} ({patients} patients have such rows)"
+            f"{shown(path)}: the rows of patient {names[patient]!r} differ in column {columns[column]!r}: "
+            f"{kept[patient, column]:g} and {numbers[row, column]:g} ({len(differ)} patients have such rows)"
         )
-    return merged.set_axis(index, axis=0)
+    return index, kept
 
 
 def _log_gaps(path: Path, cohort: Cohort) -> None:

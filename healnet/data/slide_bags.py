@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from healnet._files import shown
-from healnet.data.modality import Index, Modality, of_one_kind
+from healnet.data.modality import Index, Modality, Reader, of_one_kind
 from healnet.data.open_patch_files import open_files
+from healnet.data.slide_folder import SlideFile
+from healnet.inputs import PatchBag
 from healnet.slides.trident_clam_reader import PatchFile
 
-__all__ = ["Bags", "SlideFile", "find_slides", "slide_name", "slides_in"]
-
-# What slide ids in tables end in; only these are cut off, for the names themselves hold dots (TCGA's UUIDs).
-_EXTENSIONS = (
-    ".svs",
-    ".tif",
-    ".tiff",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".svslide",
-    ".vms",
-    ".vmu",
-    ".bif",
-    ".dcm",
-    ".czi",
-)
-
-
-@dataclass(frozen=True)
-class SlideFile:
-    """One slide of a patient: its name, and its patch file or None where there is none."""
-
-    slide: str
-    file: PatchFile | None
-
-    @property
-    def status(self) -> str:
-        """What became of it: "ok", "empty" (a file without patches) or "not found"."""
-        if self.file is None:
-            return "not found"
-        return "ok" if self.file.num_patches else "empty"
+__all__ = ["Bags"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +94,10 @@ class Bags(Modality):
         """Width of the features."""
         return self.dim
 
+    def reader(self, dtype: torch.dtype, max_patches: int | None) -> Reader:
+        """Reads one `PatchBag` of all slides, coords (n, 3) with the slide's number last; none of an absent patient."""
+        return _BagReader(self, dtype, max_patches)
+
     def files(self, position: int) -> list[PatchFile]:
         """The files with patches of one patient."""
         return [
@@ -165,61 +142,6 @@ class Bags(Modality):
                     )
 
 
-def find_slides(folder: Path, slides: Mapping[str, Sequence[str]]) -> dict[str, tuple[SlideFile | Path, ...]]:
-    """Each patient's patch files in a folder, by slide name; a slide without a file is kept as "not found".
-
-    The folder may be CLAM's output with `h5_files` and `pt_files` in it. Where a slide has both, the h5 file is taken,
-    for it has coordinates.
-
-    Raises:
-        ValueError: no such folder, or none of the slides has a file in it.
-    """
-    files = _feature_files(folder)
-    wanted = [slide_name(name) for names in slides.values() for name in names]
-    if not any(name in files for name in wanted):
-        example = f" such as {wanted[0]}.h5 or {wanted[0]}.pt" if wanted else ""
-        raise ValueError(
-            f"{shown(folder)}: expected feature files named after the cohort's slides{example}, "
-            f"found none of {len(wanted)} slides among {len(files)} files"
-        )
-    return {
-        patient: tuple(files.get(name, SlideFile(name, None)) for name in map(slide_name, names))
-        for patient, names in slides.items()
-    }
-
-
-def slides_in(folder: Path, patient_of: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """The slides of a folder's feature files, by the patient that `patient_of` says their name belongs to."""
-    slides: dict[str, list[str]] = {}
-    for name in sorted(_feature_files(folder)):
-        slides.setdefault(patient_of(name), []).append(name)
-    return {patient: tuple(names) for patient, names in slides.items()}
-
-
-def slide_name(slide: str) -> str:
-    """A slide id without the extension of a slide file.
-
-    Example:
-        >>> slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7.svs"), slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7")
-        ('TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7', 'TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7')
-    """
-    path = Path(slide)
-    return slide[: -len(path.suffix)] if path.suffix.lower() in _EXTENSIONS else slide
-
-
-def _feature_files(folder: Path) -> dict[str, Path]:
-    """Slide name -> feature file; one listing per folder, because asking for each name is slow on network disks."""
-    if not folder.is_dir():
-        raise ValueError(f"{shown(folder)}: expected a folder of feature files, and there is none")
-    files: dict[str, Path] = {}
-    for suffix in (".h5", ".pt"):
-        for place in (folder, folder / "h5_files", folder / "pt_files"):
-            for path in sorted(place.iterdir()) if place.is_dir() else ():
-                if path.suffix == suffix and not path.name.startswith("."):
-                    files.setdefault(path.stem, path)
-    return files
-
-
 def _several(entry: Any) -> list[Any]:
     if entry is None:
         return []
@@ -244,3 +166,39 @@ def _check_alike(name: str, first: PatchFile, file: PatchFile) -> None:
         raise ValueError(
             f"modality {name!r}: {shown(without.path)} has no coordinates, {shown(has.path)} has"
         )
+
+
+@dataclass(frozen=True)
+class _BagReader:
+    bags: Bags
+    dtype: torch.dtype
+    max_patches: int | None
+
+    def __call__(self, position: int, rng: np.random.Generator | None) -> PatchBag:
+        files = self.bags.files(position)
+        features, coords = [], []
+        for number, (file, rows) in enumerate(zip(files, self._choose(files, rng), strict=True)):
+            part, corners = file.load(rows, dtype=self.dtype)
+            # float32 holds level-0 coordinates exactly: the largest slides have some 2^18 pixels a side, of 2^24.
+            place = torch.zeros(len(part), 3)
+            if corners is not None:
+                place[:, :2] = corners
+            place[:, 2] = number
+            features.append(part)
+            coords.append(place)
+        if not files:
+            features, coords = [torch.empty(0, self.bags.dim, dtype=self.dtype)], [torch.empty(0, 3)]
+        bag = features[0] if len(features) == 1 else torch.cat(features)
+        return PatchBag(bag, torch.cat(coords), torch.ones(len(bag), dtype=torch.bool))
+
+    def _choose(
+        self, files: list[PatchFile], rng: np.random.Generator | None
+    ) -> list[NDArray[np.int64] | None]:
+        """Rows of each file, in order; None = all. Even over all patches of the patient, not over slides."""
+        lengths = [file.num_patches for file in files]
+        total = sum(lengths)
+        if self.max_patches is None or rng is None or total <= self.max_patches:
+            return [None] * len(lengths)
+        chosen = np.sort(rng.choice(total, self.max_patches, replace=False, shuffle=False))
+        starts = np.cumsum([0, *lengths])
+        return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(starts)]

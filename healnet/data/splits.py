@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from healnet._files import shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.csv_file import check_csv, read_csv_bytes
-from healnet.data.slide_bags import slide_name
+from healnet.data.slide_folder import slide_name
+from healnet.data.text_table import open_text_table
 
 __all__ = ["Split", "read_splits"]
 
@@ -77,13 +74,12 @@ def read_splits(folder: str | Path, cohort: Cohort | None = None) -> list[Split]
 
 
 def _read_split(fold: int, path: Path, cohort: Cohort | None) -> Split:
-    data = read_csv_bytes(path)
-    header = check_csv(path, data)
-    absent = [side for side in _SIDES[:2] if side not in header]
+    table = open_text_table(path)
+    absent = [side for side in _SIDES[:2] if side not in table.header]
     if absent:
-        raise ValueError(f"{shown(path)}: no column {shorten(absent)}; it has {shorten(header)}")
-    table = pd.read_csv(io.BytesIO(data), dtype=str, encoding="utf-8-sig", index_col=False)
-    listed = {side: [] if side not in header else _ids(table[side]) for side in _SIDES}
+        raise ValueError(f"{shown(path)}: no column {shorten(absent)}; it has {shorten(table.header)}")
+    columns, _ = table.read([side for side in _SIDES if side in table.header], [])
+    listed = {side: _ids(columns.get(side, [])) for side in _SIDES}
     for side in ("train", "val"):
         if not listed[side]:
             raise ValueError(f"{shown(path)}: the column {side!r} has no ids")
@@ -117,8 +113,8 @@ def _read_split(fold: int, path: Path, cohort: Cohort | None) -> Split:
     return Split(fold, sides[0], sides[1], sides[2], tuple(unknown), path)
 
 
-def _ids(column: pd.Series[str]) -> list[str]:
-    names = [name.strip() for name in column.dropna() if name.strip()]
+def _ids(column: list[str | None]) -> list[str]:
+    names = [name.strip() for name in column if name is not None and name.strip()]
     # Whole numbers that pandas wrote beside a longer column, whose padding made them floats.
     floats = all(_FLOAT.fullmatch(name) for name in names)
     return [name.removesuffix(".0") for name in names] if floats else names

@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
+from healnet.data.table import Table
 
 __all__ = ["Standardizer"]
 
@@ -78,9 +79,11 @@ class Standardizer:
         changed = {}
         for name in cohort.tables:
             statistics = self._statistics_of(name)
-            table = self._in_order(name, cohort.table(name), statistics.index)
-            values = (self._scores(name, table) - statistics["center"]) / statistics["scale"]
-            changed[name] = values if self.clip is None else values.clip(-self.clip, self.clip)
+            values = self._scores(name, self._in_order(name, cohort.table(name), statistics.index))
+            values = (values - statistics["center"].to_numpy()) / statistics["scale"].to_numpy()
+            if self.clip is not None:
+                np.clip(values, -self.clip, self.clip, out=values)
+            changed[name] = Table.owning(values, cohort.patients, statistics.index)
         return cohort.replace(changed)
 
     @property
@@ -153,20 +156,20 @@ class Standardizer:
                 scaler._sorted[name] = cells
         return scaler
 
-    def _scores(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Normal scores for "rank", the table itself for the other methods."""
+    def _scores(self, name: str, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Normal scores for "rank", the values themselves for the other methods."""
         if self.method != "rank":
             return table
         scores = np.full(table.shape, np.nan)
-        for column, (cells, values) in enumerate(zip(self._sorted[name].T, table.to_numpy().T, strict=True)):
+        for column, (cells, values) in enumerate(zip(self._sorted[name].T, table.T, strict=True)):
             known = cells[: np.count_nonzero(~np.isnan(cells))]  # sorting puts NaN last
             # The middle of a value's place among n training cells, as a share that is never 0 or 1.
             place = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right") + 1) / 2
             scores[:, column] = np.where(np.isnan(values), np.nan, ndtri(place / (len(known) + 1)))
-        return pd.DataFrame(scores, table.index, table.columns)
+        return scores
 
     def _fit_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        values = self._scores(name, table).to_numpy()
+        values = self._scores(name, table.to_numpy())
         with warnings.catch_warnings():
             # A column without real cells: numpy warns about the empty mean, we list it as `unseen`.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -197,7 +200,7 @@ class Standardizer:
         return fitted[name]
 
     @staticmethod
-    def _in_order(name: str, table: pd.DataFrame, columns: pd.Index) -> pd.DataFrame:
+    def _in_order(name: str, table: pd.DataFrame, columns: pd.Index) -> NDArray[np.float64]:
         absent, extra = (
             columns.difference(table.columns, sort=False),
             table.columns.difference(columns, sort=False),
@@ -209,4 +212,5 @@ class Standardizer:
             raise ValueError(
                 f"modality {name!r}: the columns differ from those fitted: it {' and '.join(parts)}"
             )
-        return table[list(columns)]
+        values: NDArray[np.float64] = table.to_numpy()
+        return values if table.columns.equals(columns) else values[:, table.columns.get_indexer(columns)]

@@ -157,7 +157,6 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     whole = Cohort({**tables(), "slide": {"p0": [one, two], "p1": [few]}}, TARGET, PATIENTS)
     dataset = CohortDataset(whole, max_patches=12)
     assert dataset.lengths()[:3].tolist() == [12, 5, 0]
-    torch.manual_seed(0)
     draws = [dataset[0].inputs["slide"] for _ in range(100)]
     for bag in draws:
         values = bag.features[:, 0]
@@ -168,9 +167,49 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     assert counts.float().mean() == pytest.approx(30)
     assert 10 <= counts.min()
     assert counts.max() <= 55
-    torch.manual_seed(0)
-    assert torch.equal(dataset[0].inputs["slide"].features, draws[0].features)
     assert len(dataset[1].inputs["slide"].features) == 5
+    # The draws depend on seed, epoch and patient alone: not on torch's generator, nor on who else is in the cohort.
+    part = CohortDataset(whole[[1, 0]], max_patches=12)
+    assert torch.equal(part[1].inputs["slide"].features, draws[0].features)
+    dataset.set_epoch(3)
+    assert torch.equal(dataset[0].inputs["slide"].features, draws[3].features)
+    other = CohortDataset(whole, max_patches=12, seed=1)
+    assert not torch.equal(other[0].inputs["slide"].features, draws[0].features)
+
+
+def served(whole, workers, persistent=False):
+    """The patches that each patient gets in three epochs, with torch's generator moved by other draws between them."""
+    torch.manual_seed(workers)
+    loader = DataLoader(
+        CohortDataset(whole, max_patches=4),
+        batch_size=3,
+        shuffle=True,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=persistent,
+    )
+    epochs = []
+    for _ in range(3):
+        drawn = {}
+        for batch in loader:
+            rows = batch.inputs["slide"].features.squeeze(-1).tolist()
+            drawn |= dict(zip(batch.patients, rows, strict=True))
+            torch.rand(2)
+        epochs.append(drawn)
+    return epochs
+
+
+@pytest.mark.slow
+def test_patches_do_not_depend_on_the_number_of_workers(tmp_path):
+    files = {
+        p: write_bag(tmp_path / f"{p}.h5", np.arange(50.0).reshape(50, 1), np.zeros((50, 2)))
+        for p in PATIENTS
+    }
+    whole = Cohort({"slide": files}, TARGET, PATIENTS)
+    expected = served(whole, 0)
+    assert len({tuple(epoch["p3"]) for epoch in expected}) == 3
+    assert len({tuple(patches) for patches in expected[0].values()}) == 11
+    assert served(whole, 1) == served(whole, 2) == served(whole, 2, persistent=True) == expected
 
 
 def test_files_without_coordinates_have_zeros(tmp_path):

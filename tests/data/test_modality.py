@@ -1,73 +1,19 @@
-import re
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from healnet.data.modality import Table, Values
+from healnet.data.modality import of_one_kind
+from healnet.data.table import Table
+from healnet.data.values import Values
 
-PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
-
-
-class Pair(NamedTuple):
-    values: torch.Tensor
-    mask: torch.Tensor
+PATIENTS = pd.Index(["p0"], dtype=object)
 
 
-def test_a_table_says_what_it_holds_and_cannot_be_written():
-    table = Table.of(pd.DataFrame({"a": [1.0, np.nan, np.nan], "b": [np.nan, np.nan, 2.0]}, index=PATIENTS))
-    assert table.missing().tolist() == [False, True, False]
-    assert (str(table), table.width) == ("2x2", 2)
-    assert table.take(np.array([2, 1])).frame["b"].tolist()[0] == 2.0
-    assert not table.frame.to_numpy().flags.writeable
-    assert not table.take(np.array([0])).frame.to_numpy().flags.writeable
-
-
-def test_arrays_become_float32_tensors_in_the_patients_order():
-    values = Values.of("ct", {"p2": np.ones((2, 1), np.int16), "p0": torch.zeros(2, 1)}, PATIENTS)
-    assert values.missing().tolist() == [False, True, False]
-    assert values.entries[2].dtype == torch.float32
-    assert values.alike
-    assert (str(values), values.width) == ("2", None)
-    assert values.take(np.array([2])).missing().tolist() == [False]
-
-
-def test_a_function_makes_no_promise_about_shape():
-    values = Values.of("ct", {"p0": lambda: np.zeros((2, 1)), "p1": np.zeros((2, 1))}, PATIENTS)
-    assert not values.alike
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (
-            "scan.nii",
-            "modality 'ct', patient 'p1': expected an array, a tensor, a NamedTuple of tensors with a mask, "
-            "or a function that reads one, got str",
-        ),
-        (
-            Pair(torch.zeros(2), None),
-            "modality 'ct', patient 'p1': expected an array, a tensor, a NamedTuple of tensors with a mask, "
-            "or a function that reads one, got Pair",
-        ),
-        (np.array(["a"]), "modality 'ct', patient 'p1': expected an array of numbers, got <U1"),
-        (
-            np.array([1.0, np.nan]),
-            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
-        ),
-        (
-            Pair(torch.tensor([torch.inf]), torch.tensor([True])),
-            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
-        ),
-    ],
-)
-def test_what_cannot_be_an_entry_is_refused_by_name(entry, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Values.of("ct", {"p1": entry}, PATIENTS)
-
-
-def test_a_modality_of_nobody_is_refused():
-    with pytest.raises(ValueError, match=r"^modality 'ct': none of the patients has it$"):
-        Values.of("ct", {}, PATIENTS)
+def test_parts_are_of_one_kind_or_numbers_of_patients():
+    table = Table.of(pd.DataFrame({"a": [1.0]}, index=PATIENTS), PATIENTS)
+    values = Values.of("x", {"p0": np.ones((2, 1))}, PATIENTS)
+    assert of_one_kind("x", Table, [table, 3]) == [table, 3]
+    with pytest.raises(
+        ValueError, match=r"^modality 'x': expected one kind in all cohorts, got Table and Values$"
+    ):
+        of_one_kind("x", Table, [table, 3, values])

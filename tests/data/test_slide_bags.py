@@ -6,10 +6,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from healnet.data import Cohort
-from healnet.data.slide_bags import Bags, SlideFile, find_slides, slide_name, slides_in
+from healnet.data.slide_bags import Bags
+from healnet.data.slide_folder import (
+    SlideFile,
+)
 from healnet.survival.target import SurvivalTarget
 
 PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
@@ -73,28 +75,6 @@ def test_patients_may_be_found_by_the_files_names(folder):
     whole = cohort().with_patches(folder, name="wsi", patient_of=lambda slide: slide.split("-")[0])
     assert whole.files("wsi")["slide"].tolist() == ["p0-A", "p0-B", "p1-A"]
     assert whole.missing()["wsi"].tolist() == [False, True, True]
-
-
-def test_h5_is_preferred_to_pt_in_clams_layout(tmp_path):
-    write(tmp_path / "h5_files" / "p0-A.h5", 4)
-    (tmp_path / "pt_files").mkdir()
-    for name in ("p0-A", "p1-A"):
-        torch.save(torch.ones(4, 3), tmp_path / "pt_files" / f"{name}.pt")
-    write(tmp_path / "patches" / "p1-A.h5", 4)
-    found = find_slides(tmp_path, {"p0": ["p0-A"], "p1": ["p1-A.svs"]})
-    assert found == {"p0": (tmp_path / "h5_files" / "p0-A.h5",), "p1": (tmp_path / "pt_files" / "p1-A.pt",)}
-    assert slides_in(tmp_path, lambda slide: slide[:2]) == {"p0": ("p0-A",), "p1": ("p1-A",)}
-    assert (
-        cohort({"p0": ["p0-A"], "p1": ["p1-A"]}).with_patches(tmp_path).files()["footprint"].tolist()
-        == [512.0] * 2
-    )
-
-
-def test_only_extensions_of_slides_are_cut_off():
-    assert slide_name("a.b.svs") == "a.b"
-    assert slide_name("a.b.NDPI") == "a.b"
-    assert slide_name("TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739") == "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739"
-    assert slide_name("svs") == "svs"
 
 
 def test_what_read_patches_returns_will_do(folder):

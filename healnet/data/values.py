@@ -1,0 +1,128 @@
+"""Arrays, tensors, NamedTuples of tensors, or functions that read them, as a modality: `Values`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healnet.data.modality import Index, Modality, Reader, of_one_kind, type_names
+from healnet.inputs import Masked
+
+__all__ = ["Values"]
+
+
+@dataclass(frozen=True, eq=False)
+class Values(Modality):
+    """Per patient a tensor, a NamedTuple of tensors with a `mask`, or a function that reads one of these; or None.
+
+    Arrays are channels-last, as `Masked` describes one patient's part of it: (*axes, c).
+
+    Attributes:
+        entries: of each patient.
+        example: one entry that is not None, which a part of the cohort keeps though nobody in it has any.
+        alike: whether all are tensors of one shape, known without reading any.
+    """
+
+    entries: tuple[Any, ...]
+    example: Any
+    alike: bool
+
+    @classmethod
+    def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Values:
+        """The entries in the patients' order; arrays become float32 tensors of their own memory.
+
+        Raises:
+            ValueError: an entry of another kind, one that is not finite, or none at all. Names modality and patient.
+        """
+        entries = tuple(_checked(name, patient, source.get(patient)) for patient in patients)
+        present = [entry for entry in entries if entry is not None]
+        if not present:
+            raise ValueError(f"modality {name!r}: none of the patients has it")
+        shapes = {entry.shape if isinstance(entry, Tensor) else None for entry in present}
+        return cls(entries, present[0], len(shapes) == 1 and None not in shapes)
+
+    def missing(self) -> NDArray[np.bool_]:
+        """(n,) True where the entry is None."""
+        return np.array([entry is None for entry in self.entries], dtype=np.bool_)
+
+    def take(self, positions: Index) -> Values:
+        """These patients' entries."""
+        return Values(tuple(self.entries[position] for position in positions), self.example, self.alike)
+
+    def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Values:
+        """All entries; what has to be read cannot be compared before it is."""
+        held = of_one_kind(name, Values, parts)
+        entries = tuple(chain.from_iterable([None] * p if isinstance(p, int) else p.entries for p in held))
+        values = [part for part in held if not isinstance(part, int)]
+        kinds = {type(value.example) for value in values if not callable(value.example)}
+        if len(kinds) > 1:
+            raise ValueError(f"modality {name!r}: expected one type in all cohorts, got {type_names(kinds)}")
+        shapes = {value.example.shape if value.alike else None for value in values}
+        return Values(entries, self.example, len(shapes) == 1 and None not in shapes)
+
+    def reader(self, dtype: torch.dtype, max_patches: int | None) -> Reader:
+        """Reads `Masked` arrays, and NamedTuples as they are; axes of length 0 of an absent patient."""
+        return _ValuesReader(self, _read(self.example))
+
+
+def _checked(name: str, patient: str, entry: Any) -> Any:
+    if entry is None or callable(entry):
+        return entry
+    owner = f"modality {name!r}, patient {patient!r}"
+    if isinstance(entry, np.ndarray):
+        if entry.dtype.kind not in "biuf":
+            raise ValueError(f"{owner}: expected an array of numbers, got {entry.dtype}")
+        entry = torch.from_numpy(np.array(entry, dtype=np.float32))
+    fields = (entry,) if isinstance(entry, Tensor) else entry
+    is_named = isinstance(entry, tuple) and isinstance(getattr(entry, "mask", None), Tensor)
+    if not isinstance(entry, Tensor) and not (
+        is_named and all(isinstance(field, Tensor) for field in fields)
+    ):
+        raise ValueError(
+            f"{owner}: expected an array, a tensor, a NamedTuple of tensors with a mask, or a function that reads "
+            f"one, got {type(entry).__name__}"
+        )
+    for field in fields:
+        if field.is_floating_point() and not field.isfinite().all():
+            raise ValueError(f"{owner}: a value is not finite; what is missing is masked, or left out")
+    return entry
+
+
+@dataclass(frozen=True)
+class _ValuesReader:
+    values: Values
+    example: Any
+
+    def __call__(self, position: int, rng: np.random.Generator | None) -> Any:
+        entry = self.values.entries[position]
+        present = entry is not None
+        value = _read(entry) if present else self._absent()
+        if not isinstance(value, Tensor):
+            return value
+        # Arrays of one shape need no mask per element: one flag says whether the patient has it.
+        axes = 0 if self.values.alike else max(1, value.dim() - 1)
+        return Masked(value, torch.full(value.shape[:axes], present))
+
+    def _absent(self) -> Any:
+        if isinstance(self.example, Tensor):
+            kept = self.example.shape if self.values.alike else (0,) * max(1, self.example.dim() - 1)
+            return self.example.new_zeros((*kept, *self.example.shape[len(kept) :]))
+        axes = self.example.mask.dim()
+        fields = [
+            field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:])) for field in self.example
+        ]
+        return type(self.example)(*fields)
+
+
+def _read(entry: Any) -> Any:
+    value = entry() if callable(entry) else entry
+    # A copy, for a memory map that cannot be written makes a tensor that torch warns of.
+    return torch.from_numpy(np.array(value, dtype=np.float32)) if isinstance(value, np.ndarray) else value

@@ -1,0 +1,64 @@
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from healnet.data.values import Values
+
+PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
+
+
+class Pair(NamedTuple):
+    values: torch.Tensor
+    mask: torch.Tensor
+
+
+def test_arrays_become_float32_tensors_in_the_patients_order():
+    values = Values.of("ct", {"p2": np.ones((2, 1), np.int16), "p0": torch.zeros(2, 1)}, PATIENTS)
+    assert values.missing().tolist() == [False, True, False]
+    assert values.entries[2].dtype == torch.float32
+    assert values.alike
+    assert (str(values), values.width) == ("2", None)
+    assert values.take(np.array([2])).missing().tolist() == [False]
+
+
+def test_a_function_makes_no_promise_about_shape():
+    values = Values.of("ct", {"p0": lambda: np.zeros((2, 1)), "p1": np.zeros((2, 1))}, PATIENTS)
+    assert not values.alike
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            "scan.nii",
+            "modality 'ct', patient 'p1': expected an array, a tensor, a NamedTuple of tensors with a mask, "
+            "or a function that reads one, got str",
+        ),
+        (
+            Pair(torch.zeros(2), None),
+            "modality 'ct', patient 'p1': expected an array, a tensor, a NamedTuple of tensors with a mask, "
+            "or a function that reads one, got Pair",
+        ),
+        (np.array(["a"]), "modality 'ct', patient 'p1': expected an array of numbers, got <U1"),
+        (
+            np.array([1.0, np.nan]),
+            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
+        ),
+        (
+            Pair(torch.tensor([torch.inf]), torch.tensor([True])),
+            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
+        ),
+    ],
+)
+def test_what_cannot_be_an_entry_is_refused_by_name(entry, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Values.of("ct", {"p1": entry}, PATIENTS)
+
+
+def test_a_modality_of_nobody_is_refused():
+    with pytest.raises(ValueError, match=r"^modality 'ct': none of the patients has it$"):
+        Values.of("ct", {}, PATIENTS)
