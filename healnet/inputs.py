@@ -191,9 +191,9 @@ def map_tensors(function: Callable[[Tensor, str], Tensor], value: Any, name: str
     """The same input with `function(tensor, field)` in the place of each of its tensors.
 
     Args:
-        function: called with every tensor and the name of its field ("" for a plain tensor).
-        value: a tensor, a NamedTuple, or a mapping, nested to any depth; anything else stays as it is.
-        name: field name of a plain tensor.
+        function: Function of every tensor and the name of its field ("" for a plain tensor).
+        value: Tensor, NamedTuple, tuple, list or mapping, nested to any depth; anything else stays as it is.
+        name: Field name of a plain tensor.
     """
     if isinstance(value, Tensor):
         return function(value, name)
@@ -202,6 +202,8 @@ def map_tensors(function: Callable[[Tensor, str], Tensor], value: Any, name: str
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         parts = zip(value, value._fields, strict=True)
         return type(value)(*[map_tensors(function, part, field) for part, field in parts])
+    if type(value) in (tuple, list):
+        return type(value)(map_tensors(function, part) for part in value)
     return value
 
 

@@ -19,6 +19,7 @@ from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
 from healnet.fusion.untouched import touch
+from healnet.inputs import map_tensors
 from healnet.streams import Stream
 from healnet.tokens import Tokens
 
@@ -61,7 +62,7 @@ class HEALNet(nn.Module):
         gate: gate of the feed-forwards, "selu" or "gelu".
         temperature: divides attention scores before the softmax.
         layers: your own fusion layers instead (the sizes above then only shape latents and head).
-        head: any module (b, m, d) -> output instead of `MeanHead`.
+        head: any module (b, m, d) -> output instead of `MeanHead`; a tensor, or a tuple or mapping of tensors.
         output: meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
             "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
             "value" (one number). None leaves it undeclared.
@@ -245,7 +246,7 @@ class HEALNet(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             output: Tensor = self.head(self._fuse(inputs, recorder))
             recorder.differentiate(gradient_of(output))
-        return _detached(output), recorder.trace()
+        return map_tensors(lambda tensor, _: tensor.detach(), output), recorder.trace()
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
         """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
@@ -288,15 +289,3 @@ class HEALNet(nn.Module):
             if unused and self.training and not isinstance(layer, HybridFusionLayer):
                 latents = touch(latents, [layer])
         return touch(latents, unused) if self.training else latents
-
-
-def _detached(output: Any) -> Any:
-    """A head's output, a tensor or a tuple, list or mapping of them, without its graph."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, Mapping):
-        return {name: _detached(part) for name, part in output.items()}
-    if isinstance(output, tuple | list):
-        parts = [_detached(part) for part in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output
