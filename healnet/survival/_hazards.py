@@ -6,23 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from healnet.survival._inputs import widen
-
-__all__ = ["check_logits", "log_hazards"]
-
-
-def check_logits(logits: Tensor) -> Tensor:
-    """(b, k), or (b, r, k) for r competing causes, in no less than float32.
-
-    Raises:
-        ValueError: another number of axes, no bins, no causes.
-    """
-    if logits.dim() not in (2, 3) or 0 in logits.shape[1:]:
-        raise ValueError(
-            f"logits must have shape (b, k), one per time bin, or (b, r, k) for r competing causes, "
-            f"got {tuple(logits.shape)}"
-        )
-    return widen(logits, "logits")
+__all__ = ["log_hazards"]
 
 
 def log_hazards(logits: Tensor) -> tuple[Tensor, Tensor]:

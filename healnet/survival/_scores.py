@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from healnet.survival._inputs import as_array
+from healnet.survival._checks import Floats
 from healnet.survival.calibration import calibration_groups, d_calibration
 from healnet.survival.target import SurvivalTarget
 
@@ -16,9 +15,6 @@ __all__ = [
     "auc",
     "brier",
     "calibration_error",
-    "check_confidence",
-    "checked_risk",
-    "checked_survival",
     "d_calibration_p",
     "harrell",
     "integrated_brier",
@@ -27,55 +23,9 @@ __all__ = [
     "uno",
 ]
 
-Floats = NDArray[np.float64]
-
 
 class Undefined(ValueError):
     """A metric has no value on these patients; the message says why."""
-
-
-def check_confidence(confidence: float) -> None:
-    """A share, not a percentage.
-
-    Raises:
-        ValueError: outside (0, 1).
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-
-
-def checked_risk(risk: ArrayLike, target: SurvivalTarget, name: str = "risk") -> Floats:
-    """(n,) float64, one finite risk per patient; (n, 1) is taken as (n,).
-
-    Raises:
-        ValueError: another shape, a value that is not finite.
-    """
-    scores = np.asarray(as_array(risk), dtype=np.float64)
-    if scores.ndim == 2 and scores.shape[1] == 1:
-        scores = scores[:, 0]
-    if scores.shape != (len(target),):
-        raise ValueError(f"{name} must have shape ({len(target)},), one per patient, got {scores.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f"{name} must be finite, got {int((~np.isfinite(scores)).sum())} values that are not"
-        )
-    return scores
-
-
-def checked_survival(survival: ArrayLike, target: SurvivalTarget, times: Floats) -> Floats:
-    """(n, t) float64 probabilities.
-
-    Raises:
-        ValueError: another shape, a value outside [0, 1].
-    """
-    curves = np.asarray(as_array(survival), dtype=np.float64)
-    if curves.shape != (len(target), len(times)):
-        raise ValueError(
-            f"survival must have shape ({len(target)}, {len(times)}), patients by times, got {curves.shape}"
-        )
-    if not ((curves >= 0) & (curves <= 1)).all():
-        raise ValueError("survival must hold probabilities in [0, 1]")
-    return curves
 
 
 def harrell(risk: Floats, target: SurvivalTarget) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, outputs_1d
+from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, one_output
 from healnet.survival.cox import cox_nll
 
 __all__ = ["CoxAccumulator"]
@@ -58,7 +58,7 @@ class CoxAccumulator:
         Raises:
             ValueError: other shapes, labels other than 0 and 1, strata or weights for some parts only.
         """
-        eta = outputs_1d(log_hazard, "log_hazard")
+        eta = one_output(log_hazard, "log_hazard")
         part = (
             eta,
             as_vector(time, "time", eta),
@@ -69,7 +69,10 @@ class CoxAccumulator:
         if self._parts:
             for name, given, before in zip(("strata", "weights"), part[3:], self._parts[0][3:], strict=True):
                 if (given is None) != (before is None):
-                    raise ValueError(f"{name} must be given with every part or with none")
+                    had, has = ("none" if x is None else "some" for x in (before, given))
+                    raise ValueError(
+                        f"expected {name} with every part or with none, got {had} before, now {has}"
+                    )
         self._parts.append(part)
 
     def loss(self, reduction: str = "mean") -> Tensor:
@@ -79,7 +82,7 @@ class CoxAccumulator:
             ValueError: nothing was collected; what `cox_nll` refuses.
         """
         if not self._parts:
-            raise ValueError("no patients were collected: call add before loss")
+            raise ValueError("expected patients to be added before loss, got none")
         etas, times, events, strata_parts, weight_parts = zip(*self._parts, strict=True)
         eta, time, event = torch.cat(etas), torch.cat(times), torch.cat(events)
         strata, weights = _joined(strata_parts), _joined(weight_parts)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_array, as_tensor, outputs_1d
+from healnet.survival._checks import ArrayOrTensor, as_array, as_tensor, check_times_at, one_output
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["BreslowBaseline"]
@@ -35,7 +35,7 @@ class BreslowBaseline:
     Args:
         times: (k,) distinct event times, ascending.
         cumulative_hazard: (k,) H0 at them.
-        centre: c.
+        center: c.
 
     Raises:
         ValueError: lengths that differ or are 0, times that do not ascend from >= 0, a hazard that falls or starts
@@ -53,22 +53,24 @@ class BreslowBaseline:
         tensor([4., 2., inf])
     """
 
-    def __init__(self, times: ArrayLike, cumulative_hazard: ArrayLike, centre: float = 0.0) -> None:
+    def __init__(self, times: ArrayLike, cumulative_hazard: ArrayLike, center: float = 0.0) -> None:
         self.times: NDArray[np.float64] = np.array(as_array(times), dtype=np.float64)
         self.cumulative_hazard: NDArray[np.float64] = np.array(as_array(cumulative_hazard), dtype=np.float64)
-        self.centre = float(centre)
+        self.center = float(center)
         if self.times.ndim != 1 or not len(self.times) or self.times.shape != self.cumulative_hazard.shape:
             raise ValueError(
-                "times and cumulative_hazard must have one shape (k,), k > 0, "
+                "expected times and cumulative_hazard of one shape (k,), k > 0, "
                 f"got {self.times.shape} and {self.cumulative_hazard.shape}"
             )
         if not (0 <= self.times[0] and self.times[-1] < np.inf and (np.diff(self.times) > 0).all()):
-            raise ValueError(f"times must be finite and ascend from >= 0, got {self.times}")
+            raise ValueError(f"expected times to be finite, >= 0 and ascending, got {self.times}")
         steps = np.diff(self.cumulative_hazard, prepend=0.0)
         if not ((steps >= 0).all() and self.cumulative_hazard[-1] < np.inf):
-            raise ValueError(f"cumulative_hazard must be finite and not fall, got {self.cumulative_hazard}")
-        if not np.isfinite(self.centre):
-            raise ValueError(f"centre must be finite, got {self.centre}")
+            raise ValueError(
+                f"expected cumulative_hazard to be finite, >= 0 and not falling, got {self.cumulative_hazard}"
+            )
+        if not np.isfinite(self.center):
+            raise ValueError(f"expected center to be finite, got {self.center}")
 
     def __repr__(self) -> str:
         return f"BreslowBaseline({len(self.times)} event times up to {self.times[-1]:g})"
@@ -86,23 +88,23 @@ class BreslowBaseline:
         """
         eta = _checked(log_hazard).cpu().double().numpy()
         if len(eta) != len(target):
-            raise ValueError(f"got {len(eta)} log hazards for {len(target)} patients")
+            raise ValueError(f"expected a log hazard for each of {len(target)} patients, got {len(eta)}")
         if not target.event.any():
-            raise ValueError("a baseline needs at least one observed event, got none")
-        centre = float(eta.mean())
-        furthest = float(np.abs(eta - centre).max())
+            raise ValueError("expected at least one observed event, got none")
+        center = float(eta.mean())
+        furthest = float(np.abs(eta - center).max())
         if furthest > _WIDEST:
             raise ValueError(
-                f"log hazards must lie within {_WIDEST:g} of their mean, got one {furthest:g} away: "
+                f"expected log hazards within {_WIDEST:g} of their mean, got one {furthest:g} away: "
                 "has the model diverged?"
             )
         # Sums over those at risk run from the last time to the first, in logarithms, so that no large one swallows
         # the small ones of later times.
         order = np.argsort(target.time, kind="stable")
-        log_sums = np.logaddexp.accumulate((eta - centre)[order][::-1])[::-1]
+        log_sums = np.logaddexp.accumulate((eta - center)[order][::-1])[::-1]
         times, deaths = np.unique(target.time[target.event], return_counts=True)
         first_at_risk = np.searchsorted(target.time[order], times, side="left")
-        return cls(times, np.cumsum(deaths * np.exp(-log_sums[first_at_risk])), centre)
+        return cls(times, np.cumsum(deaths * np.exp(-log_sums[first_at_risk])), center)
 
     @property
     def last_time(self) -> float:
@@ -123,11 +125,8 @@ class BreslowBaseline:
         Raises:
             ValueError: another shape, a log hazard that is not finite, a time that is negative or NaN.
         """
-        eta, asked = _checked(log_hazard), as_array(times)
-        if asked.ndim not in (1, 2) or (asked.ndim == 2 and len(asked) != len(eta)):
-            raise ValueError(f"times must have shape (t,) or ({len(eta)}, t), got {asked.shape}")
-        if not (asked >= 0).all():
-            raise ValueError("times must be >= 0 and not NaN")
+        eta = _checked(log_hazard)
+        asked = check_times_at(as_array(times), len(eta))
         knots = self.times.astype(np.float32) if asked.dtype == np.float32 else self.times
         so_far = np.append(0.0, self.cumulative_hazard)[np.searchsorted(knots, asked, side="right")]
         return torch.from_numpy(np.exp(-self._relative(eta)[:, None] * so_far)).to(eta)
@@ -152,7 +151,7 @@ class BreslowBaseline:
         return {
             "times": self.times.tolist(),
             "cumulative_hazard": self.cumulative_hazard.tolist(),
-            "centre": self.centre,
+            "center": self.center,
         }
 
     @classmethod
@@ -162,12 +161,12 @@ class BreslowBaseline:
 
     def _relative(self, eta: Tensor) -> NDArray[np.float64]:
         # exp(700) is finite in float64.
-        return np.exp(np.clip(eta.cpu().double().numpy() - self.centre, -700, 700))
+        return np.exp(np.clip(eta.cpu().double().numpy() - self.center, -700, 700))
 
 
 def _checked(log_hazard: ArrayOrTensor) -> Tensor:
-    eta = outputs_1d(as_tensor(log_hazard), "log_hazard").detach()
+    eta = one_output(as_tensor(log_hazard), "log_hazard").detach()
     finite = torch.isfinite(eta)
     if not bool(finite.all()):
-        raise ValueError(f"log_hazard must be finite, got {eta[~finite][0].item()}")
+        raise ValueError(f"expected log_hazard to be finite, got {eta[~finite][0].item()}")
     return eta

@@ -11,8 +11,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._inputs import as_array
-from healnet.survival.target import SurvivalTarget, check_labels, check_times
+from healnet.survival._checks import (
+    as_array,
+    check_choice,
+    check_labels,
+    check_least,
+    check_nonnegative,
+    check_times,
+)
+from healnet.survival.target import SurvivalTarget
 
 __all__ = ["TimeBins"]
 
@@ -81,25 +88,23 @@ class TimeBins:
                 bins, another method.
         """
         target = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-        if method not in ("quantile", "uniform"):
-            raise ValueError(f"method must be 'quantile' or 'uniform', got {method!r}")
+        check_least("num_bins", num_bins, 1)
+        check_choice("method", method, ("quantile", "uniform"))
         last = float(target.time.max(initial=0))
         if method == "uniform":
             if last == 0:
-                raise ValueError("uniform bins need a time above 0")
+                raise ValueError("expected a time above 0 for uniform bins, got none")
             return cls(np.linspace(0, last, num_bins + 1))
         seen = target.time[target.event]
         if not len(seen):
-            raise ValueError("quantile bins need at least one observed event, got none")
+            raise ValueError("expected at least one observed event for quantile bins, got none")
         inner = np.quantile(seen, np.linspace(0, 1, num_bins + 1)[1:-1])
         edges = np.concatenate([[0.0], inner, [last]])
         increasing = bool((np.diff(edges) > 0).all())
         if not increasing or not np.histogram(seen, edges)[0].all():
             raise ValueError(
-                f"{len(seen)} events at {len(np.unique(seen))} distinct times cannot fill {num_bins} quantile bins: "
-                f"the edges would be {_listed(edges)}; take fewer bins, uniform bins, or give edges"
+                f"expected events that fill {num_bins} quantile bins, got {len(seen)} at {len(np.unique(seen))} distinct "
+                f"times and edges {_listed(edges)}; take fewer bins, uniform bins, or give edges"
             )
         return cls(edges)
 
@@ -125,10 +130,9 @@ class TimeBins:
         """
         inner = self.edges[1:-1]
         if not isinstance(time, Tensor):
-            times = np.asarray(time, dtype=np.float64)
-            _refuse(bool((times >= 0).all()))
+            times = check_nonnegative(np.asarray(time, dtype=np.float64))
             return np.searchsorted(inner, times, side="right").astype(np.int64)
-        _refuse(bool((time >= 0).all()))
+        check_nonnegative(time)
         precise = time if time.dtype in (torch.float32, torch.float64) else time.double()
         edges = torch.tensor(inner, dtype=precise.dtype, device=time.device)
         return torch.bucketize(precise, edges, right=True)
@@ -154,17 +158,14 @@ class TimeBins:
         return f"TimeBins(edges={_listed(self.edges)})"
 
 
-def _refuse(right: bool) -> None:
-    if not right:
-        raise ValueError("times must be >= 0 and not NaN")
-
-
 def _checked(edges: ArrayLike) -> NDArray[np.float64]:
     checked = np.array(as_array(edges), dtype=np.float64)
     if checked.ndim != 1 or len(checked) < 2:
-        raise ValueError(f"edges must be a list of at least two times, got shape {checked.shape}")
+        raise ValueError(f"expected edges of at least two times, got shape {checked.shape}")
     if checked[0] != 0 or not np.isfinite(checked).all() or not (np.diff(checked) > 0).all():
-        raise ValueError(f"edges must be finite and increase strictly from 0, got {_listed(checked)}")
+        raise ValueError(
+            f"expected edges that are finite and increase strictly from 0, got {_listed(checked)}"
+        )
     checked.flags.writeable = False
     return checked
 

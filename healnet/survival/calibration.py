@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from healnet.survival._inputs import as_array
+from healnet.survival._checks import Floats, Index, check_least, check_probabilities
 from healnet.survival.nonparametric import kaplan_meier
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Calibration", "DCalibration", "calibration_groups", "d_calibration"]
-
-Floats = NDArray[np.float64]
 
 
 class DCalibration(NamedTuple):
@@ -56,9 +54,9 @@ def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 1
     """
     from scipy.stats import chi2 as law
 
-    s, seen = _probabilities(survival, target), target.event
-    if num_bins < 2:
-        raise ValueError(f"num_bins must be at least 2, got {num_bins}")
+    s, seen = check_probabilities(survival, (len(target),)), target.event
+    check_least("num_bins", num_bins, 2)
+    check_least("number of patients", len(s), 1)
     own = np.minimum((s * num_bins).astype(np.int64), num_bins - 1)
     whole = np.zeros((len(s), num_bins))
     whole[np.arange(len(s)), own] = 1
@@ -85,7 +83,7 @@ class Calibration(NamedTuple):
     observed: Floats
     low: Floats
     high: Floats
-    size: NDArray[np.int64]
+    size: Index
 
     @property
     def error(self) -> float:
@@ -120,9 +118,9 @@ def calibration_groups(
         >>> result.predicted.round(3).tolist(), result.observed.tolist()
         ([0.1, 0.8], [0.0, 1.0])
     """
-    s = _probabilities(survival, target)
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be at least 1, got {num_groups}")
+    s = check_probabilities(survival, (len(target),))
+    check_least("num_groups", num_groups, 1)
+    check_least("number of patients", len(s), 1)
     risk = 1 - s
     inner = np.unique(np.quantile(risk, np.linspace(0, 1, num_groups + 1)[1:-1]))
     group = np.unique(np.searchsorted(inner, risk, side="left"), return_inverse=True)[1]
@@ -136,14 +134,3 @@ def calibration_groups(
         np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)
     )
     return Calibration(predicted, observed, low, high, np.bincount(group))
-
-
-def _probabilities(survival: ArrayLike, target: SurvivalTarget) -> Floats:
-    s = np.asarray(as_array(survival), dtype=np.float64)
-    if s.ndim == 2 and s.shape[1] == 1:
-        s = s[:, 0]
-    if s.shape != (len(target),) or not len(s):
-        raise ValueError(f"survival must have shape ({len(target)},) with n >= 1, got {s.shape}")
-    if not ((s >= 0) & (s <= 1)).all():
-        raise ValueError("survival must hold probabilities in [0, 1]")
-    return s

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from healnet.survival import _scores as scores
+from healnet.survival._checks import Floats, check_inside, check_least, check_risk
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Comparison", "compare"]
@@ -68,15 +69,15 @@ def compare(
         >>> result.c_a, result.c_b, result.difference
         (1.0, 0.0, 1.0)
     """
-    if bootstrap < 1:
-        raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
-    scores.check_confidence(confidence)
-    a = scores.checked_risk(risk_a, target, "risk_a")
-    b = scores.checked_risk(risk_b, target, "risk_b")
+    check_least("bootstrap", bootstrap, 1)
+    check_inside("confidence", confidence)
+    a, b = check_risk(risk_a, len(target), "risk_a"), check_risk(risk_b, len(target), "risk_b")
     try:
         c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
     except scores.Undefined as reason:
-        raise ValueError(f"Harrell's C is undefined: {reason}") from reason
+        raise ValueError(
+            f"expected risks and a target of which Harrell's C is defined, got {reason}"
+        ) from reason
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(target), np.full(len(target), 1 / len(target)), size=bootstrap)
     weights = draws.astype(np.float64)
@@ -87,7 +88,7 @@ def compare(
     differences = _counted(weights, comparable * gain)[defined] / pairs[defined]
     if not defined.any():
         raise ValueError(
-            f"C is undefined in all {bootstrap} draws: too few events among {len(target)} patients"
+            f"expected a draw in which C is defined, got none in {bootstrap}: too few events among {len(target)} patients"
         )
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     count = int(defined.sum())
@@ -97,7 +98,7 @@ def compare(
     return Comparison(c_a, c_b, c_a - c_b, float(low), float(high), p_value, count)
 
 
-def _comparable(target: SurvivalTarget) -> NDArray[np.float64]:
+def _comparable(target: SurvivalTarget) -> Floats:
     """(n, n): 1 where i had the event and j was followed longer, or as long and censored."""
     time, event = target.time, target.event
     later = time[None, :] > time[:, None]
@@ -105,17 +106,17 @@ def _comparable(target: SurvivalTarget) -> NDArray[np.float64]:
     return (event[:, None] & (later | as_late)).astype(np.float64)
 
 
-def _concordant(risk: NDArray[np.float64]) -> NDArray[np.float64]:
+def _concordant(risk: Floats) -> Floats:
     """(n, n): 1 where i has the larger risk, 1/2 where they tie."""
     gap = risk[:, None] - risk[None, :]
     return np.where(np.abs(gap) <= _TIED, 0.5, (gap > 0).astype(np.float64))
 
 
-def _counted(weights: NDArray[np.float64], pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+def _counted(weights: Floats, pairs: Floats) -> Floats:
     """The sum of a pair's value over all pairs of each draw, (draws,): exactly that of the resampled cohort.
 
     Copies of one patient make no pair: they share their time, and their event, so the diagonal of `pairs` is
     zero.
     """
-    total: NDArray[np.float64] = ((weights @ pairs) * weights).sum(axis=1)
+    total: Floats = ((weights @ pairs) * weights).sum(axis=1)
     return total

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from healnet.survival._inputs import ArrayOrTensor, as_tensor, widen
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_tensor,
+    check_choice,
+    check_inside,
+    check_times_at,
+    widen,
+)
 from healnet.survival.bins import TimeBins
 
 __all__ = ["SurvivalCurve"]
@@ -44,14 +51,15 @@ class SurvivalCurve:
     def __init__(self, survival: Tensor, bins: TimeBins, interpolation: str = "linear") -> None:
         if survival.dim() != 2 or survival.shape[1] != bins.num_bins:
             raise ValueError(
-                f"survival must have shape (b, {bins.num_bins}) for {bins.num_bins} bins, got {tuple(survival.shape)}"
+                f"expected survival of shape (b, {bins.num_bins}) for {bins.num_bins} bins, got {tuple(survival.shape)}"
             )
-        if interpolation not in ("linear", "exponential"):
-            raise ValueError(f"interpolation must be 'linear' or 'exponential', got {interpolation!r}")
+        check_choice("interpolation", interpolation, ("linear", "exponential"))
         survival = widen(survival, "survival")
         # A parallel running product may rise by its rounding.
         if not bool(((survival >= 0) & (survival <= 1)).all() & (survival.diff(dim=1) <= 1e-5).all()):
-            raise ValueError("survival must hold probabilities in [0, 1] that do not rise from bin to bin")
+            raise ValueError(
+                "expected survival to hold probabilities in [0, 1] that do not rise from bin to bin"
+            )
         self.bins = bins
         self.interpolation = interpolation
         self.last_time: float = bins.to_dict()["edges"][-1]
@@ -74,11 +82,7 @@ class SurvivalCurve:
         Raises:
             ValueError: another shape, a time that is negative or NaN.
         """
-        asked = as_tensor(times).to(self.edges)
-        if asked.dim() not in (1, 2) or (asked.dim() == 2 and len(asked) != len(self)):
-            raise ValueError(f"times must have shape (t,) or ({len(self)}, t), got {tuple(asked.shape)}")
-        if not bool((asked >= 0).all()):
-            raise ValueError("times must be >= 0 and not NaN")
+        asked = check_times_at(as_tensor(times).to(self.edges), len(self))
         asked = asked.clamp(max=self.edges[-1]).expand(len(self), asked.shape[-1]).contiguous()
         upper = torch.searchsorted(self.edges, asked).clamp(min=1)
         low, high = self.edges[upper - 1], self.edges[upper]
@@ -96,8 +100,7 @@ class SurvivalCurve:
         Raises:
             ValueError: p outside (0, 1).
         """
-        if not 0 < p < 1:
-            raise ValueError(f"p must lie in (0, 1), got {p}")
+        check_inside("p", p)
         reached = self.values <= 1 - p
         upper = reached.long().argmax(dim=1).clamp(min=1).unsqueeze(1)
         above, below = self.values.gather(1, upper - 1), self.values.gather(1, upper)
@@ -129,7 +132,7 @@ class SurvivalCurve:
         end = self.last_time if horizon is None else float(horizon)
         if not 0 < end <= self.last_time:
             raise ValueError(
-                f"horizon must lie in (0, {self.last_time:g}], the span of the bins, got {end:g}"
+                f"expected horizon in (0, {self.last_time:g}], the span of the bins, got {end:g}"
             )
         stop = self.edges.new_tensor([end])
         knots = torch.cat([self.edges[self.edges < stop], stop])

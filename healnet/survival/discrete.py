@@ -8,8 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from healnet.survival._hazards import check_logits, log_hazards
-from healnet.survival._inputs import ArrayOrTensor, as_bins, as_cause, as_event, as_tensor, reduce
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_bins,
+    as_cause,
+    as_event,
+    as_tensor,
+    check_inside,
+    check_logits,
+    require,
+)
+from healnet.survival._hazards import log_hazards
+from healnet.survival._losses import reduce
 from healnet.survival.bins import TimeBins
 from healnet.survival.curve import SurvivalCurve
 
@@ -113,7 +123,7 @@ def cumulative_incidence(logits: Tensor) -> Tensor:
     """
     if logits.dim() != 3:
         raise ValueError(
-            f"logits must have shape (b, r, k) for r competing causes, got {tuple(logits.shape)}"
+            f"expected logits of shape (b, r, k) for r competing causes, got {tuple(logits.shape)}"
         )
     none, causes = log_hazards(check_logits(logits))
     before = pad(none.cumsum(dim=1), (1, 0))[:, :-1]  # log S(j - 1)
@@ -168,7 +178,7 @@ def discrete_nll(
     logits = check_logits(logits)
     y = as_bins(y, logits.shape[-1], logits)
     cause = as_event(event, logits).long() if logits.dim() == 2 else as_cause(event, logits.shape[1], logits)
-    _check_alpha(alpha)
+    check_inside("alpha", alpha, "[0, 1]")
     none, causes = log_hazards(logits)
     log_survival = pad(none.cumsum(dim=1), (1, 0))  # (b, k + 1), S(-1) = 1 in front
     own = causes[torch.arange(len(y), device=y.device), (cause - 1).clamp(min=0)]  # (b, k)
@@ -216,11 +226,11 @@ def discrete_cross_entropy(
         tensor([0.2877, 1.3863])
     """
     if logits.dim() != 2:
-        raise ValueError(f"logits must have shape (b, k), one per time bin, got {tuple(logits.shape)}")
+        raise ValueError(f"expected logits of shape (b, k), one per time bin, got {tuple(logits.shape)}")
     logits = check_logits(logits)
     y = as_bins(y, logits.shape[1], logits)
     seen = as_event(event, logits)
-    _check_alpha(alpha)
+    check_inside("alpha", alpha, "[0, 1]")
     none, causes = log_hazards(logits)
     log_survival = pad(none.cumsum(dim=1), (1, 0))
     log_density = causes[:, 0] + log_survival[:, :-1]  # log P(event in bin j)
@@ -231,11 +241,6 @@ def discrete_cross_entropy(
     return reduce(-(1 - alpha) * asked - alpha * likelihood, reduction)
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-
-
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(1)).squeeze(1)
 
@@ -243,7 +248,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 def _mean_one(weights: ArrayOrTensor, logits: Tensor) -> Tensor:
     weights = as_tensor(weights).to(logits)
     if weights.shape != logits.shape[-1:]:
-        raise ValueError(f"bin_weights must have shape ({logits.shape[-1]},), got {tuple(weights.shape)}")
-    if not bool((weights >= 0).all() & (weights.sum() > 0)):
-        raise ValueError(f"bin_weights must be >= 0 and not all zero, got {weights.tolist()}")
+        raise ValueError(f"expected bin_weights of shape ({logits.shape[-1]},), got {tuple(weights.shape)}")
+    weights = require(weights, weights >= 0, "bin_weights to be >= 0")
+    weights = require(weights, (weights > 0).any().expand(len(weights)), "bin_weights of which one is > 0")
     return weights / weights.mean()

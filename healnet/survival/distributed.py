@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_vector, exact, outputs_1d
+from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, check_choice, one_output
+from healnet.survival._losses import exact
 from healnet.survival.cox import cox_nll
 
 __all__ = ["distributed_cox_nll"]
@@ -52,9 +53,8 @@ def distributed_cox_nll(
         ValueError: as `cox_nll`; reduction "none".
         RuntimeError: no process group (from torch.distributed).
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum' over processes, got {reduction!r}")
-    eta = outputs_1d(log_hazard, "log_hazard")
+    check_choice("reduction", reduction, ("mean", "sum"))
+    eta = one_output(log_hazard, "log_hazard")
     columns = [exact(eta.detach()), exact(as_vector(time, "time", eta)), exact(as_event(event, eta))]
     columns += [
         exact(as_vector(extra, "strata and weights", eta)) for extra in (strata, weights) if extra is not None

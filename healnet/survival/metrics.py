@@ -9,10 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from healnet.survival import _scores as scores
-from healnet.survival._inputs import as_array
+from healnet.survival._checks import (
+    Floats,
+    Index,
+    as_array,
+    check_inside,
+    check_least,
+    check_probabilities,
+    check_risk,
+)
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.target import SurvivalTarget
@@ -21,9 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["concordance", "evaluate"]
-
-Floats = NDArray[np.float64]
-Index = NDArray[np.int64]
 
 
 def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
@@ -48,7 +53,7 @@ def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
         >>> concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, False, True]))
         1.0
     """
-    risk = scores.checked_risk(risk, target)
+    risk = check_risk(risk, len(target))
     try:
         return scores.harrell(risk, target)
     except scores.Undefined as reason:
@@ -120,13 +125,12 @@ def evaluate(
     import pandas as pd
 
     if risk is None and survival is None:
-        raise ValueError("evaluate needs risk, survival, or both")
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
-    scores.check_confidence(confidence)
+        raise ValueError("expected risk, survival or both, got neither")
+    check_least("bootstrap", bootstrap, 0)
+    check_inside("confidence", confidence)
     on_grid = survival is not None and not isinstance(survival, (SurvivalCurve, BreslowBaseline))
     grid = _grid(times, target, needed=on_grid)
-    risks = None if risk is None else scores.checked_risk(risk, target)
+    risks = None if risk is None else check_risk(risk, len(target))
     rows: list[_Row] = []
     if risks is not None:
         rows += _risk_rows(risks, target, train_target, grid, tau)
@@ -148,7 +152,7 @@ def _risk_rows(
     risk: Floats, test: SurvivalTarget, train: SurvivalTarget, grid: Floats, tau: float | None
 ) -> list[_Row]:
     if tau is not None and not tau > 0:
-        raise ValueError(f"tau must be > 0, got {tau}")
+        raise ValueError(f"expected tau > 0, got {tau}")
     end = float(min(train.time.max(initial=0), test.time.max(initial=0))) if tau is None else float(tau)
     return [
         _Row("harrell_c", math.nan, lambda i: scores.harrell(risk[i], test[i])),
@@ -174,15 +178,19 @@ def _curves(
 ) -> _Curves:
     if isinstance(survival, SurvivalCurve):
         if len(survival) != len(target):
-            raise ValueError(f"survival holds {len(survival)} patients, the target {len(target)}")
+            raise ValueError(
+                f"expected survival of {len(target)} patients, as the target, got {len(survival)}"
+            )
         s, own = (survival.at(t).detach().double().cpu().numpy() for t in (grid, target.time[:, None]))
         return _Curves(s, own[:, 0], _cut(target, survival.last_time))
     if isinstance(survival, BreslowBaseline):
         if risk is None:
-            raise ValueError("a BreslowBaseline needs risk: the log hazards of the patients")
+            raise ValueError(
+                "expected risk, the log hazards of the patients, beside a BreslowBaseline, got None"
+            )
         s, own = (survival.survival(risk, t).numpy() for t in (grid, target.time[:, None]))
         return _Curves(s, own[:, 0], _cut(target, survival.last_time))
-    s = scores.checked_survival(survival, target, grid)
+    s = check_probabilities(survival, (len(target), len(grid)))
     return _Curves(s, scores.own_survival(grid, s, target), _cut(target, max(grid, default=0.0)))
 
 
@@ -222,12 +230,12 @@ def _calibration_error(survival: Floats, test: SurvivalTarget, time: float, i: I
 def _grid(times: ArrayLike | None, test: SurvivalTarget, needed: bool) -> Floats:
     if times is None:
         if needed:
-            raise ValueError("survival needs times: the time of each of its columns")
+            raise ValueError("expected times, one for each column of survival, got None")
         seen = test.time[test.event]
         return np.unique(np.quantile(seen, [0.25, 0.5, 0.75])) if len(seen) else np.zeros(0)
     grid = np.atleast_1d(np.asarray(as_array(times), dtype=np.float64))
     if grid.ndim != 1 or not (np.diff(grid) > 0).all() or not (grid >= 0).all():
-        raise ValueError(f"times must be >= 0 and increase, got {grid.tolist()}")
+        raise ValueError(f"expected times that are >= 0 and increase, got {grid.tolist()}")
     return grid
 
 

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._inputs import as_array
+from healnet.survival._checks import Floats, as_array, check_least, check_nonnegative, column
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["KaplanMeier", "group_labels", "kaplan_meier", "logrank_p"]
-
-Floats = NDArray[np.float64]
 
 
 class KaplanMeier(NamedTuple):
@@ -41,9 +39,7 @@ class KaplanMeier(NamedTuple):
         return self._read(self.low, times), self._read(self.high, times)
 
     def _read(self, steps: Floats, times: ArrayLike) -> Floats:
-        asked = np.asarray(as_array(times), dtype=np.float64)
-        if not (asked >= 0).all():
-            raise ValueError("times must be >= 0 and not NaN")
+        asked = check_nonnegative(np.asarray(as_array(times), dtype=np.float64))
         values = steps[np.searchsorted(self.time, asked, side="right") - 1]
         return np.where((asked <= self.time[-1]) | (self.survival[-1] == 0), values, np.nan)
 
@@ -60,8 +56,7 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
         >>> kaplan_meier(SurvivalTarget([1, 2, 3, 4], [True, False, True, False])).survival.tolist()
         [1.0, 0.75, 0.75, 0.375, 0.375]
     """
-    if not len(target):
-        raise ValueError("a Kaplan-Meier estimate needs at least one patient, got none")
+    check_least("number of patients", len(target), 1)
     from sksurv.nonparametric import kaplan_meier_estimator
 
     time, survival, band = kaplan_meier_estimator(
@@ -83,10 +78,9 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     given = (
         as_array(groups).astype(object) if isinstance(groups, Tensor) else np.asarray(groups, dtype=object)
     )
-    if given.ndim == 2 and given.shape[1] == 1:
-        given = given[:, 0]
-    if given.shape != (len(target),):
-        raise ValueError(f"groups must have shape ({len(target)},), one per patient, got {given.shape}")
+    shape, given, n = given.shape, column(given), len(target)
+    if given.shape != (n,):
+        raise ValueError(f"expected groups of shape ({n},) or ({n}, 1), one value per patient, got {shape}")
     labels: NDArray[np.str_] = given.astype(str)
     missing = [
         i
@@ -95,8 +89,8 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     ]
     if missing:
         raise ValueError(
-            f"groups must name a group for every patient, got {labels[missing[0]]} at position {missing[0]} "
-            f"({len(missing)} of {len(target)} are missing)"
+            f"expected a group for every patient, got {labels[missing[0]]} at position {missing[0]} "
+            f"({len(missing)} of {n} are missing)"
         )
     return labels
 
@@ -125,9 +119,9 @@ def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
     """
     distinct, codes = np.unique(group_labels(groups, target), return_inverse=True)
     if len(distinct) < 2:
-        raise ValueError(f"a log-rank test needs at least two groups, got {len(distinct)}")
+        raise ValueError(f"expected at least two groups for a log-rank test, got {len(distinct)}")
     if not target.event.any():
-        raise ValueError("a log-rank test needs at least one event, got none")
+        raise ValueError("expected at least one event for a log-rank test, got none")
     from sksurv.compare import compare_survival
 
     return float(compare_survival(target.to_structured(), codes)[1])

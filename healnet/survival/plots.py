@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet._plotting import PALETTE, STYLES, despine, new_axes, readable, use_fonts
-from healnet.survival._inputs import as_array
-from healnet.survival._scores import checked_risk
+from healnet.survival._checks import as_array, check_risk
 from healnet.survival.calibration import Calibration
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.nonparametric import KaplanMeier, group_labels, kaplan_meier, logrank_p
@@ -224,7 +223,7 @@ def plot_risk_histogram(
     Raises:
         ValueError: another number of risks, risks that are not finite.
     """
-    values = checked_risk(risk, target)
+    values = check_risk(risk, len(target))
     ax = new_axes(6.0, 4.0) if ax is None else ax
     edges = np.histogram_bin_edges(values, bins).tolist()
     for seen, name, color, hatch in ((False, "censored", PALETTE[0], ""), (True, "event", PALETTE[1], "///")):

@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.survival._hazards import check_logits, log_hazards
-from healnet.survival._inputs import ArrayOrTensor, as_bins, as_event, as_vector, outputs_1d
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_bins,
+    as_event,
+    as_vector,
+    check_choice,
+    check_logits,
+    one_output,
+)
+from healnet.survival._hazards import log_hazards
 
 __all__ = ["ranking_loss"]
 
@@ -52,18 +60,15 @@ def ranking_loss(
         >>> ranking_loss(risk, torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, False]))
         tensor(0.6904)
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    check_choice("reduction", reduction, ("mean", "sum"))
     if sigma is not None and not sigma > 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
+        raise ValueError(f"expected sigma > 0, got {sigma}")
     if y is None:
-        risk = outputs_1d(outputs, "outputs (without y)")
+        risk = one_output(outputs, "outputs (without y)")
         cost = torch.sigmoid((risk.unsqueeze(0) - risk.unsqueeze(1)) / (sigma or 1.0))
     else:
         if outputs.dim() != 2:
-            raise ValueError(
-                f"outputs must be logits of shape (b, k) where y is given, got {tuple(outputs.shape)}"
-            )
+            raise ValueError(f"expected outputs of shape (b, k) where y is given, got {tuple(outputs.shape)}")
         logits = check_logits(outputs)
         bins = as_bins(y, logits.shape[1], logits)
         survival = log_hazards(logits)[0].cumsum(dim=1).exp()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_tensor, as_vector
+from healnet.survival._checks import ArrayOrTensor, as_event, as_tensor, as_vector, check_least, column
 
 __all__ = ["balanced_event_sampler"]
 
@@ -54,12 +54,12 @@ def balanced_event_sampler(
         >>> [event[batch].sum().item() for batch in batches]
         [1, 1]
     """
-    if batch_size < 1 or min_per_stratum < 1:
-        name, got = ("batch_size", batch_size) if batch_size < 1 else ("min_per_stratum", min_per_stratum)
-        raise ValueError(f"{name} must be at least 1, got {got}")
-    labels = as_tensor(event)
+    check_least("batch_size", batch_size, 1)
+    check_least("min_per_stratum", min_per_stratum, 1)
+    given = as_tensor(event)
+    labels = column(given)
     if labels.dim() != 1 or not len(labels):
-        raise ValueError(f"event must have shape (n,) with n >= 1, got {tuple(labels.shape)}")
+        raise ValueError(f"expected event of shape (n,) or (n, 1), n >= 1, got {tuple(given.shape)}")
     groups = None
     if strata is not None:
         groups = torch.unique(as_vector(strata, "strata", labels), return_inverse=True)[1].cpu().numpy()

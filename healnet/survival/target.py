@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.survival._inputs import as_array
+from healnet.survival._checks import check_labels, check_times
 
 __all__ = ["SurvivalTarget"]
 
@@ -104,7 +104,7 @@ class SurvivalTarget:
     def _fill(self, time: NDArray[np.float64], event: NDArray[np.bool_]) -> None:
         if len(time) != len(event):
             raise ValueError(
-                f"time and event must be of one length, got {len(time)} times and {len(event)} events"
+                f"expected time and event of one length, got {len(time)} times and {len(event)} events"
             )
         time, event = time.copy(), event.copy()  # the caller's arrays stay writable and cannot change ours
         time.flags.writeable = event.flags.writeable = False
@@ -123,43 +123,3 @@ class SurvivalTarget:
                 UserWarning,
                 stacklevel=3,  # whoever called the constructor or from_censorship
             )
-
-
-def check_times(time: ArrayLike) -> NDArray[np.float64]:
-    """(n,) float64, finite and >= 0, or a ValueError that says which is not."""
-    given = as_array(time)
-    try:
-        times = given.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"time must hold numbers, got {given.dtype}") from error
-    if times.ndim != 1:
-        raise ValueError(f"time must have one axis (n,), got shape {times.shape}")
-    wrong = np.flatnonzero(~(np.isfinite(times) & (times >= 0)))
-    if len(wrong):
-        raise ValueError(
-            f"time must be finite and >= 0, got {times[wrong[0]]:g} at position {wrong[0]} "
-            f"({len(wrong)} of {len(times)} are wrong)"
-        )
-    return times
-
-
-def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """(n,) bool from bool or exactly {0, 1}, or a ValueError that names the first other label."""
-    values = as_array(labels)
-    if values.dtype == object:
-        values = np.asarray(values.tolist())  # a pandas column of Python bools arrives as objects
-    if values.ndim != 1:
-        raise ValueError(f"{name} must have one axis (n,), got shape {values.shape}")
-    if values.dtype == np.bool_:
-        return values
-    if values.size == 0:
-        return values.astype(np.bool_)
-    if values.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must be bool or 0/1, got {values.dtype}")
-    wrong = np.flatnonzero((values != 0) & (values != 1))
-    if len(wrong):
-        raise ValueError(
-            f"{name} must be bool or exactly 0 or 1, got {values[wrong[0]]:g} at position {wrong[0]} "
-            f"({len(wrong)} of {len(values)} are wrong)"
-        )
-    return values.astype(np.bool_)

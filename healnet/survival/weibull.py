@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from healnet.survival._inputs import ArrayOrTensor, as_event, as_tensor, as_vector, exact, reduce, widen
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_event,
+    as_tensor,
+    as_vector,
+    check_times_at,
+    require,
+    widen,
+)
+from healnet.survival._losses import exact, reduce
 
 __all__ = ["weibull_nll", "weibull_parameters", "weibull_survival"]
 
@@ -48,11 +57,7 @@ def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
         tensor([[1.0000, 0.3679, 0.1353]])
     """
     outputs = _checked(outputs)
-    asked = as_tensor(times).to(outputs)
-    if asked.dim() not in (1, 2) or (asked.dim() == 2 and len(asked) != len(outputs)):
-        raise ValueError(f"times must have shape (t,) or ({len(outputs)}, t), got {tuple(asked.shape)}")
-    if not bool((asked >= 0).all()):
-        raise ValueError("times must be >= 0 and not NaN")
+    asked = check_times_at(as_tensor(times).to(outputs), len(outputs))
     at_start = asked == 0
     z = F.softplus(outputs[:, 1:]) * (torch.where(at_start, 1, asked).log() - outputs[:, :1])
     # From the tangent on S is 0 to every digit, and the clamp keeps 0 * inf out of its gradient.
@@ -95,12 +100,8 @@ def weibull_nll(
     raw = _checked(outputs)
     seen = as_event(event, raw)
     times = exact(as_vector(time, "time", raw))
-    if not bool((times >= 0).all()):
-        raise ValueError("time must be >= 0 and not NaN")
-    if bool((seen & (times == 0)).any()):
-        raise ValueError(
-            "an event at time 0 has an unbounded Weibull likelihood: times of events must be > 0"
-        )
+    times = require(times, times >= 0, "time to be >= 0")
+    times = require(times, ~seen | (times > 0), "time > 0 for events, whose likelihood is unbounded at 0")
     precise = exact(raw)
     shape = F.softplus(precise[:, 1])
     at_start = times == 0  # censored at 0: nothing was seen, the term is zero
@@ -115,6 +116,6 @@ def weibull_nll(
 def _checked(outputs: Tensor) -> Tensor:
     if outputs.dim() != 2 or outputs.shape[1] != 2:
         raise ValueError(
-            f"outputs must have shape (b, 2), log scale and raw shape, got {tuple(outputs.shape)}"
+            f"expected outputs of shape (b, 2), log scale and raw shape, got {tuple(outputs.shape)}"
         )
     return widen(outputs, "outputs")

@@ -55,13 +55,19 @@ def test_clear_starts_anew():
 
 def test_refused():
     collected = CoxAccumulator()
-    with pytest.raises(ValueError, match=r"^no patients were collected: call add before loss$"):
+    with pytest.raises(ValueError, match=r"^expected patients to be added before loss, got none$"):
         collected.loss()
-    with pytest.raises(ValueError, match=r"^time must have shape \(2,\), one per patient, got \(1,\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected time of shape \(2,\) or \(2, 1\), one value per patient, got \(1,\)$"
+    ):
         collected.add(torch.zeros(2), [1.0], [True, False])
     collected.add(torch.zeros(1), [1.0], [True], weights=[2.0])
-    with pytest.raises(ValueError, match=r"^weights must be given with every part or with none$"):
+    with pytest.raises(
+        ValueError, match=r"^expected weights with every part or with none, got some before, now none$"
+    ):
         collected.add(torch.zeros(1), [1.0], [True])
-    with pytest.raises(ValueError, match=r"^strata must be given with every part or with none$"):
+    with pytest.raises(
+        ValueError, match=r"^expected strata with every part or with none, got none before, now some$"
+    ):
         collected.add(torch.zeros(1), [1.0], [True], strata=[1], weights=[2.0])
     assert len(collected) == 1

@@ -132,52 +132,61 @@ def test_it_goes_through_json():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: BreslowBaseline.fit(torch.zeros(4), HAND), "got 4 log hazards for 5 patients"),
+        (
+            lambda: BreslowBaseline.fit(torch.zeros(4), HAND),
+            "expected a log hazard for each of 5 patients, got 4",
+        ),
         (
             lambda: BreslowBaseline.fit(torch.zeros(5, 2), HAND),
-            "log_hazard must have shape (b,) or (b, 1), got (5, 2)",
+            "expected log_hazard of shape (b,) or (b, 1), got (5, 2)",
         ),
         (
             lambda: BreslowBaseline.fit(torch.tensor([0.0, 0, float("nan"), 0, 0]), HAND),
-            "log_hazard must be finite, got nan",
+            "expected log_hazard to be finite, got nan",
         ),
         (
             lambda: BreslowBaseline.fit(torch.zeros(1), SurvivalTarget([1], [False])),
-            "a baseline needs at least one observed event, got none",
+            "expected at least one observed event, got none",
         ),
         (
             lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [[1.0], [2.0]]),
-            "times must have shape (t,) or (1, t), got (2, 1)",
+            "expected times of shape (t,) or (1, t), got (2, 1)",
         ),
         (
             lambda: BreslowBaseline.fit(torch.zeros(5), HAND).survival(torch.zeros(1), [-1.0]),
-            "times must be >= 0 and not NaN",
+            "expected times to be >= 0, got -1 at position 0 (1 of 1 are wrong)",
         ),
         (
             lambda: BreslowBaseline([1, 2], [0.1]),
-            "times and cumulative_hazard must have one shape (k,), k > 0, got (2,) and (1,)",
+            "expected times and cumulative_hazard of one shape (k,), k > 0, got (2,) and (1,)",
         ),
         (
             lambda: BreslowBaseline.fit(
                 torch.tensor([-1000.0, 1000.0]), SurvivalTarget([1, 2], [True, True])
             ),
-            "log hazards must lie within 600 of their mean, got one 1000 away: has the model diverged?",
+            "expected log hazards within 600 of their mean, got one 1000 away: has the model diverged?",
         ),
         (
             lambda: BreslowBaseline([2, 1], [0.1, 0.2]),
-            "times must be finite and ascend from >= 0, got [2. 1.]",
+            "expected times to be finite, >= 0 and ascending, got [2. 1.]",
         ),
         (
             lambda: BreslowBaseline([1, np.inf], [0.1, 0.2]),
-            "times must be finite and ascend from >= 0, got [ 1. inf]",
+            "expected times to be finite, >= 0 and ascending, got [ 1. inf]",
         ),
         (
             lambda: BreslowBaseline([1, 2], [0.2, 0.1]),
-            "cumulative_hazard must be finite and not fall, got [0.2 0.1]",
+            "expected cumulative_hazard to be finite, >= 0 and not falling, got [0.2 0.1]",
         ),
-        (lambda: BreslowBaseline([1], [-0.1]), "cumulative_hazard must be finite and not fall, got [-0.1]"),
-        (lambda: BreslowBaseline([1], [np.inf]), "cumulative_hazard must be finite and not fall, got [inf]"),
-        (lambda: BreslowBaseline([1], [0.1], np.nan), "centre must be finite, got nan"),
+        (
+            lambda: BreslowBaseline([1], [-0.1]),
+            "expected cumulative_hazard to be finite, >= 0 and not falling, got [-0.1]",
+        ),
+        (
+            lambda: BreslowBaseline([1], [np.inf]),
+            "expected cumulative_hazard to be finite, >= 0 and not falling, got [inf]",
+        ),
+        (lambda: BreslowBaseline([1], [0.1], np.nan), "expected center to be finite, got nan"),
     ],
 )
 def test_wrong_input_is_refused(call, message):

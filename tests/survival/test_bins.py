@@ -95,30 +95,38 @@ def test_edges_are_kept_apart_from_the_callers():
 
 
 FIT_REFUSED = [
-    (([1, 2], [False, False]), {}, "quantile bins need at least one observed event, got none"),
+    (([1, 2], [False, False]), {}, "expected at least one observed event for quantile bins, got none"),
     (
         ([5, 5, 5, 6], [True] * 4),
         {"num_bins": 2},
-        "4 events at 2 distinct times cannot fill 2 quantile bins: the edges would be [0, 5, 6]; take fewer bins, "
+        "expected events that fill 2 quantile bins, got 4 at 2 distinct times and edges [0, 5, 6]; take fewer bins, "
         "uniform bins, or give edges",
     ),
     (
         ([1, 2], [True, True]),
         {"num_bins": 4},
-        "2 events at 2 distinct times cannot fill 4 quantile bins: the edges would be [0, 1.25, 1.5, 1.75, 2]; take "
+        "expected events that fill 4 quantile bins, got 2 at 2 distinct times and edges [0, 1.25, 1.5, 1.75, 2]; take "
         "fewer bins, uniform bins, or give edges",
     ),
     (
         ([3, 3, 3], [True] * 3),
         {"num_bins": 2},
-        "3 events at 1 distinct times cannot fill 2 quantile bins: the edges would be [0, 3, 3]; take fewer bins, "
+        "expected events that fill 2 quantile bins, got 3 at 1 distinct times and edges [0, 3, 3]; take fewer bins, "
         "uniform bins, or give edges",
     ),
-    (([1, 2], [True, True]), {"num_bins": 0}, "num_bins must be at least 1, got 0"),
-    (([1, 2], [True, True]), {"method": "log"}, "method must be 'quantile' or 'uniform', got 'log'"),
-    (([0, 0], [True, True]), {"method": "uniform"}, "uniform bins need a time above 0"),
-    (([1, -2], [True, True]), {}, "time must be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)"),
-    (([1, 2], [0, 3]), {}, "event must be bool or exactly 0 or 1, got 3 at position 1 (1 of 2 are wrong)"),
+    (([1, 2], [True, True]), {"num_bins": 0}, "expected num_bins >= 1, got 0"),
+    (([1, 2], [True, True]), {"method": "log"}, "expected method 'quantile' or 'uniform', got 'log'"),
+    (([0, 0], [True, True]), {"method": "uniform"}, "expected a time above 0 for uniform bins, got none"),
+    (
+        ([1, -2], [True, True]),
+        {},
+        "expected time to be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)",
+    ),
+    (
+        ([1, 2], [0, 3]),
+        {},
+        "expected event to be bool or exactly 0 or 1, got 3 at position 1 (1 of 2 are wrong)",
+    ),
 ]
 
 
@@ -132,11 +140,11 @@ def test_fit_refuses(data, options, message):
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
-        ([1, 2], "edges must be finite and increase strictly from 0, got [1, 2]"),
-        ([0, 2, 2], "edges must be finite and increase strictly from 0, got [0, 2, 2]"),
-        ([0, np.inf], "edges must be finite and increase strictly from 0, got [0, inf]"),
-        ([0], "edges must be a list of at least two times, got shape (1,)"),
-        (4, "edges must be a list of at least two times, got shape ()"),
+        ([1, 2], "expected edges that are finite and increase strictly from 0, got [1, 2]"),
+        ([0, 2, 2], "expected edges that are finite and increase strictly from 0, got [0, 2, 2]"),
+        ([0, np.inf], "expected edges that are finite and increase strictly from 0, got [0, inf]"),
+        ([0], "expected edges of at least two times, got shape (1,)"),
+        (4, "expected edges of at least two times, got shape ()"),
     ],
 )
 def test_wrong_edges(edges, message):
@@ -145,9 +153,13 @@ def test_wrong_edges(edges, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("times", [[-1.0], [np.nan], torch.tensor([-1.0]), torch.tensor([torch.nan])])
+@pytest.mark.parametrize(
+    "times", [[0.0, -1.0], [0.0, np.nan], torch.tensor([0.0, -1.0]), torch.tensor([0.0, torch.nan])]
+)
 def test_wrong_times(times):
-    with pytest.raises(ValueError, match=r"^times must be >= 0 and not NaN$"):
+    with pytest.raises(
+        ValueError, match=r"^expected times to be >= 0, got (-1|nan) at position 1 \(1 of 2 are wrong\)$"
+    ):
         TimeBins([0, 1]).transform(times)
 
 

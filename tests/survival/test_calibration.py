@@ -91,13 +91,25 @@ def test_tied_predictions_share_a_group_and_lost_follow_up_is_undefined():
 def test_refused():
     target = SurvivalTarget([1, 2], [True, False])
     for refused, message in (
-        (lambda: d_calibration([0.5], target), "survival must have shape (2,) with n >= 1, got (1,)"),
-        (lambda: d_calibration([], target[:0]), "survival must have shape (0,) with n >= 1, got (0,)"),
-        (lambda: d_calibration([1.5, 0.5], target), "survival must hold probabilities in [0, 1]"),
-        (lambda: d_calibration([0.5, 0.5], target, 1), "num_bins must be at least 2, got 1"),
-        (lambda: calibration_groups([0.5], target, 1), "survival must have shape (2,) with n >= 1, got (1,)"),
-        (lambda: calibration_groups([0.5, np.nan], target, 1), "survival must hold probabilities in [0, 1]"),
-        (lambda: calibration_groups([0.5, 0.5], target, 1, 0), "num_groups must be at least 1, got 0"),
+        (
+            lambda: d_calibration([0.5], target),
+            "expected survival of shape (2,), one value per patient, got (1,)",
+        ),
+        (lambda: d_calibration([], target[:0]), "expected number of patients >= 1, got 0"),
+        (
+            lambda: d_calibration([1.5, 0.5], target),
+            "expected survival to hold probabilities in [0, 1], got 1.5 at position 0 (1 of 2 are wrong)",
+        ),
+        (lambda: d_calibration([0.5, 0.5], target, 1), "expected num_bins >= 2, got 1"),
+        (
+            lambda: calibration_groups([0.5], target, 1),
+            "expected survival of shape (2,), one value per patient, got (1,)",
+        ),
+        (
+            lambda: calibration_groups([0.5, np.nan], target, 1),
+            "expected survival to hold probabilities in [0, 1], got nan at position 1 (1 of 2 are wrong)",
+        ),
+        (lambda: calibration_groups([0.5, 0.5], target, 1, 0), "expected num_groups >= 1, got 0"),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             refused()

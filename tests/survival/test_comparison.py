@@ -56,11 +56,17 @@ def test_draws_without_pairs_are_left_out():
 def test_refused():
     target = SurvivalTarget([1, 2], [True, True])
     for arguments, message in (
-        (([1, 2], [1, 2], target, 0), "bootstrap must be at least 1, got 0"),
-        (([1], [1, 2], target), "risk_a must have shape (2,), one per patient, got (1,)"),
-        (([1, 2], [1, np.nan], target), "risk_b must be finite, got 1 values that are not"),
-        (([1, 2], [1, 2], SurvivalTarget([1, 2], [False, False])), "Harrell's C is undefined: no events"),
-        (([1, 2], [1, 2], target, 10, 95), "confidence must lie in (0, 1), got 95"),
+        (([1, 2], [1, 2], target, 0), "expected bootstrap >= 1, got 0"),
+        (([1], [1, 2], target), "expected risk_a of shape (2,) or (2, 1), one value per patient, got (1,)"),
+        (
+            ([1, 2], [1, np.nan], target),
+            "expected risk_b to be finite, got nan at position 1 (1 of 2 are wrong)",
+        ),
+        (
+            ([1, 2], [1, 2], SurvivalTarget([1, 2], [False, False])),
+            "expected risks and a target of which Harrell's C is defined, got no events",
+        ),
+        (([1, 2], [1, 2], target, 10, 95), "expected confidence in (0, 1), got 95"),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             compare(*arguments)

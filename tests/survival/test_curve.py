@@ -95,23 +95,23 @@ def test_half_precision_is_widened():
 def test_refused():
     ours = curve([[0.8, 0.4, 0.1]])
     refusals = [
-        (lambda: ours.at([[1.0], [2.0]]), "times must have shape (t,) or (1, t), got (2, 1)"),
-        (lambda: ours.at([-1.0]), "times must be >= 0 and not NaN"),
-        (lambda: ours.quantile(1.0), "p must lie in (0, 1), got 1.0"),
-        (lambda: ours.restricted_mean(41), "horizon must lie in (0, 40], the span of the bins, got 41"),
+        (lambda: ours.at([[1.0], [2.0]]), "expected times of shape (t,) or (1, t), got (2, 1)"),
+        (lambda: ours.at([-1.0]), "expected times to be >= 0, got -1 at position 0 (1 of 1 are wrong)"),
+        (lambda: ours.quantile(1.0), "expected p in (0, 1), got 1.0"),
+        (lambda: ours.restricted_mean(41), "expected horizon in (0, 40], the span of the bins, got 41"),
         (
             lambda: curve([[0.5, 0.4, 0.1]], "cubic"),
-            "interpolation must be 'linear' or 'exponential', got 'cubic'",
+            "expected interpolation 'linear' or 'exponential', got 'cubic'",
         ),
         (
             lambda: curve([[0.5, 0.4, 1.1]]),
-            "survival must hold probabilities in [0, 1] that do not rise from bin to bin",
+            "expected survival to hold probabilities in [0, 1] that do not rise from bin to bin",
         ),
         (
             lambda: curve([[0.1, 0.4, 0.5]]),
-            "survival must hold probabilities in [0, 1] that do not rise from bin to bin",
+            "expected survival to hold probabilities in [0, 1] that do not rise from bin to bin",
         ),
-        (lambda: curve([[0.5, 0.4]]), "survival must have shape (b, 3) for 3 bins, got (1, 2)"),
+        (lambda: curve([[0.5, 0.4]]), "expected survival of shape (b, 3) for 3 bins, got (1, 2)"),
     ]
     for refused, message in refusals:
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared

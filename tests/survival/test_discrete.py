@@ -261,7 +261,7 @@ def test_survival_with_bins_is_a_curve():
     logits = torch.log(torch.tensor([[1 / 3, 1.0]]))
     curve = survival_function(logits, TimeBins([0, 10, 30]))
     torch.testing.assert_close(curve.at([0, 5, 10, 20, 30]), torch.tensor([[1, 0.875, 0.75, 0.5625, 0.375]]))
-    with pytest.raises(ValueError, match=r"^survival must have shape \(b, 3\) for 3 bins, got \(1, 2\)$"):
+    with pytest.raises(ValueError, match=r"^expected survival of shape \(b, 3\) for 3 bins, got \(1, 2\)$"):
         survival_function(logits, TimeBins([0, 10, 20, 30]))
 
 
@@ -270,39 +270,45 @@ EVENT = torch.tensor([True, False])
 REFUSED = [
     (
         (torch.zeros(2), BINS, EVENT),
-        "logits must have shape (b, k), one per time bin, or (b, r, k) for r competing causes, got (2,)",
+        "expected logits of shape (b, k), one per time bin, or (b, r, k) for r competing causes, got (2,)",
     ),
-    ((torch.zeros(2, 3, dtype=torch.long), BINS, EVENT), "logits must be floating point, got torch.int64"),
+    (
+        (torch.zeros(2, 3, dtype=torch.long), BINS, EVENT),
+        "expected logits of floating point, got torch.int64",
+    ),
     (
         (torch.zeros(2, 3), BINS.float(), EVENT),
-        "y must hold the integer bin of each patient (TimeBins.transform), got torch.float32",
+        "expected y of integer bins, as TimeBins.transform gives them, got torch.float32",
     ),
     (
         (torch.zeros(2, 3), BINS + 2, EVENT),
-        "y must lie in 0..2 for logits of 3 bins, got values from 2 to 3",
+        "expected y in 0..2 for logits of 3 bins, got 3 at position 1 (1 of 2 are wrong)",
     ),
-    ((torch.zeros(2, 3), BINS[:1], EVENT), "y must have shape (2,), one per patient, got (1,)"),
+    (
+        (torch.zeros(2, 3), BINS[:1], EVENT),
+        "expected y of shape (2,) or (2, 1), one value per patient, got (1,)",
+    ),
     (
         (torch.zeros(2, 3), BINS, torch.tensor([1, 2])),
-        "event must be bool or exactly 0 or 1 (1 = the event was observed)",
+        "expected event to be bool or exactly 0 or 1, got 2 at position 1 (1 of 2 are wrong)",
     ),
     (
         (torch.zeros(2, 2, 3), BINS, torch.tensor([1, 3])),
-        "event must lie in 0..2 for 2 causes (0 = censored), got values from 1 to 3",
+        "expected event in 0..2 for 2 causes (0 = censored), got 3 at position 1 (1 of 2 are wrong)",
     ),
     (
         (torch.zeros(2, 2, 3), BINS, torch.tensor([1.0, 0.0])),
-        "event must hold integers, 0 = censored or the cause 1..2, got torch.float32",
+        "expected event of integers, 0 = censored or the cause 1..2, got torch.float32",
     ),
-    ((torch.zeros(2, 3), BINS, EVENT, 1.5), "alpha must lie in [0, 1], got 1.5"),
-    ((torch.zeros(2, 3), BINS, EVENT, 0.0, [1.0, 2.0]), "bin_weights must have shape (3,), got (2,)"),
+    ((torch.zeros(2, 3), BINS, EVENT, 1.5), "expected alpha in [0, 1], got 1.5"),
+    ((torch.zeros(2, 3), BINS, EVENT, 0.0, [1.0, 2.0]), "expected bin_weights of shape (3,), got (2,)"),
     (
         (torch.zeros(2, 3), BINS, EVENT, 0.0, [1.0, -2.0, 1.0]),
-        "bin_weights must be >= 0 and not all zero, got [1.0, -2.0, 1.0]",
+        "expected bin_weights to be >= 0, got -2 at position 1 (1 of 3 are wrong)",
     ),
     (
         (torch.zeros(2, 3), BINS, EVENT, 0.0, None, "max"),
-        "reduction must be 'mean', 'sum' or 'none', got 'max'",
+        "expected reduction 'mean', 'sum' or 'none', got 'max'",
     ),
 ]
 
@@ -316,10 +322,10 @@ def test_refused(arguments, message):
 
 def test_the_cross_entropy_and_the_incidence_take_one_kind_of_logits():
     with pytest.raises(
-        ValueError, match=r"^logits must have shape \(b, k\), one per time bin, got \(2, 2, 3\)$"
+        ValueError, match=r"^expected logits of shape \(b, k\), one per time bin, got \(2, 2, 3\)$"
     ):
         discrete_cross_entropy(torch.zeros(2, 2, 3), BINS, EVENT)
     with pytest.raises(
-        ValueError, match=r"^logits must have shape \(b, r, k\) for r competing causes, got \(2, 3\)$"
+        ValueError, match=r"^expected logits of shape \(b, r, k\) for r competing causes, got \(2, 3\)$"
     ):
         cumulative_incidence(torch.zeros(2, 3))

@@ -94,5 +94,5 @@ def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path):
 
 
 def test_a_reduction_per_patient_is_refused():
-    with pytest.raises(ValueError, match=r"^reduction must be 'mean' or 'sum' over processes, got 'none'$"):
+    with pytest.raises(ValueError, match=r"^expected reduction 'mean' or 'sum', got 'none'$"):
         distributed_cox_nll(torch.zeros(1), [1.0], [True], reduction="none")

@@ -111,8 +111,8 @@ def test_undefined_concordance_is_nan_and_says_why(event, reason):
 @pytest.mark.parametrize(
     ("risk", "message"),
     [
-        ([1.0], "risk must have shape (2,), one per patient, got (1,)"),
-        ([1.0, np.inf], "risk must be finite, got 1 values that are not"),
+        ([1.0], "expected risk of shape (2,) or (2, 1), one value per patient, got (1,)"),
+        ([1.0, np.inf], "expected risk to be finite, got inf at position 1 (1 of 2 are wrong)"),
     ],
 )
 def test_concordance_refuses(risk, message):
@@ -298,24 +298,27 @@ GOOD = simulated(8, n=20)
 REFUSED = [
     (
         {"risk": None, "survival": BreslowBaseline([1.0], [0.5])},
-        "a BreslowBaseline needs risk: the log hazards of the patients",
+        "expected risk, the log hazards of the patients, beside a BreslowBaseline, got None",
     ),
-    ({"risk": None}, "evaluate needs risk, survival, or both"),
-    ({"bootstrap": -1}, "bootstrap must be >= 0, got -1"),
-    ({"survival": np.ones((20, 2))}, "survival needs times: the time of each of its columns"),
+    ({"risk": None}, "expected risk, survival or both, got neither"),
+    ({"bootstrap": -1}, "expected bootstrap >= 0, got -1"),
+    ({"survival": np.ones((20, 2))}, "expected times, one for each column of survival, got None"),
     (
         {"survival": np.ones((20, 2)), "times": [1.0]},
-        "survival must have shape (20, 1), patients by times, got (20, 2)",
+        "expected survival of shape (20, 1), patients by times, got (20, 2)",
     ),
-    ({"survival": np.full((20, 1), 2.0), "times": [1.0]}, "survival must hold probabilities in [0, 1]"),
-    ({"times": [2.0, 1.0]}, "times must be >= 0 and increase, got [2.0, 1.0]"),
-    ({"times": [-1.0]}, "times must be >= 0 and increase, got [-1.0]"),
-    ({"risk": np.ones(3)}, "risk must have shape (20,), one per patient, got (3,)"),
-    ({"tau": 0.0}, "tau must be > 0, got 0.0"),
-    ({"confidence": 95}, "confidence must lie in (0, 1), got 95"),
+    (
+        {"survival": np.full((20, 1), 2.0), "times": [1.0]},
+        "expected survival to hold probabilities in [0, 1], got 2 at position 0 (20 of 20 are wrong)",
+    ),
+    ({"times": [2.0, 1.0]}, "expected times that are >= 0 and increase, got [2.0, 1.0]"),
+    ({"times": [-1.0]}, "expected times that are >= 0 and increase, got [-1.0]"),
+    ({"risk": np.ones(3)}, "expected risk of shape (20,) or (20, 1), one value per patient, got (3,)"),
+    ({"tau": 0.0}, "expected tau > 0, got 0.0"),
+    ({"confidence": 95}, "expected confidence in (0, 1), got 95"),
     (
         {"survival": survival_function(torch.zeros(3, 1), TimeBins([0, 1]))},
-        "survival holds 3 patients, the target 20",
+        "expected survival of 20 patients, as the target, got 3",
     ),
 ]
 

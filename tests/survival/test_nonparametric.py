@@ -52,16 +52,28 @@ def test_lifelines_log_rank(groups):
 def test_refused():
     target = SurvivalTarget([1, 2], [True, False])
     for refused, message in (
-        (lambda: kaplan_meier(target[:0]), "a Kaplan-Meier estimate needs at least one patient, got none"),
-        (lambda: kaplan_meier(target).at([-1]), "times must be >= 0 and not NaN"),
-        (lambda: kaplan_meier(target).at([np.nan]), "times must be >= 0 and not NaN"),
+        (lambda: kaplan_meier(target[:0]), "expected number of patients >= 1, got 0"),
+        (
+            lambda: kaplan_meier(target).at([-1]),
+            "expected times to be >= 0, got -1 at position 0 (1 of 1 are wrong)",
+        ),
+        (
+            lambda: kaplan_meier(target).at([np.nan]),
+            "expected times to be >= 0, got nan at position 0 (1 of 1 are wrong)",
+        ),
         (
             lambda: logrank_p(["a", None], target),
-            "groups must name a group for every patient, got None at position 1 (1 of 2 are missing)",
+            "expected a group for every patient, got None at position 1 (1 of 2 are missing)",
         ),
-        (lambda: logrank_p(["a"], target), "groups must have shape (2,), one per patient, got (1,)"),
-        (lambda: logrank_p(["a", "a"], target), "a log-rank test needs at least two groups, got 1"),
-        (lambda: logrank_p(["a", "b"], target[[1, 1]]), "a log-rank test needs at least one event, got none"),
+        (
+            lambda: logrank_p(["a"], target),
+            "expected groups of shape (2,) or (2, 1), one value per patient, got (1,)",
+        ),
+        (lambda: logrank_p(["a", "a"], target), "expected at least two groups for a log-rank test, got 1"),
+        (
+            lambda: logrank_p(["a", "b"], target[[1, 1]]),
+            "expected at least one event for a log-rank test, got none",
+        ),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             refused()

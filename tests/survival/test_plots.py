@@ -80,7 +80,7 @@ def test_a_p_value_is_written_where_it_is_asked_for():
     for wrong in (1.5, float("nan")):
         with pytest.raises(ValueError, match=rf"^expected p_value 'logrank' or in \[0, 1\], got {wrong}$"):
             plot_kaplan_meier(target, groups, p_value=wrong, ax=Figure().add_subplot())
-    with pytest.raises(ValueError, match=r"^a log-rank test needs at least two groups, got 1$"):
+    with pytest.raises(ValueError, match=r"^expected at least two groups for a log-rank test, got 1$"):
         plot_kaplan_meier(target, p_value="logrank", ax=Figure().add_subplot())
 
 
@@ -133,7 +133,7 @@ def test_without_a_unit_none_is_claimed(axes):
 
 
 def test_a_patient_without_a_group_is_refused(axes):
-    message = r"^groups must name a group for every patient, got nan at position 1 \(1 of 2 are missing\)$"
+    message = r"^expected a group for every patient, got nan at position 1 \(1 of 2 are missing\)$"
     with pytest.raises(ValueError, match=message):
         plot_kaplan_meier(SurvivalTarget([1, 2], [True, False]), ["a", np.nan], ax=axes)
 
@@ -159,7 +159,9 @@ def test_p_values(p, text):
 
 def test_groups_are_checked(axes):
     target = SurvivalTarget([1, 2], [True, False])
-    with pytest.raises(ValueError, match=r"^groups must have shape \(2,\), one per patient, got \(1,\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected groups of shape \(2,\) or \(2, 1\), one value per patient, got \(1,\)$"
+    ):
         plot_kaplan_meier(target, ["a"], ax=axes)
     with pytest.raises(ValueError, match=r"^order must name the groups \['a', 'b'\], got \['a', 'c'\]$"):
         plot_kaplan_meier(target, ["a", "b"], order=["a", "c"], ax=axes)
@@ -244,7 +246,9 @@ def test_risk_histogram(axes):
     expected = np.histogram(risk[~target.event], np.histogram_bin_edges(risk, 7))[0] / (~target.event).sum()
     np.testing.assert_allclose(heights, expected)
     assert axes.get_xlabel() == "Log hazard"
-    with pytest.raises(ValueError, match=r"^risk must have shape \(60,\), one per patient, got \(3,\)$"):
+    with pytest.raises(
+        ValueError, match=r"^expected risk of shape \(60,\) or \(60, 1\), one value per patient, got \(3,\)$"
+    ):
         plot_risk_histogram([1, 2, 3], target, ax=axes)
 
 

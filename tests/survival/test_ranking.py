@@ -97,12 +97,15 @@ def test_half_precision_is_computed_in_float32():
 
 
 REFUSED = [
-    ({"reduction": "none"}, "reduction must be 'mean' or 'sum', got 'none'"),
-    ({"sigma": 0.0}, "sigma must be > 0, got 0.0"),
-    ({"outputs": torch.zeros(2, 3)}, "outputs (without y) must have shape (b,) or (b, 1), got (2, 3)"),
-    ({"y": torch.tensor([0, 1])}, "outputs must be logits of shape (b, k) where y is given, got (2,)"),
-    ({"time": torch.zeros(3)}, "time must have shape (2,), one per patient, got (3,)"),
-    ({"event": torch.tensor([0.5, 1])}, "event must be bool or exactly 0 or 1 (1 = the event was observed)"),
+    ({"reduction": "none"}, "expected reduction 'mean' or 'sum', got 'none'"),
+    ({"sigma": 0.0}, "expected sigma > 0, got 0.0"),
+    ({"outputs": torch.zeros(2, 3)}, "expected outputs (without y) of shape (b,) or (b, 1), got (2, 3)"),
+    ({"y": torch.tensor([0, 1])}, "expected outputs of shape (b, k) where y is given, got (2,)"),
+    ({"time": torch.zeros(3)}, "expected time of shape (2,) or (2, 1), one value per patient, got (3,)"),
+    (
+        {"event": torch.tensor([0.5, 1])},
+        "expected event to be bool or exactly 0 or 1, got 0.5 at position 0 (1 of 2 are wrong)",
+    ),
 ]
 
 

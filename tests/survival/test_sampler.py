@@ -52,10 +52,10 @@ def test_in_a_data_loader():
 @pytest.mark.parametrize(
     ("event", "size", "message"),
     [
-        ([True], 0, "batch_size must be at least 1, got 0"),
-        ([], 2, "event must have shape (n,) with n >= 1, got (0,)"),
-        ([[True]], 2, "event must have shape (n,) with n >= 1, got (1, 1)"),
-        ([0, 2], 2, "event must be bool or exactly 0 or 1 (1 = the event was observed)"),
+        ([True], 0, "expected batch_size >= 1, got 0"),
+        ([], 2, "expected event of shape (n,) or (n, 1), n >= 1, got (0,)"),
+        ([[True, False]], 2, "expected event of shape (n,) or (n, 1), n >= 1, got (1, 2)"),
+        ([0, 2], 2, "expected event to be bool or exactly 0 or 1, got 2 at position 1 (1 of 2 are wrong)"),
     ],
 )
 def test_refused(event, size, message):
@@ -125,8 +125,8 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 @pytest.mark.parametrize(
     ("strata", "fewest", "message"),
     [
-        ([0, 1], 0, "min_per_stratum must be at least 1, got 0"),
-        ([0, 1, 1], 1, "strata must have shape (2,)"),
+        ([0, 1], 0, "expected min_per_stratum >= 1, got 0"),
+        ([0, 1, 1], 1, "expected strata of shape (2,) or (2, 1)"),
     ],
 )
 def test_strata_that_cannot_be_are_refused(strata, fewest, message):

@@ -88,20 +88,28 @@ def test_equal_by_content_pickles_and_prints():
 
 
 REFUSED = [
-    ([1.0, -2.0], [1, 0], "time must be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)"),
-    ([np.nan, np.inf], [1, 0], "time must be finite and >= 0, got nan at position 0 (2 of 2 are wrong)"),
-    (["a", "b"], [1, 0], "time must hold numbers, got <U1"),
-    ([[1.0]], [1], "time must have one axis (n,), got shape (1, 1)"),
-    ([1.0, 2.0], [1, 2], "event must be bool or exactly 0 or 1, got 2 at position 1 (1 of 2 are wrong)"),
+    ([1.0, -2.0], [1, 0], "expected time to be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)"),
+    (
+        [np.nan, np.inf],
+        [1, 0],
+        "expected time to be finite and >= 0, got nan at position 0 (2 of 2 are wrong)",
+    ),
+    (["a", "b"], [1, 0], "expected time of numbers, got <U1"),
+    ([[1.0, 2.0]], [1], "expected time of shape (n,) or (n, 1), got (1, 2)"),
+    (
+        [1.0, 2.0],
+        [1, 2],
+        "expected event to be bool or exactly 0 or 1, got 2 at position 1 (1 of 2 are wrong)",
+    ),
     (
         [1.0, 2.0],
         [1, np.nan],
-        "event must be bool or exactly 0 or 1, got nan at position 1 (1 of 2 are wrong)",
+        "expected event to be bool or exactly 0 or 1, got nan at position 1 (1 of 2 are wrong)",
     ),
-    ([1.0, 2.0], ["dead", "alive"], "event must be bool or 0/1, got <U5"),
-    ([1.0, 2.0], [True, None], "event must be bool or 0/1, got object"),
-    ([1.0, 2.0], [[True], [True]], "event must have one axis (n,), got shape (2, 1)"),
-    ([1.0, 2.0], [True], "time and event must be of one length, got 2 times and 1 events"),
+    ([1.0, 2.0], ["dead", "alive"], "expected event to be bool or exactly 0 or 1, got <U5"),
+    ([1.0, 2.0], [True, None], "expected event to be bool or exactly 0 or 1, got object"),
+    ([1.0, 2.0], [[True, False]], "expected event of shape (n,) or (n, 1), got (1, 2)"),
+    ([1.0, 2.0], [True], "expected time and event of one length, got 2 times and 1 events"),
 ]
 
 
@@ -113,7 +121,10 @@ def test_refused(time, event, message):
 
 
 def test_a_wrong_censorship_is_called_by_its_name():
-    with pytest.raises(ValueError, match=r"^censorship must be bool or exactly 0 or 1, got 3 at position 0"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected censorship to be bool or exactly 0 or 1, got 3 at position 0 \(1 of 1 are wrong\)$",
+    ):
         SurvivalTarget.from_censorship([1.0], [3])
 
 

@@ -130,9 +130,11 @@ def test_survival_at_a_hundred():
 
 def test_survival_is_refused_at_wrong_times():
     outputs = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match=r"^times must be >= 0 and not NaN$"):
+    with pytest.raises(
+        ValueError, match=r"^expected times to be >= 0, got -1 at position 0 \(1 of 1 are wrong\)$"
+    ):
         weibull_survival(outputs, [-1.0])
-    with pytest.raises(ValueError, match=r"^times must have shape \(t,\) or \(2, t\), got \(3, 1\)$"):
+    with pytest.raises(ValueError, match=r"^expected times of shape \(t,\) or \(2, t\), got \(3, 1\)$"):
         weibull_survival(outputs, [[1.0], [1.0], [1.0]])
 
 
@@ -144,14 +146,17 @@ def test_survival_at_each_patients_own_times():
 REFUSED = [
     (
         ([[0.0, 0.0, 0.0]], [1.0], [True]),
-        "outputs must have shape (b, 2), log scale and raw shape, got (1, 3)",
+        "expected outputs of shape (b, 2), log scale and raw shape, got (1, 3)",
     ),
-    (([[0.0, 0.0]], [-1.0], [True]), "time must be >= 0 and not NaN"),
+    (([[0.0, 0.0]], [-1.0], [True]), "expected time to be >= 0, got -1 at position 0 (1 of 1 are wrong)"),
     (
         ([[0.0, 0.0]], [0.0], [True]),
-        "an event at time 0 has an unbounded Weibull likelihood: times of events must be > 0",
+        "expected time > 0 for events, whose likelihood is unbounded at 0, got 0 at position 0 (1 of 1 are wrong)",
     ),
-    (([[0.0, 0.0]], [1.0, 2.0], [True]), "time must have shape (1,), one per patient, got (2,)"),
+    (
+        ([[0.0, 0.0]], [1.0, 2.0], [True]),
+        "expected time of shape (1,) or (1, 1), one value per patient, got (2,)",
+    ),
 ]
 
 
