@@ -35,12 +35,13 @@ def balanced_event_sampler(
     to no more than leave it `min_per_stratum` patients in each; other batches do without it. Batches keep to
     their size, which comes first where both cannot be (a stratum of one event and more patients than a batch).
 
-    Every pass takes one number from `generator`, so the batches do not depend on a loader's workers.
+    The batches of every pass are drawn at once from a generator of the sampler's own, so they do not depend on a
+    loader's workers.
 
     Args:
         event: (n,) bool, True = the event was observed.
         batch_size: Largest number of patients in a batch.
-        generator: Source of the order; by default one of the sampler's own, seeded from torch's global one now.
+        generator: Source of the seed, which is drawn now; torch's global generator by default.
         strata: (n,) numbers of the strata, as `cox_nll` takes them.
         min_per_stratum: Number of patients that a batch should have of each stratum in it.
 
@@ -81,7 +82,8 @@ class _EventBatches(Sampler[list[int]]):
         self.strata = strata
         self.num_batches = math.ceil(len(event) / batch_size)
         self.min_per_stratum = min_per_stratum
-        self.generator = generator or torch.Generator().manual_seed(_draw(None))
+        # Of its own: a loader draws from a generator that it shares with the sampler, and how often depends on its workers.
+        self.generator = torch.Generator().manual_seed(_draw(generator))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -105,14 +107,15 @@ class _EventBatches(Sampler[list[int]]):
     def _deal(
         self, members: NDArray[np.intp], share: int, batches: list[list[int]], rng: np.random.Generator
     ) -> None:
-        """Patients to the `share` smallest batches: events in turn, then whoever is left to the smallest of these."""
+        """Deal patients to the `share` smallest batches, or more where these have no room: events in turn, then the rest."""
         most = math.ceil(len(self.event) / self.num_batches)
         tie = rng.permutation(len(batches)).tolist()
-        sizes = [(len(batch), tie[place], place) for place, batch in enumerate(batches)]
-        chosen = sorted(sizes)[:share]
+        sizes = sorted((len(batch), tie[place], place) for place, batch in enumerate(batches))
+        rooms = np.cumsum([most - size for size, *_ in sizes])
+        chosen = sizes[: max(share, int(np.searchsorted(rooms, len(members))) + 1)]
         left = members[~self.event[members]].tolist()
         for number, patient in enumerate(members[self.event[members]].tolist()):
-            batch = batches[chosen[number % share][2]]
+            batch = batches[chosen[number % len(chosen)][2]]
             (batch if len(batch) < most else left).append(patient)
         for places in (chosen, sizes):  # where all of the chosen are full, to the smallest of all
             heap = [(len(batches[place]), order, place) for _, order, place in places]
