@@ -31,7 +31,7 @@ from healnet.explain import (
     to_geojson,
     top_patches,
 )
-from healnet.slides import Slide, extract_features, read_patches
+from healnet.slides import Slide, extract_features, quality_picture, read_patches
 from healnet.survival import BreslowBaseline, SurvivalTarget, concordance, cox_nll
 
 TILE, MPP, BAG, PATIENTS, STEPS = 64, 1.0, 24, 256, 150  # tiles of 64 pixels at 1 micron each
@@ -176,7 +176,8 @@ def main() -> None:
     if slide.mpp is None:
         parser.error(f"{path} does not say its microns per pixel: say it yourself, such as --mpp 0.25")
     tissue = slide.tissue()
-    Image.fromarray(tissue.picture).save(args.output / "tissue.png")
+    picture = quality_picture(tissue.rgb, (slide.width, slide.height), tissue=tissue, mpp=slide.mpp)
+    Image.fromarray(picture).save(args.output / "tissue.png")
     print(f"{slide}: {tissue.area_mm2:.2f} mm2 of tissue")
     (result,) = extract_features(
         [path],

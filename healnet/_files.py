@@ -1,4 +1,4 @@
-"""What every reader and writer of files needs: names that can be shown, whole files or none, packages asked for by name."""
+"""Atomic writes, paths as text, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def need(module: str, package: str, purpose: str) -> Any:
-    """Import a package that only some rooms need.
+    """Import a package that only some users need.
 
     Raises:
-        ImportError: the package is absent; says what needs it and what to install.
+        ImportError: The package is absent; says what needs it and what to install.
     """
     try:
         return importlib.import_module(module)
@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary file lies in the same folder, because only within one file system is a replacement atomic: a reader
     sees the old file or the whole new one, whenever the writer is killed. Its name is hidden, ends in ``.part`` and is
-    new every time, so that two writers never share one; `leftovers` finds those of killed writers.
+    new every time, so that two writers never share one; `leftovers` lists those of killed writers.
 
     Example:
         >>> import tempfile
@@ -63,8 +63,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def leftovers(path: Path) -> list[Path]:
-    """Temporary files that killed writers of `path` left beside it."""
-    prefix = f".{path.name}."
-    # Not a glob: names of slides may hold brackets and stars.
-    return sorted(p for p in path.parent.iterdir() if p.name.startswith(prefix) and p.name.endswith(".part"))
+def leftovers(*folders: Path) -> dict[Path, list[Path]]:
+    """Temporary files of `atomic_path` in some folders, by the file that they were to become.
+
+    They are those of killed writers and of writers still at work.
+    """
+    found: dict[Path, list[Path]] = {}
+    for folder in dict.fromkeys(folders):
+        for path in folder.iterdir():
+            if path.name.startswith(".") and path.name.endswith(".part"):
+                target = folder / path.name[1:].rsplit(".", 2)[0]
+                found.setdefault(target, []).append(path)
+    return found

@@ -14,7 +14,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == path.parent
-        assert leftovers(path) == [temporary]
+        assert leftovers(tmp_path) == {path: [temporary]}
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -34,11 +34,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_leftovers_are_those_of_one_file(tmp_path):
-    mine, other = tmp_path / ".a[1].h5.123.part", tmp_path / ".a[1].h5x.123.part"
-    for file in (mine, other, tmp_path / "a[1].h5"):
+def test_leftovers_are_known_by_the_file_that_they_were_to_become(tmp_path):
+    (tmp_path / "other").mkdir()
+    parts = [
+        tmp_path / ".a[1].h5.123.part",
+        tmp_path / ".a[1].h5.45.part",
+        tmp_path / "other" / ".a.h5.6.part",
+    ]
+    for file in (*parts, tmp_path / "a[1].h5", tmp_path / ".hidden"):
         file.touch()
-    assert leftovers(tmp_path / "a[1].h5") == [mine]
+    found = {target: sorted(files) for target, files in leftovers(tmp_path, tmp_path / "other").items()}
+    assert found == {tmp_path / "a[1].h5": parts[:2], tmp_path / "other" / "a.h5": parts[2:]}
 
 
 def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path):

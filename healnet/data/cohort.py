@@ -340,7 +340,6 @@ class Cohort:
         *,
         patient_of: Callable[[str], str] | None = None,
         workers: int | None = None,
-        cache: str | Path | None = None,
     ) -> Cohort:
         """The same patients with the patch files of their slides as one more modality.
 
@@ -353,7 +352,6 @@ class Cohort:
             patient_of: slide name -> patient id, as `lambda slide: slide[:12]` for TCGA; files of other patients are
                 left out.
             workers: processes that open files side by side; None decides by their number.
-            cache: a JSON file that remembers the checks for the next run.
 
         Raises:
             ValueError: a name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
@@ -372,9 +370,7 @@ class Cohort:
             in_folder = slides_of_patients(files, patient_of)
             wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
         found = find_slides(folder, files, wanted)
-        bags = Bags.of(
-            name, found, self._patients, workers=workers, cache=None if cache is None else Path(cache)
-        )
+        bags = Bags.of(name, found, self._patients, workers=workers)
         status = bags.report(self._patients)["status"].value_counts()
         log.info(
             "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())

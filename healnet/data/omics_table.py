@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from healnet._files import need, shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.slide_folder import slide_name
 from healnet.data.text_table import MAX_BYTES, TextTable, open_text_table
+from healnet.slides.slide_files import slide_name
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["SUFFIXES", "read_omics"]

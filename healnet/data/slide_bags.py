@@ -43,7 +43,6 @@ class Bags(Modality):
         patients: pd.Index,
         *,
         workers: int | None = None,
-        cache: Path | None = None,
     ) -> Bags:
         """Open every file, and check that they are of one kind.
 
@@ -52,7 +51,6 @@ class Bags(Modality):
             source: patient -> path, `PatchFile`, `SlideFile`, or several of them.
             patients: the cohort's.
             workers: see `open_files`.
-            cache: see `open_files`.
 
         Raises:
             ValueError: a file that cannot be used, that belongs to two patients, or whose features have another width
@@ -60,7 +58,7 @@ class Bags(Modality):
         """
         listed = [_several(source.get(patient)) for patient in patients]
         paths = [Path(entry) for entries in listed for entry in entries if isinstance(entry, str | Path)]
-        opened = dict(zip(paths, open_files(paths, workers=workers, cache=cache), strict=True))
+        opened = dict(zip(paths, open_files(paths, workers=workers), strict=True))
         slides = tuple(
             tuple(_as_slide(opened[Path(e)] if isinstance(e, str | Path) else e) for e in entries)
             for entries in listed

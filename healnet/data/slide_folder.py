@@ -7,25 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from healnet._files import shown
+from healnet.slides.slide_files import slide_name
 from healnet.slides.trident_clam_reader import PatchFile
 
-__all__ = ["SlideFile", "find_slides", "list_feature_files", "slide_name", "slides_of_patients"]
-
-# What slide ids in tables end in; only these are cut off, for the names themselves hold dots (TCGA's UUIDs).
-_EXTENSIONS = (
-    ".svs",
-    ".tif",
-    ".tiff",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".svslide",
-    ".vms",
-    ".vmu",
-    ".bif",
-    ".dcm",
-    ".czi",
-)
+__all__ = ["SlideFile", "find_slides", "list_feature_files", "slides_of_patients"]
 
 
 @dataclass(frozen=True)
@@ -96,14 +81,3 @@ def slides_of_patients(files: Iterable[str], patient_of: Callable[[str], str]) -
     for name in sorted(files):
         slides.setdefault(patient_of(name), []).append(name)
     return {patient: tuple(names) for patient, names in slides.items()}
-
-
-def slide_name(slide: str) -> str:
-    """A slide id without the extension of a slide file.
-
-    Example:
-        >>> slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7.svs"), slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7")
-        ('TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7', 'TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7')
-    """
-    path = Path(slide)
-    return slide[: -len(path.suffix)] if path.suffix.lower() in _EXTENSIONS else slide

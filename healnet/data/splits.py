@@ -10,8 +10,8 @@ from pathlib import Path
 from healnet._files import shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.slide_folder import slide_name
 from healnet.data.text_table import open_text_table
+from healnet.slides.slide_files import slide_name
 
 __all__ = ["Split", "read_splits"]
 

@@ -1,13 +1,18 @@
-"""Slides in, feature files out: tiles read by worker processes, encoded in batches, resumable at any moment."""
+"""Turn slides into feature files: tiles read by worker processes, encoded in batches, resumable at any moment."""
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
+import re
+import shutil
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +22,105 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
-from healnet._files import atomic_path, leftovers, need, shown
+from healnet._files import leftovers, shown
 from healnet.slides.feature_writer import (
     ExtractionSettings,
-    SlideReport,
-    finished_report,
-    write_features,
-    write_report,
+    FeatureFolder,
+    FeatureWriter,
+    Layout,
+    finished_result,
 )
+from healnet.slides.first_look import FirstLook, FirstLooks, ScoredTiles, SlideJob, SlideSizes
 from healnet.slides.progress_bar import SlideBar
-from healnet.slides.slide import Slide
-from healnet.slides.tile_encoder import Encoder, FeatureKind, TileEncoder, device_of
+from healnet.slides.quality_picture import quality_picture, write_jpeg
+from healnet.slides.quality_table import SlideResult, write_quality_table
+from healnet.slides.slide_files import match_slide_mpp, named_slides
+from healnet.slides.slide_locks import SlideLocks
+from healnet.slides.tile_encoder import Encoder, TileEncoder, device_of
 from healnet.slides.tiles import Tiles
+from healnet.slides.tissue_files import write_tissue
 
 __all__ = ["extract_features"]
 
 logger = logging.getLogger(__name__)
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+POLL = 1.0  # seconds between two looks at slides that other runs hold
+
 
 def extract_features(
     slides: Iterable[str | Path],
-    encoder: Encoder,
+    encoder: Encoder | Mapping[str, Encoder],
     output: str | Path,
     *,
     encoder_name: str | None = None,
-    size: int = 256,
+    size: int | None = None,
     mpp: float = 0.5,
     overlap: int = 0,
     tissue_fraction: float = 0.1,
+    min_sharpness: float = 0.0,
     slide_mpp: float | Mapping[str, float] | None = None,
+    coords: str | Path | None = None,
+    masks: str | Path | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    layout: Layout = "trident",
     batch_size: int = 64,
     num_workers: int = 2,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
-    shard: tuple[int, int] | None = None,
     progress: bool = True,
-) -> list[SlideReport]:
+) -> list[SlideResult]:
     """Encode the tissue of many slides, each to ``output/<slide>.h5`` in TRIDENT's format, as `read_patches` reads it.
 
     A file is there whole or not at all: kill the run at any moment and start it again with the same arguments; it goes on
-    with the first slide that has no file. A slide that fails is reported and passed over. At the end ``output/qc.csv`` has a
-    row for every slide (slide, tiles, tissue_mm2, seconds, error), and ``output/tissue/<slide>.jpg`` shows what was taken
-    for tissue. Two runs may fill one folder only if they take different slides, as shards do.
+    with the first slide that has no file. Any number of runs, on any number of machines, may be started on one folder with
+    the same slides: they share the work, slide by slide, and each returns when all slides are done. A slide that fails is
+    reported and passed over; a full disk stops the run. At the end ``output/qc.csv`` has a row for every slide (see
+    `SlideResult`), ``output/tissue/<slide>.jpg`` shows tissue, tiles and what was left out, and
+    ``output/tissue/<slide>.geojson`` has the tissue's outlines for QuPath, where they can be edited and used as `masks`.
 
     Args:
-        slides: files that OpenSlide reads; their names without suffix must differ.
-        encoder: (b, 3, size, size) to (b, d). A module is put into evaluation mode for the run, and back; it is not moved.
-        output: folder of the feature files; made if need be.
-        encoder_name: written into the files; the class or function's name by default.
-        size: side length of a tile in pixels.
-        mpp: microns per pixel of a tile; 0.5 is 20x.
-        overlap: of neighbouring tiles, in pixels.
-        tissue_fraction: least part of a tile that is tissue.
-        slide_mpp: microns per level-0 pixel, for all slides or by name, in the place of what their files say or do not.
-        transform: of one (3, size, size) uint8 tile to what the encoder takes, run by the workers. By default the encoder
-            gets float32 from 0 to 1, not normalised: what mean and deviation it was trained with, only its user knows.
-        batch_size: tiles per call of the encoder.
-        num_workers: processes that read tiles; 0 reads in this one.
-        device: of the tiles; by default where the encoder's parameters are.
-        autocast: type for mixed precision, as torch.bfloat16; None keeps full precision.
-        shard: (i, n) takes every n-th slide, by name, from the i-th on; give all shards the same slides. By default
-            torchrun's RANK and WORLD_SIZE, or all slides.
-        progress: show a bar with slides, tiles per second and time left.
+        slides: Files that `Slide` reads; their names without suffix must differ.
+        encoder: Callable from (b, 3, size, size) to (b, d), or several by name, for which the pixels are read once and
+            features go to ``output/features_<name>/`` (TRIDENT) or ``output/<name>/`` (CLAM). A module is put into
+            evaluation mode for the run, and back; it is not moved.
+        output: Folder of the feature files; made if need be.
+        encoder_name: Name written into the files; the class or function's name by default.
+        size: Side length of a tile in pixels; by default 256, or that of `coords`.
+        mpp: Microns per pixel of a tile; 0.5 is 20x. Not used with `coords`.
+        overlap: Overlap of neighboring tiles, in pixels.
+        tissue_fraction: Least part of a tile that is tissue.
+        min_sharpness: Least `sharpness` of a tile; blurrier ones are left out. See the median in ``qc.csv`` first.
+        slide_mpp: Microns per level-0 pixel, for all slides or by name, in the place of what their files say or do not.
+        coords: Folder of coordinates that exist: CLAM's ``patches/`` or TRIDENT's. Tiles lie there, and no tissue is looked
+            for. A slide without a file fails.
+        masks: Folder of tissue masks in the place of the tissue that would be found: ``<slide>.geojson`` of polygons, as
+            QuPath exports annotations, or ``<slide>.png``.
+        transform: Function of one (3, size, size) uint8 tile to what the encoder takes, run by the workers. By default the
+            encoder gets float32 from 0 to 1; pass a transform, or wrap the encoder, to apply its normalization.
+        layout: "trident", or "clam" for ``h5_files/``, ``pt_files/`` and ``patches/``, as CLAM's own loaders expect.
+        batch_size: Tiles per call of the encoder.
+        num_workers: Processes that read tiles. With 0 this process reads them, and ends with a slide that crashes OpenSlide.
+        device: Device of the tiles; by default that of the encoder's parameters.
+        autocast: Type for mixed precision, as torch.bfloat16; None keeps full precision.
+        progress: Show a bar with slides, tiles per second and time left.
 
     Returns:
-        A report for each slide of this shard, in the order of names.
+        The result of each slide, in the order of names.
 
     Raises:
-        ValueError: two slides of one name, settings that cannot be or differ from those of files in `output`, an encoder
-            that does not return (b, d) floating point.
-        ImportError: OpenSlide or h5py is absent.
+        ValueError: Two slides of one name, settings that cannot be or differ from those of files in `output`, an encoder
+            that does not return (b, d) finite floating point, or whose features differ from run to run.
+        OSError: The disk is full; says for which file and how much room it needs.
 
-    Example, with a torchvision model that was trained on normalised pictures::
+    Example, with a torchvision model that was trained on normalized pictures::
 
-        model = torchvision.models.resnet50(weights="DEFAULT").cuda()
+        model = torchvision.models.resnet50(weights="DEFAULT").cuda().eval()
         model.fc = torch.nn.Identity()
-        normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         extract_features(
             sorted(Path("slides").glob("*.svs")),
-            lambda tiles: model.eval()(normalise(tiles)),
+            torch.nn.Sequential(normalize, model),
             "features",
             encoder_name="resnet50",
             device="cuda",
@@ -104,100 +128,333 @@ def extract_features(
         )
         bag = read_patches("features/slide-1.h5")
     """
-    need("openslide", "openslide-python openslide-bin", "reading slides")
-    need("h5py", "h5py", "writing feature files")
-    name = encoder_name or str(getattr(encoder, "__name__", type(encoder).__name__))
-    settings = ExtractionSettings(name, size, mpp, overlap, tissue_fraction)
-    index, count = _shard(shard)
-    mine = _named(slides)[index::count]
-    scales = {name: slide_mpp.get(name) if isinstance(slide_mpp, Mapping) else slide_mpp for name, _ in mine}
+    if coords is not None and masks is not None:
+        raise ValueError("expected coords or masks, got both")
+    own = coords is None
+    settings = ExtractionSettings(
+        (size or 256) if own else size,
+        mpp if own else None,
+        overlap if own else 0,
+        tissue_fraction if own else 0.0,
+        min_sharpness,
+    )
+    places = {"coords": None if own else Path(str(coords)), "masks": None if masks is None else Path(masks)}
+    named = named_slides(slides)
+    scales = match_slide_mpp(slide_mpp, [name for name, _ in named])
+    jobs = {name: SlideJob(name, path, scales[name], **places) for name, path in named}
+    encoders = _by_name(encoder, encoder_name)
     output = Path(output)
     (output / "tissue").mkdir(parents=True, exist_ok=True)
-    reports: dict[str, SlideReport] = {}
-    for slide_name, _ in mine:
-        target = _target(output, slide_name)
-        for file in leftovers(target):
-            file.unlink(missing_ok=True)
-        report = finished_report(target, settings, scales[slide_name])
-        if report is not None:
-            reports[slide_name] = report
-    with evaluating(encoder), torch.inference_mode():
-        encode = TileEncoder(encoder, device_of(encoder, device), autocast)
-        kind = encode.probe(size, transform)
-        loader = partial(
-            DataLoader,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            pin_memory=encode.device.type == "cuda",
-        )
+    with torch.inference_mode(), ExitStack() as stack:
+        for one in encoders.values():
+            stack.enter_context(evaluating(one))
+        folders = []
+        for name, one in encoders.items():
+            place = (
+                output / (name if layout == "clam" else f"features_{name}")
+                if isinstance(encoder, Mapping)
+                else output
+            )
+            encode = TileEncoder(one, device_of(one, device), autocast)
+            folder = FeatureFolder(place, name, encode, encode.probe(settings.size or 256, transform), layout)
+            for file in folder.files("any"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            folders.append(folder)
+        run = _Run(jobs, settings, folders, output, transform, batch_size, num_workers)
+        run.adopt_finished()
+        stack.enter_context(_stopped_by_signals())
+        stack.callback(run.write_table)  # Ctrl-C and signals too leave a table of what was done
+        locks = stack.enter_context(SlideLocks(output))
+        bar = stack.enter_context(SlideBar(len(jobs), len(run.results), progress))
+        run.share(locks, bar)
+    return run.in_order()
+
+
+@dataclass
+class _Run:
+    """The state of one run: what it has to do, how, and what is done."""
+
+    jobs: dict[str, SlideJob]
+    settings: ExtractionSettings
+    folders: list[FeatureFolder]
+    output: Path
+    transform: Callable[[Tensor], Tensor] | None
+    batch_size: int
+    num_workers: int
+
+    def __post_init__(self) -> None:
+        self.results: dict[str, SlideResult] = {}
+
+    def in_order(self) -> list[SlideResult]:
+        """The results so far, in the order of the slides."""
+        return [self.results[name] for name in self.jobs if name in self.results]
+
+    def write_table(self) -> None:
+        """Write ``qc.csv``; a disk without room for it is logged, and hides no other error."""
         try:
-            with SlideBar(len(mine), len(reports), progress) as bar:
-                for slide_name, path in mine:
-                    if slide_name in reports:
-                        continue
-                    reports[slide_name] = _extract_slide(
-                        path,
-                        _target(output, slide_name),
-                        scales[slide_name],
-                        settings,
-                        kind,
-                        transform,
-                        loader,
-                        encode,
-                        bar,
+            write_quality_table(self.output / "qc.csv", self.in_order())
+        except OSError as error:
+            logger.error("%s: not written (%s)", shown(self.output / "qc.csv"), error)
+
+    def adopt_finished(self) -> None:
+        """Take over what earlier runs finished.
+
+        Raises:
+            ValueError: Files of other settings or another encoder; nothing has been done yet.
+        """
+        there = [
+            job
+            for job in self.jobs.values()
+            if any(folder.path(job.name).exists() for folder in self.folders)
+        ]
+        for job, size in zip(there, self._sizes(there), strict=True):
+            self._adopt(job, size)
+
+    def _sizes(self, jobs: list[SlideJob]) -> list[tuple[int, int] | None]:
+        workers = min(self.num_workers, len(jobs))
+        try:
+            return list(
+                DataLoader(SlideSizes(jobs), batch_size=None, collate_fn=_as_it_is, num_workers=workers)
+            )
+        except (
+            RuntimeError
+        ):  # a slide that ends the process that opens it cannot have been replaced by a sound one
+            return [None] * len(jobs)
+
+    def share(self, locks: SlideLocks, bar: SlideBar) -> None:
+        """Do every slide that no other run does, then those that other runs gave up, until all are done."""
+        waiting = [name for name in self.jobs if name not in self.results]
+        while waiting:
+            held: list[str] = []
+            looks, parts = _Looks(self, waiting), None
+            for name in waiting:
+                if not locks.take(name):
+                    held.append(name)
+                    continue
+                parts = self._leftovers() if parts is None else parts
+                try:
+                    self._do(self.jobs[name], looks, bar, parts)
+                finally:
+                    locks.release(name)
+            if len(held) == len(waiting):
+                time.sleep(POLL)
+            waiting = held
+
+    def _leftovers(self) -> dict[Path, list[Path]]:
+        places = [file.parent for folder in self.folders for file in folder.files("any")]
+        return leftovers(*places, self.output / "tissue")
+
+    def _do(self, job: SlideJob, looks: _Looks, bar: SlideBar, parts: dict[Path, list[Path]]) -> None:
+        """One slide, unless another run has finished it meanwhile."""
+        if self._adopt(job, None):
+            bar.finish(0, 0)
+            return
+        pictures = [self.output / "tissue" / f"{job.name}{suffix}" for suffix in (".jpg", ".geojson")]
+        for file in [*pictures, *(file for folder in self.folders for file in folder.files(job.name))]:
+            for part in parts.get(file, []):  # of a killed run: this one has the slide's lock
+                part.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        progress = _Progress()
+        try:
+            notes = self._encode(job, looks.of(job), bar, progress, begin)
+            error = ""
+        except Exception as failure:  # whatever one slide holds, the others are worth going on for
+            if isinstance(failure, OSError) and failure.errno in NO_ROOM:
+                raise
+            error = _error_line(failure, job.path)
+            notes = progress.notes
+            _release(failure)
+            logger.error("%s: %s", job.name, error, exc_info=logger.isEnabledFor(logging.DEBUG))
+        finally:
+            bar.finish(progress.done, progress.of)
+        notes = dict.fromkeys(SlideResult.numbers(), float("nan")) | notes
+        notes["seconds"] = time.perf_counter() - begin
+        self.results[job.name] = SlideResult(job.name, 0 if error else progress.kept, error=error, **notes)
+
+    def _adopt(self, job: SlideJob, size: tuple[int, int] | None) -> bool:
+        """Whether a slide is finished; then its result is taken over."""
+        found = []
+        for folder in self.folders:
+            if not folder.path(job.name).exists():
+                continue
+            try:
+                found.append(
+                    finished_result(
+                        folder, job.name, self.settings, job.selection(), slide_mpp=job.mpp, slide_size=size
                     )
-        finally:  # Ctrl-C too leaves a table of what was done
-            done = [reports[slide_name] for slide_name, _ in mine if slide_name in reports]
-            write_report(output / ("qc.csv" if count == 1 else f"qc_{index}_of_{count}.csv"), done)
-    return done
+                )
+            except OSError as error:  # a file that cannot be read is not replaced
+                self.results[job.name] = _failed(job.name, _error_line(error, job.path))
+                return True
+        if len(found) < len(self.folders) or None in found:
+            return False
+        self.results[job.name] = next(result for result in found if result is not None)
+        return True
+
+    def _encode(
+        self, job: SlideJob, look: FirstLook, bar: SlideBar, progress: _Progress, begin: float
+    ) -> dict[str, float]:
+        """Read, encode and write one slide; returns the numbers of its row."""
+        tiles, tissue = look.tiles, look.tiles.tissue
+        missing = [folder for folder in self.folders if not folder.path(job.name).exists()] or self.folders
+        progress.of = len(tiles)
+        notes = progress.notes
+        if tissue is not None:
+            notes["tissue_mm2"], notes["pen"] = tissue.area_mm2, tissue.pen_share
+        room = _room(missing, tiles)
+        _refuse_full_disk(self.output, missing[0].path(job.name), room)
+        try:
+            with ExitStack() as stack:
+                selection = job.selection()
+                writers = [
+                    stack.enter_context(FeatureWriter.writing(folder, tiles, self.settings, selection))
+                    for folder in missing
+                ]
+                scores = []
+                for batch, sharp in self._loader(tiles):
+                    keep = sharp >= self.settings.min_sharpness
+                    kept = batch if keep.all() else batch[keep]
+                    if len(kept):
+                        for folder, writer in zip(missing, writers, strict=True):
+                            writer.append(folder.encode(kept))
+                    scores.append(sharp.numpy())
+                    progress.done += len(batch)
+                    progress.kept += len(kept)
+                    bar.advance(job.name, len(batch), len(tiles))
+                sharpness = np.concatenate(scores) if scores else np.empty(0)
+                rows = sharpness >= self.settings.min_sharpness
+                notes["blur"] = 1 - float(rows.mean()) if len(rows) else 0.0
+                notes["sharpness"] = float(np.median(sharpness)) if len(rows) else float("nan")
+                notes["seconds"] = time.perf_counter() - begin
+                self._write_pictures(look, rows)
+                for writer in writers:
+                    writer.finish(rows, notes)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise _full_disk(missing[0].path(job.name), room, error.errno) from error
+            raise
+        return notes
+
+    def _loader(self, tiles: Tiles) -> DataLoader[Any]:
+        return DataLoader(
+            ScoredTiles(tiles, self.transform),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=any(folder.encode.device.type == "cuda" for folder in self.folders),
+        )
+
+    def _write_pictures(self, look: FirstLook, kept: np.ndarray[Any, Any]) -> None:
+        tiles, slide = look.tiles, look.tiles.slide
+        picture = quality_picture(
+            look.overview,
+            (slide.width, slide.height),
+            tissue=tiles.tissue,
+            coords=tiles.coords,
+            kept=kept,
+            footprint=tiles.footprint,
+            mpp=slide.mpp,
+        )
+        write_jpeg(self.output / "tissue" / f"{slide.name}.jpg", picture)
+        if tiles.tissue is not None:
+            write_tissue(self.output / "tissue" / f"{slide.name}.geojson", tiles.tissue)
 
 
-def _extract_slide(
-    path: Path,
-    target: Path,
-    own_mpp: float | None,
-    settings: ExtractionSettings,
-    kind: FeatureKind,
-    transform: Callable[[Tensor], Tensor] | None,
-    loader: Callable[[Tiles], DataLoader[Tensor]],
-    encode: TileEncoder,
-    bar: SlideBar,
-) -> SlideReport:
-    begin = time.perf_counter()
-    tiles: Tiles | None = None
-    done, error = 0, ""
-    root: dict[str, float] = {}
-    try:
-        with Slide(path, mpp=own_mpp) as slide:
-            tiles = settings.tiles(slide)
-            if tiles.tissue is not None:
-                root["tissue_mm2"] = tiles.tissue.area_mm2
-                _save_picture(target.parent / "tissue" / f"{slide.name}.jpg", tiles.tissue.picture)
+class _Progress:
+    """How far a slide has come, which the report of a failure needs too."""
 
-            def batches() -> Iterator[np.ndarray[Any, Any]]:
-                nonlocal done
-                for batch in loader(tiles if transform is None else tiles.with_transform(transform)):
-                    features = encode(batch)
-                    yield features
-                    done += len(features)
-                    bar.advance(slide.name, len(features), len(tiles))
-                root["seconds"] = time.perf_counter() - begin
+    def __init__(self) -> None:
+        self.done = self.kept = self.of = 0
+        self.notes: dict[str, float] = {}
 
-            with atomic_path(target) as temporary:
-                write_features(temporary, tiles, batches(), kind, settings, root)
-    except Exception as failure:  # whatever one slide holds, the others are worth going on for
-        error = _last_line(failure)
-        _release(failure)
-        logger.error("%s: %s", target.stem, error, exc_info=logger.isEnabledFor(logging.DEBUG))
-    finally:
-        bar.finish(done, len(tiles) if tiles is not None else 0)
-    return SlideReport(
-        target.stem,
-        0 if error else done,
-        root.get("tissue_mm2", float("nan")),
-        time.perf_counter() - begin,
-        error,
+
+class _Looks:
+    """First looks at slides, each by a process of its own, one slide ahead of the encoder."""
+
+    def __init__(self, run: _Run, names: list[str]) -> None:
+        self._run, self._names = run, names
+        self._ahead: tuple[str, Iterator[FirstLook]] | None = None
+
+    def of(self, job: SlideJob) -> FirstLook:
+        """The first look at a slide; that at the next begins.
+
+        Raises:
+            ValueError: The process died, or what looking raised.
+        """
+        name, look = self._ahead or ("", iter(()))
+        self._ahead = None
+        if name != job.name:
+            look = self._begin(job)
+        result = next(look)
+        del look  # before the next worker is forked, which would inherit it
+        following = self._names[self._names.index(job.name) + 1 :]
+        if following and self._run.num_workers:
+            self._ahead = (following[0], self._begin(self._run.jobs[following[0]]))
+        return result
+
+    def _begin(self, job: SlideJob) -> Iterator[FirstLook]:
+        looks = FirstLooks([job], self._run.settings)
+        workers = min(1, self._run.num_workers)
+        return iter(DataLoader(looks, batch_size=None, collate_fn=_as_it_is, num_workers=workers))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _by_name(encoder: Encoder | Mapping[str, Encoder], name: str | None) -> dict[str, Encoder]:
+    if isinstance(encoder, Mapping):
+        if not encoder or name is not None:
+            raise ValueError("expected at least one encoder by name, and no encoder_name beside them")
+        return dict(encoder)
+    name = name or str(getattr(encoder, "__name__", type(encoder).__name__))
+    if name in ("<lambda>", "partial"):
+        raise ValueError(f"expected encoder_name for an encoder without a name of its own, got {name}")
+    return {name: encoder}
+
+
+def _room(folders: list[FeatureFolder], tiles: Tiles) -> int:
+    """Bytes that the files of a slide need, about."""
+    copies = sum(
+        folder.kind.dim * folder.kind.dtype.itemsize * (2 if folder.layout == "clam" else 1)
+        for folder in folders
     )
+    return len(tiles) * (copies + 16 * len(folders)) + (1 << 16)
+
+
+def _refuse_full_disk(folder: Path, path: Path, room: int) -> None:
+    if shutil.disk_usage(folder).free < room:
+        raise _full_disk(path, room, errno.ENOSPC)
+
+
+def _full_disk(path: Path, room: int, number: int | None) -> OSError:
+    return OSError(
+        number, f"no room on the disk: the files of this slide need {room / 1e6:.1f} MB", shown(path)
+    )
+
+
+def _failed(name: str, error: str) -> SlideResult:
+    numbers = dict.fromkeys(SlideResult.numbers(), float("nan"))
+    return SlideResult(name, 0, error=error, **numbers)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is done at its end is done."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A handler of the user's own stays, and so does nohup's ignoring; threads cannot set any.
+    main = threading.current_thread() is threading.main_thread()
+    mine = [number for number in names if main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _release(failure: BaseException | None) -> None:
@@ -211,36 +468,13 @@ def _release(failure: BaseException | None) -> None:
         failure = failure.__cause__ or failure.__context__
 
 
-def _last_line(failure: Exception) -> str:
-    """The error as one line; of an error that a worker sends with its traceback, the line that names it."""
-    lines = str(failure).strip().splitlines() or [""]
-    return lines[-1] if len(lines) > 1 else f"{type(failure).__name__}: {lines[0]}"
-
-
-def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
-    if shard is None:
-        torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-        shard = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if torchrun else (0, 1)
-    if not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"expected a shard (i, n) with 0 <= i < n, got {shard}")
-    return shard
-
-
-def _named(slides: Iterable[str | Path]) -> list[tuple[str, Path]]:
-    """Names and paths in the order of names, which every shard agrees on."""
-    named: dict[str, Path] = {}
-    for path in map(Path, slides):
-        other = named.setdefault(path.stem, path)
-        if other != path:
-            raise ValueError(f"expected slides of different names, got {shown(other)} and {shown(path)}")
-    return sorted(named.items())
-
-
-def _target(output: Path, name: str) -> Path:
-    return output / f"{name}.h5"
-
-
-def _save_picture(path: Path, picture: np.ndarray[Any, Any]) -> None:
-    image = need("PIL.Image", "Pillow", "the tissue picture")
-    with atomic_path(path) as temporary:
-        image.fromarray(picture).save(temporary, format="JPEG", quality=85)
+def _error_line(failure: Exception, path: Path) -> str:
+    """The error as one line: its first, and of an error that a worker sends with its traceback the line that names it."""
+    text = str(failure).strip()
+    if re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", text):
+        return f"{type(failure).__name__}: {shown(path)}: the process that read it died ({text.rstrip('. ')})"
+    if text.startswith("Caught ") and "Traceback (most recent call last)" in text:
+        # Below the last frame, whose lines are indented, the error begins at the margin.
+        below = text[text.rindex('\n  File "') :].splitlines()[2:]
+        return next(line for line in [*below, text] if line and not line.startswith(" "))
+    return f"{type(failure).__name__}: {text.splitlines()[0] if text else ''}"

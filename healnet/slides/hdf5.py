@@ -1,4 +1,4 @@
-"""The HDF5 side of `read_patches`: datasets checked before they are trusted, and rows read in blocks."""
+"""Read HDF5 datasets that may be damaged or hostile: checked before they are trusted, and read in blocks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from healnet._files import need, shown
+from healnet._files import shown
 from healnet.slides.patch_rows import Array, Rows, count_rows, table_shape
 
 __all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5", "reading_h5"]
 
+MAX_CHUNK = 1 << 28  # bytes; tools of the field write chunks of one row up to 1 MiB
 MANY = 16  # values of an attribute; the longest that is read has two
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
@@ -27,10 +29,8 @@ def open_h5(path: Path) -> Any:
     """Open an HDF5 file for reading.
 
     Raises:
-        ImportError: h5py is absent.
-        OSError: not an HDF5 file, or a truncated one.
+        OSError: Not an HDF5 file, or a truncated one.
     """
-    h5py = need("h5py", "h5py", "reading HDF5 feature files")
     # Files are replaced whole and never written in place, so no lock is needed; network disks often offer none.
     return h5py.File(path, "r", locking=False)
 
@@ -42,15 +42,12 @@ def reading_h5(path: Path, expected: str) -> Iterator[Any]:
     HDF5 answers damage with a dozen types, ValueError without a file's name among them.
 
     Raises:
-        ImportError: h5py is absent.
         ValueError: "<path>: expected <expected>, got a damaged HDF5 file (...)", or what the block itself raised with the
             path in front.
     """
     try:
         with open_h5(path) as file:
             yield file
-    except ImportError:
-        raise
     except Exception as error:
         if str(error).startswith(f"{shown(path)}: "):
             raise
@@ -100,18 +97,18 @@ def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = No
     """The rows of a dataset, once its type, shape and presence in the file are certain.
 
     Args:
-        path: of the open `file`, for messages.
-        file: an open HDF5 file.
-        name: of the dataset.
-        kinds: NumPy's letters of the types that will do, as "f" or "iu".
-        width: number of columns, if it is known beforehand.
+        path: Path of the open `file`, for messages.
+        file: Open HDF5 file.
+        name: Name of the dataset.
+        kinds: NumPy's letters of the types that are accepted, as "f" or "iu".
+        width: Number of columns, if it is known beforehand.
 
     Raises:
-        ValueError: no such dataset, values of another type or shape, values outside the file or never written.
+        ValueError: No such dataset, values of another type or shape, values outside the file or never written.
     """
-    h5py = need("h5py", "h5py", "reading HDF5 feature files")
-    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-        raise ValueError(f"{shown(path)}: `{name}` is a link to another file, which is not followed")
+    # A soft link too can lead to another file, through an external one.
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+        raise ValueError(f"{shown(path)}: `{name}` is a link to another place, which is not followed")
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         held = sorted(shown(key) for key in file)[:8]
@@ -128,6 +125,7 @@ def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = No
         raise ValueError(
             f"{shown(path)}: `{name}` claims shape {dataset.shape}, but not all of it was ever written"
         )
+    _refuse_bombs(path, name, dataset)
     return H5Rows(path, shape, str(dataset.dtype), name, len(dataset.shape) == 3)
 
 
@@ -139,11 +137,26 @@ def _written(dataset: Any) -> bool:
     return bool(dataset.id.get_num_chunks() == chunks)
 
 
+def _refuse_bombs(path: Path, name: str, dataset: Any) -> None:
+    """Refuse chunks that unpack to far more than the values read: HDF5 unpacks a chunk whole, whatever its size."""
+    if dataset.chunks is None:
+        return
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if chunk > MAX_CHUNK:
+        raise ValueError(f"{shown(path)}: expected chunks of `{name}` up to {MAX_CHUNK} bytes, got {chunk}")
+    values = dataset.id.get_num_chunks() * chunk
+    stored = dataset.id.get_storage_size()
+    if stored > 1.1 * values + 4096:  # what no filter shrinks grows by a few bytes a chunk
+        raise ValueError(
+            f"{shown(path)}: expected at most {values} bytes of `{name}` in its chunks, got {stored} to unpack"
+        )
+
+
 def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
     """The attributes that readers need, as text, float, and for `downsample` a vector.
 
     Raises:
-        ValueError: text that is not UTF-8, or something else where a number should be.
+        ValueError: Text that is not UTF-8, or something else where a number should be.
     """
     known = ("name", "encoder", "patch_size", "patch_size_level0", "patch_level", "downsample")
     found: dict[str, Any] = {}
@@ -154,15 +167,16 @@ def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
 
 
 def _plain(path: Path, key: str, attributes: Any) -> Any:
-    h5t = need("h5py", "h5py", "reading HDF5 feature files").h5t
     text = key in {"name", "encoder"}
     wanted = "text in UTF-8" if text else "numbers"
     stored = attributes.get_id(key)
     kind, shape = stored.get_type().get_class(), stored.shape
-    held = {h5t.STRING: "text", h5t.INTEGER: "integers", h5t.FLOAT: "floats"}.get(kind, "another type")
+    held = {h5py.h5t.STRING: "text", h5py.h5t.INTEGER: "integers", h5py.h5t.FLOAT: "floats"}.get(
+        kind, "another type"
+    )
     # Before the value is touched: the HDF5 library crashes on values whose type was damaged into another.
     if (
-        kind not in ((h5t.STRING,) if text else (h5t.INTEGER, h5t.FLOAT))
+        kind not in ((h5py.h5t.STRING,) if text else (h5py.h5t.INTEGER, h5py.h5t.FLOAT))
         or shape is None
         or math.prod(shape) > MANY
     ):

@@ -1,4 +1,4 @@
-"""Rows of a table on disk, read when asked for: the lazy half of `PatchFile`.
+"""Read rows of a table that stays on disk, such as the features of a `PatchFile`.
 
 No file stays open between reads. The values are cheap to copy and to pickle, and a DataLoader's workers never share a
 handle, which neither HDF5 nor a memory map of a half-closed file forgives.
@@ -28,9 +28,9 @@ class Rows(ABC):
     """A (rows, width) table in a file, of which any rows can be read.
 
     Attributes:
-        path: the file.
+        path: Path of the file.
         shape: (rows, width).
-        dtype: of the stored numbers, by name, as "float16".
+        dtype: Type of the stored numbers, by name, as "float16".
     """
 
     path: Path
@@ -40,18 +40,19 @@ class Rows(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def read(self, rows: Selection = None) -> Array:
-        """The chosen rows, in the order asked for; all of them by default.
+    def read(self, rows: Selection = None, dtype: torch.dtype | None = None) -> Array:
+        """The chosen rows, in the given order; all of them by default.
 
         Args:
-            rows: a slice, an array of row numbers (repeats are allowed), or a bool mask over all rows.
+            rows: A slice, an array of row numbers (repeats are allowed), or a bool mask over all rows.
+            dtype: Floating-point type of the result; None keeps the stored type.
 
         Shape:
-            (len(rows), width), in the stored type; bfloat16, which NumPy lacks, comes as float32.
+            (len(rows), width); bfloat16, which NumPy lacks, comes as float32.
 
         Raises:
-            ValueError: rows that do not exist, a value that is not finite, a file that was damaged or replaced since
-                it was opened.
+            ValueError: Rows that do not exist, a value that is not finite, in the file or in `dtype`; a file that was
+                damaged or replaced since it was opened.
         """
         wanted = _resolved(rows, len(self), self.path)
         values = self._read(wanted)
@@ -62,23 +63,29 @@ class Rows(ABC):
             )
         values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch takes no other byte order
         if values.dtype.kind == "f":
-            self._refuse_non_finite(values, wanted)
+            tensor = torch.from_numpy(values)
+            converted = tensor if dtype is None else tensor.to(dtype)
+            # The extremes are NaN or infinite if any value is, and take a third of the time of asking each.
+            if converted.numel() and not torch.stack(converted.aminmax()).isfinite().all():
+                self._refuse_non_finite(values, wanted, dtype)
+            values = converted.numpy()
         return values
 
     @abstractmethod
     def _read(self, wanted: slice | Array) -> Array:
         """The rows of a resolved selection: a slice of step 1 or an array of valid row numbers."""
 
-    def _refuse_non_finite(self, values: Array, wanted: slice | Array) -> None:
+    def _refuse_non_finite(self, values: Array, wanted: slice | Array, dtype: torch.dtype | None) -> None:
         finite = np.asarray(np.isfinite(values).all(axis=1))
-        if not finite.all():
-            first = int(np.argmin(finite))
-            row = wanted.start + first if isinstance(wanted, slice) else int(wanted[first])
-            bad = values[first][~np.isfinite(values[first])][0]
-            raise ValueError(
-                f"{shown(self.path)}: expected finite features, got {bad} in row {row} "
-                f"({int((~finite).sum())} such rows among the {len(finite)} read)"
-            )
+        if finite.all():
+            raise ValueError(f"{shown(self.path)}: features of {self.dtype} overflow {dtype}")
+        first = int(np.argmin(finite))
+        row = wanted.start + first if isinstance(wanted, slice) else int(wanted[first])
+        bad = values[first][~np.isfinite(values[first])][0]
+        raise ValueError(
+            f"{shown(self.path)}: expected finite features, got {bad} in row {row} "
+            f"({int((~finite).sum())} such rows among the {len(finite)} read)"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class TensorRows(Rows):
 
 
 def count_rows(wanted: slice | Array) -> int:
-    """How many rows a resolved selection asks for."""
+    """The number of rows in a resolved selection."""
     return wanted.stop - wanted.start if isinstance(wanted, slice) else len(wanted)
 
 
@@ -131,7 +138,7 @@ def table_shape(path: Path, name: str, shape: tuple[int, ...], width: int | None
     """(n, d) of a stored shape: (n, d), (1, n, d), or (0,) for a slide without patches.
 
     Raises:
-        ValueError: any other shape, or a width that is not `width`.
+        ValueError: Any other shape, or a width that is not `width`.
     """
     table = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if shape == (0,):

@@ -1,10 +1,10 @@
-"""How far a long run over slides has come."""
+"""Show how far a long run over slides has come."""
 
 from __future__ import annotations
 
 import time
 
-from healnet._files import need
+from tqdm import tqdm
 
 __all__ = ["SlideBar"]
 
@@ -13,35 +13,29 @@ class SlideBar:
     """A progress bar over slides that also moves within one, so that the time left is known before the first is done.
 
     Args:
-        slides: how many there are.
-        finished: how many of them earlier runs did; they do not count into the rate.
-        shown: whether to draw anything.
+        slides: Number of slides.
+        finished: How many of them earlier runs did; they do not count into the rate.
+        shown: Whether to draw anything.
     """
 
     def __init__(self, slides: int, finished: int, shown: bool) -> None:
-        self.slides, self.finished, self.shown = slides, finished, shown
-        self.tiles, self.begin = 0, time.perf_counter()
+        form = "{l_bar}{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
+        self.bar = tqdm(total=slides, initial=finished, desc="features", bar_format=form, disable=not shown)
+        self._tiles, self._begin = 0, time.perf_counter()
 
     def __enter__(self) -> SlideBar:
-        form = "{l_bar}{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
-        if self.shown:
-            tqdm = need("tqdm", "tqdm", "the progress bar").tqdm
-            self.bar = tqdm(total=self.slides, initial=self.finished, desc="features", bar_format=form)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.close()
+        self.bar.close()
 
     def advance(self, slide: str, tiles: int, of: int) -> None:
-        """Some tiles of a slide are done."""
-        self.tiles += tiles
-        if self.shown:
-            rate = self.tiles / (time.perf_counter() - self.begin)
-            self.bar.set_postfix_str(f"{rate:.0f} tiles/s, {slide}", refresh=False)
-            self.bar.update(tiles / of)
+        """Count some tiles of a slide."""
+        self._tiles += tiles
+        rate = self._tiles / (time.perf_counter() - self._begin)
+        self.bar.set_postfix_str(f"{rate:.0f} tiles/s, {slide}", refresh=False)
+        self.bar.update(tiles / of)
 
     def finish(self, done: int, of: int) -> None:
-        """A slide is done or given up; what it still owed is made up for."""
-        if self.shown:
-            self.bar.update(1 - done / of if of else 1)
+        """Count the rest of a slide that is finished, or given up after `done` of its tiles."""
+        self.bar.update(1 - done / of if of else 1)

@@ -1,62 +1,64 @@
-"""Whole-slide images through OpenSlide: physical scale, regions, thumbnails, whole arrays, tissue and tiles."""
+"""Read whole-slide images: regions, thumbnails and whole arrays at a physical scale; tissue and tiles."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
+from PIL import Image, UnidentifiedImageError
 
-from healnet._files import need, shown
+from healnet._files import shown
+from healnet.slides.slide_scale import PLAUSIBLE_MPP, magnification_of, mpp_from_properties, objective_power
 from healnet.slides.tiles import Tiles, tile_grid
-from healnet.slides.tissue import Tissue, outline, tissue_mask
+from healnet.slides.tissue import Tissue, find_tissue
 
-__all__ = ["Slide", "magnification_of", "mpp_from_properties"]
+__all__ = ["Slide"]
 
 Array = np.ndarray[Any, Any]
 
-# A scanner's pixels are 0.1 to 1 micron; 40 leaves room for exported overviews. Beyond it the number is a printer's
-# resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimetre in the place of microns.
-PLAUSIBLE_MPP = (0.02, 40.0)
-SQUARE = (
-    1.05  # x and y of scanners differ in the third digit; more is an error in the file, or no scan of pixels
+FINEST = (
+    0.9  # the least ratio of a requested mpp to the slide's: 10 % finer is rounding, more would be invented
 )
-FINEST = 0.9  # pixels may be asked for 10 % finer than the slide has them; more would be invented
 BLOCK = 2048  # side of the pieces, in source pixels, in which large areas are read: 16 MiB each
 MAX_PIXELS = 1 << 28  # of one array: 768 MiB
+# Source pixels that are read for one overview. A slide without coarse levels has 4e9 at most (40 seconds); a small file may
+# claim 4e10.
+MAX_OVERVIEW = 1 << 33
+IMAGES = ("PNG", "TIFF", "JPEG")  # formats of plain images, which Pillow reads where OpenSlide does not
+CACHE = 1 << 27  # bytes of decoded pieces kept: a row of tiles across a slide, which the next row reads again
 
 
 class Slide:
-    """A whole-slide image.
+    """A whole-slide image, or a plain PNG, TIFF or JPEG image.
 
     Coordinates are (x, y) in level-0 pixels, arrays are (h, w, 3) uint8 in RGB, and transparent parts are white. Slides can
     be pickled, and each process opens the file for itself.
 
     Args:
-        path: a file that OpenSlide reads.
-        mpp: microns per level-0 pixel, where the file does not say it or says it wrongly.
-        name: of the slide; the file's name without its last suffix by default.
+        path: File that OpenSlide reads (of a DICOM slide, any one of its files), or an image that fits into memory.
+        mpp: Microns per level-0 pixel, where the file does not say it or says it wrongly.
+        name: Name of the slide; by default the file's name without its last suffix.
 
     Attributes:
-        width: of level 0.
-        height: of level 0.
-        level_downsamples: how many level-0 pixels a pixel of each level spans.
-        mpp: microns per level-0 pixel, from `mpp` or by `mpp_from_properties`; None if nobody says it. It is never guessed.
-        magnification: of the objective, from mpp or else as the file says; None if neither is known.
-        properties: what the file says, by OpenSlide's names.
+        width: Width of level 0.
+        height: Height of level 0.
+        level_downsamples: How many level-0 pixels a pixel of each level spans.
+        mpp: Microns per level-0 pixel, from `mpp` or by `mpp_from_properties`; None if unknown. It is never guessed.
+        magnification: Power of the objective, from mpp or else as the file says; None if neither is known.
+        properties: What the file says, by OpenSlide's names.
 
     Raises:
-        ImportError: OpenSlide is absent.
-        FileNotFoundError: no such file.
-        ValueError: not a slide, a damaged one, or an mpp that cannot be.
+        FileNotFoundError: No such file.
+        ValueError: Not a slide, a damaged one, or an mpp that cannot be.
 
     Example::
 
         slide = Slide("slide-1.svs")  # Slide("slide-1.svs", mpp=0.25) where the file does not say it
-        tissue = slide.tissue()  # tissue.mask, tissue.picture, tissue.area_mm2
+        tissue = slide.tissue()  # tissue.mask, tissue.area_mm2
         tiles = slide.tiles(size=256, mpp=0.5, tissue=tissue)  # tiles.coords, tiles.footprint
         pixels = tiles[0]  # (3, 256, 256) uint8
         overview = slide.as_array(mpp=8.0)  # (h, w, 3) uint8
@@ -69,17 +71,21 @@ class Slide:
         self._owner = 0
         if not self.path.exists():
             raise FileNotFoundError(f"{shown(self.path)}: no such slide")
+        if not self.path.is_file():  # a pipe would wait for its writer for ever
+            raise ValueError(f"{shown(self.path)}: expected a regular file, got a folder, pipe or device")
         handle = self._opened()
         self.width, self.height = (int(n) for n in handle.dimensions)
         self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self.properties: dict[str, str] = dict(handle.properties)
+        self.properties: dict[str, str] = dict(handle.properties) or _image_properties(self.path)
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             raise ValueError(
                 f"{shown(self.path)}: expected mpp in microns per level-0 pixel, from {PLAUSIBLE_MPP[0]} to "
                 f"{PLAUSIBLE_MPP[1]}, got {mpp}"
             )
         self.mpp = float(mpp) if mpp is not None else mpp_from_properties(self.properties)
-        self.magnification = _magnification(self.mpp, self.properties)
+        self.magnification = (
+            objective_power(self.properties) if self.mpp is None else magnification_of(self.mpp)
+        )
 
     def __repr__(self) -> str:
         return f"Slide({self.name!r}, {self.width} x {self.height}, mpp={self.mpp})"
@@ -105,7 +111,7 @@ class Slide:
         What lies beyond the slide is white.
 
         Raises:
-            ValueError: an mpp finer than the slide's, an unknown scale, a damaged part of the file.
+            ValueError: An mpp finer than the slide's, an unknown scale, a damaged part of the file.
         """
         return self.scaled_region(x, y, width, height, self.downsample(mpp))
 
@@ -115,7 +121,7 @@ class Slide:
         Read piece by piece from the level just finer and averaged over area, so that memory is that of the result.
 
         Raises:
-            ValueError: as `region`, and a result of over 268 million pixels.
+            ValueError: As `region`, and a result of over 268 million pixels.
         """
         return self._whole(self.downsample(mpp))[0]
 
@@ -136,29 +142,29 @@ class Slide:
         """Find the tissue, on a picture of `mpp` microns per pixel; see `tissue_mask` for how.
 
         Args:
-            mpp: of the mask.
-            opening: radius in microns.
-            closing: radius in microns.
-            min_area: of a piece, in square microns.
-            min_hole: of a hole that stays one, in square microns.
-            threshold: a saturation from 0 to 1 instead of Otsu's.
+            mpp: Microns per pixel of the mask.
+            opening: Radius of the opening in microns.
+            closing: Radius of the closing in microns.
+            min_area: Least area of a piece, in square microns.
+            min_hole: Least area of a hole that stays one, in square microns.
+            threshold: A saturation from 0 to 1 instead of Otsu's.
 
         Raises:
-            ValueError: the slide's scale is unknown.
+            ValueError: The slide's scale is unknown.
         """
         own = self._known_mpp()
         # A slide coarser than the mask's pixels is an overview already.
         rgb, scale = self._whole(max(1.0, mpp / own))
-        pixel = own * own * scale[0] * scale[1]
-        mask, threshold = tissue_mask(
+        return find_tissue(
             rgb,
-            opening=opening / mpp,
-            closing=closing / mpp,
-            min_area=min_area / pixel,
-            min_hole=min_hole / pixel,
+            scale,
+            own,
+            opening=opening,
+            closing=closing,
+            min_area=min_area,
+            min_hole=min_hole,
             threshold=threshold,
         )
-        return Tissue(mask, scale, float(mask.sum() * pixel / 1e6), threshold, outline(rgb, mask))
 
     def tiles(
         self,
@@ -171,14 +177,14 @@ class Slide:
         """Square tiles of `size` pixels of `mpp` microns (None: level-0 pixels) that hold enough tissue.
 
         Args:
-            size: side length in pixels of the tile.
-            mpp: microns per pixel of the tile.
-            overlap: of neighbours, in pixels of the tile.
-            tissue_fraction: least part of a tile that is tissue; 0 takes every tile and looks for no tissue.
-            tissue: a mask found before or made by the user; by default `tissue()` is asked.
+            size: Side length in pixels of the tile.
+            mpp: Microns per pixel of the tile.
+            overlap: Overlap of neighbors, in pixels of the tile.
+            tissue_fraction: Least part of a tile that is tissue; 0 takes every tile and looks for no tissue.
+            tissue: A mask found before or made by the user; by default that of `tissue()`.
 
         Raises:
-            ValueError: as `region`, an overlap that is not in 0..size-1, a fraction that is not in 0..1.
+            ValueError: As `region`, an overlap that is not in 0..size-1, a fraction that is not in 0..1.
         """
         if size < 1 or not 0 <= overlap < size or not 0 <= tissue_fraction <= 1:
             raise ValueError(
@@ -207,12 +213,11 @@ class Slide:
         own = self.level_downsamples[level]
         source = (width * along_x / own, height * along_y / own)
         if abs(source[0] - width) < 1 and abs(source[1] - height) < 1:
-            return _on_white(self._read(round(x), round(y), level, width, height))
+            return np.array(self._read(round(x), round(y), level, width, height))
         left, top = math.floor(x / own), math.floor(y / own)
         box = (x / own - left, y / own - top, x / own - left + source[0], y / own - top + source[1])
         image = self._read(round(left * own), round(top * own), level, math.ceil(box[2]), math.ceil(box[3]))
-        image = _on_white_image(image)
-        filters = need("PIL.Image", "Pillow", "reading slides").Resampling
+        filters = Image.Resampling
         how = filters.BOX if min(along_x, along_y) > own else filters.BILINEAR
         return np.array(image.resize((width, height), how, box=box))
 
@@ -231,6 +236,11 @@ class Slide:
             )
         scale = (self.width / width, self.height / height)
         level = max((d for d in self.level_downsamples if d <= min(scale) * 1.01), default=1.0)
+        if self.width * self.height / level**2 > MAX_OVERVIEW:
+            raise ValueError(
+                f"{shown(self.path)}: expected a coarse level for an overview of {self.width} x {self.height} pixels, "
+                f"got downsamples {', '.join(f'{d:g}' for d in self.level_downsamples)}"
+            )
         step = max(1, int(BLOCK * level / max(scale)))
         result = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, step):
@@ -269,84 +279,47 @@ class Slide:
     def _opened(self) -> Any:
         # A handle inherited by a forked worker shares the parent's file position; two readers would get each other's bytes.
         if self._handle is None or self._owner != os.getpid():
-            openslide = need("openslide", "openslide-python openslide-bin", "reading slides")
             try:
                 self._handle = openslide.OpenSlide(self.path)
+                self._handle.set_cache(openslide.OpenSlideCache(CACHE))
             except openslide.OpenSlideError as error:
-                raise ValueError(f"{shown(self.path)}: OpenSlide cannot read this file ({error})") from error
+                self._handle = _opened_image(self.path, error)
             self._owner = os.getpid()
         return self._handle
 
-    def _read(self, x: int, y: int, level: int, width: int, height: int) -> Any:
-        openslide = need("openslide", "openslide-python openslide-bin", "reading slides")
+    def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image.Image:
+        """Pixels of one level in RGB; what is transparent is white."""
         handle = self._opened()
         try:
-            return handle.read_region((x, y), level, (width, height))
-        except openslide.OpenSlideError as error:
+            image = handle.read_region((x, y), level, (width, height))
+        except (openslide.OpenSlideError, OSError) as error:
             self.close()  # OpenSlide answers every later call of a handle that failed with the same error
             raise ValueError(
                 f"{shown(self.path)}: damaged at ({x}, {y}), level {level}, {width} x {height} ({error})"
             ) from error
+        alpha = image.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return image.convert("RGB")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=alpha)
+        return white
 
 
-def mpp_from_properties(properties: Mapping[str, str]) -> float | None:
-    """Microns per level-0 pixel as the file says it, by the first of these that says something possible.
-
-    ``openslide.mpp-x/-y``; ``aperio.MPP``; ``hamamatsu.XResolution``; ``tiff.XResolution`` with ``tiff.ResolutionUnit``
-    (centimetre: 1e4/x, inch: 25400/x). The mean of x and y where both are given. Passed over are values outside 0.02..40,
-    resolutions that image software writes for printers (72 dpi = 353 microns), and pixels that are not square. None if
-    nothing is left.
-
-    Example:
-        >>> mpp_from_properties({"tiff.XResolution": "20000", "tiff.ResolutionUnit": "centimeter"})
-        0.5
-    """
-    unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""), math.nan)
-    resolution = (_number(properties, "tiff.XResolution"), _number(properties, "tiff.YResolution"))
-    candidates = [
-        (_number(properties, "openslide.mpp-x"), _number(properties, "openslide.mpp-y")),
-        (_number(properties, "aperio.MPP"),),
-        (_number(properties, "hamamatsu.XResolution"),),
-        tuple(unit / value if value else math.nan for value in resolution),
-    ]
-    for values in candidates:
-        possible = [value for value in values if PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]]
-        if possible and max(possible) <= SQUARE * min(possible):
-            return sum(possible) / len(possible)
-    return None
-
-
-def magnification_of(mpp: float) -> float:
-    """The objective that scanners name for a scale: 0.25 -> 40x, 0.5 -> 20x; 10 / mpp if none is within 20 %.
-
-    Example:
-        >>> magnification_of(0.2325), magnification_of(0.499), magnification_of(4.0)
-        (40.0, 20.0, 2.5)
-    """
-    exact = 10 / mpp
-    nearest = min((80.0, 60.0, 40.0, 20.0, 10.0, 5.0, 2.5, 1.25), key=lambda m: abs(math.log(m / exact)))
-    return nearest if abs(math.log(nearest / exact)) < math.log(1.2) else exact
-
-
-def _magnification(mpp: float | None, properties: Mapping[str, str]) -> float | None:
-    if mpp is not None:
-        return magnification_of(mpp)
-    power = _number(properties, "openslide.objective-power")
-    return power if power > 0 else None
-
-
-def _number(properties: Mapping[str, str], key: str) -> float:
+def _opened_image(path: Path, error: Exception) -> Any:
+    """A plain image as a slide of one level, held in memory."""
     try:
-        return float(properties.get(key, "nan").replace(",", "."))  # some scanners write in their locale
-    except ValueError:
-        return math.nan
+        with Image.open(path, formats=IMAGES) as image:
+            return openslide.ImageSlide(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as other:
+        cause = error if isinstance(other, UnidentifiedImageError) else other
+        raise ValueError(f"{shown(path)}: OpenSlide cannot read this file ({cause})") from error
 
 
-def _on_white_image(image: Any) -> Any:
-    white = need("PIL.Image", "Pillow", "reading slides").new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
-    return white
-
-
-def _on_white(image: Any) -> Array:
-    return np.array(_on_white_image(image))
+def _image_properties(path: Path) -> dict[str, str]:
+    """The resolution of a plain image by the names that OpenSlide gives it; Pillow has it in dots per inch."""
+    with Image.open(path, formats=IMAGES) as image:
+        dpi = image.info.get("dpi")
+    if dpi is None:
+        return {}
+    across, down = (str(float(value)) for value in dpi)
+    return {"tiff.XResolution": across, "tiff.YResolution": down, "tiff.ResolutionUnit": "inch"}

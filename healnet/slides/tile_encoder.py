@@ -1,10 +1,10 @@
-"""An encoder at work on tiles: its device and mode, its precision, and a check of what it returns."""
+"""Run an encoder on tiles: its device, mode and precision, and checks of what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,44 @@ from torch import Tensor, nn
 __all__ = ["Encoder", "FeatureKind", "TileEncoder", "device_of"]
 
 Encoder = Callable[[Tensor], Tensor]
+Array = np.ndarray[Any, Any]
+
+# Largest relative distance of two outputs that count as the same. Other hardware and other batch sizes give 1e-6, bfloat16
+# for float32 about 1e-2, other weights or another normalization of the tiles 0.1 to 1.
+SAME = 0.02
+PROBE_VALUES = 256  # values of the output on the probe that are stored in every file
 
 
-class FeatureKind(NamedTuple):
-    """Width and NumPy type of the features that an encoder makes."""
+@dataclass(frozen=True)
+class FeatureKind:
+    """What an encoder makes of a fixed probe: width, type and some values, by which later runs recognize it.
+
+    Attributes:
+        dim: Width of the features.
+        dtype: NumPy type of the features.
+        probe: (p,) float32, values of the features of two fixed tiles.
+    """
 
     dim: int
     dtype: np.dtype[Any]
+    probe: Array
+
+    def differs(self, dim: int, probe: Array | None) -> str:
+        """How a stored width and probe differ from these, as text for a message; empty if they do not.
+
+        Args:
+            dim: Stored width.
+            probe: Stored values on the probe, None where they were not written.
+        """
+        if dim != self.dim:
+            return f"features of width {dim}, this encoder gives {self.dim}"
+        if probe is None:
+            return "no output on the probe tiles, so the encoder cannot be recognized"
+        distance = _distance(probe, self.probe) if probe.shape == self.probe.shape else 1.0
+        if distance > SAME:
+            what = "another encoder or another normalization of the tiles"
+            return f"{what} (outputs on two fixed tiles differ by {distance:.0%})"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -28,23 +59,23 @@ class TileEncoder:
 
     Attributes:
         encoder: (b, 3, size, size) to (b, d).
-        device: of the tiles.
-        autocast: type for mixed precision, or None.
+        device: Device of the tiles.
+        autocast: Type for mixed precision, or None.
     """
 
     encoder: Encoder
     device: torch.device
     autocast: torch.dtype | None
 
-    def __call__(self, tiles: Tensor) -> np.ndarray[Any, Any]:
+    def __call__(self, tiles: Tensor) -> Array:
         """(b, 3, size, size), uint8 (which becomes float from 0 to 1) or as the encoder takes it, to (b, d).
 
         Raises:
-            ValueError: the encoder returns another shape, or numbers that are not floating point.
+            ValueError: The encoder returns another shape, or numbers that are not floating point.
         """
         tiles = tiles.to(self.device, non_blocking=True)
         if tiles.dtype == torch.uint8:  # sent as bytes: a quarter of the traffic
-            tiles = tiles.float() / 255
+            tiles = tiles.float().div_(255)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             features = self.encoder(tiles)
         if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(tiles):
@@ -60,15 +91,46 @@ class TileEncoder:
         return features.cpu().numpy()
 
     def probe(self, size: int, transform: Callable[[Tensor], Tensor] | None) -> FeatureKind:
-        """Width and type of the features, from one white tile; a broken encoder shows before hours of reading."""
-        tile = torch.full((3, size, size), 255, dtype=torch.uint8)
-        features = self((tile if transform is None else transform(tile)).unsqueeze(0))
-        return FeatureKind(features.shape[1], features.dtype)
+        """Width, type and values of the features of two fixed tiles; a broken encoder shows before hours of reading.
+
+        Raises:
+            ValueError: As calling it; features that are not finite, or that depend on chance or on the other tiles of the
+                batch, as dropout and batch statistics of a module in training mode do.
+        """
+        tiles = [_pattern(size), _pattern(size).flip((1, 2)) // 3]
+        batch = torch.stack([tile if transform is None else transform(tile) for tile in tiles])
+        alone, together = self(batch[:1]), self(batch)
+        if not np.isfinite(together).all():
+            raise ValueError(
+                "expected finite features of the encoder, got NaN or infinity for a test pattern"
+            )
+        if _distance(alone[0], together[0]) > SAME:
+            raise ValueError(
+                "expected an encoder that gives a tile the same features alone and beside others, got features that "
+                f"differ by {_distance(alone[0], together[0]):.0%}; is a module in it in training mode?"
+            )
+        values = together.astype(np.float32).reshape(-1)
+        chosen = np.linspace(0, len(values) - 1, min(len(values), PROBE_VALUES)).round().astype(int)
+        return FeatureKind(together.shape[1], together.dtype, values[chosen])
 
 
 def device_of(encoder: Encoder, device: torch.device | str | None) -> torch.device:
-    """The device that was asked for, or that of the encoder's parameters, or the CPU."""
+    """The given device, or that of the encoder's parameters, or the CPU."""
     if device is not None:
         return torch.device(device)
     parameter = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _pattern(size: int) -> Tensor:
+    """(3, size, size) uint8: stripes of three colors at several scales."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.stack(((x * 5 + y) % 256, (x * y // 7) % 256, (x // 16 * 40 + y // 16 * 60) % 256)).to(
+        torch.uint8
+    )
+
+
+def _distance(first: Array, second: Array) -> float:
+    one, two = first.astype(np.float64), second.astype(np.float64)
+    scale = max(float(np.linalg.norm(one)), float(np.linalg.norm(two)), 1e-30)
+    return float(np.linalg.norm(one - two)) / scale

@@ -1,21 +1,35 @@
-"""A slide cut into tiles: where they lie, and their pixels when asked for."""
+"""Cut a slide into tiles: their coordinates, and their pixels when indexed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    from healnet.slides.slide import Slide
-    from healnet.slides.tissue import Tissue
+from healnet.slides.tissue import Tissue
 
-__all__ = ["Tiles", "tile_grid"]
+__all__ = ["PixelSource", "Tiles", "tile_grid"]
+
+
+class PixelSource(Protocol):
+    """What tiles need of their slide; `Slide` has it."""
+
+    path: Path
+    name: str
+    width: int
+    height: int
+    mpp: float | None
+
+    def scaled_region(
+        self, x: float, y: float, width: int, height: int, downsample: float | tuple[float, float]
+    ) -> np.ndarray[Any, Any]:
+        """See `Slide.scaled_region`."""
 
 
 def tile_grid(width: int, height: int, footprint: int, stride: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -44,17 +58,17 @@ class Tiles(Dataset[Tensor]):
     It can be pickled, and each worker of a DataLoader opens the slide for itself.
 
     Attributes:
-        slide: where the pixels come from.
+        slide: Slide that the pixels come from.
         coords: (n, 2) int64, (x, y) of the top-left corners in level-0 pixels.
-        size: side length of a tile in its own pixels.
-        footprint: side length in level-0 pixels.
-        overlap: of neighbours, in the tile's own pixels.
-        mpp: microns per pixel of the tiles, None if the slide's own pixels were taken unscaled.
-        tissue: the mask that chose the tiles, None if all were taken.
-        transform: applied to each (3, size, size) uint8 tile, in the worker that reads it.
+        size: Side length of a tile in its own pixels.
+        footprint: Side length in level-0 pixels.
+        overlap: Overlap of neighbors, in the tile's own pixels.
+        mpp: Microns per pixel of the tiles, None if the slide's own pixels were taken unscaled.
+        tissue: Mask that chose the tiles, None if all were taken.
+        transform: Function applied to each (3, size, size) uint8 tile, in the worker that reads it.
     """
 
-    slide: Slide
+    slide: PixelSource
     coords: np.ndarray[Any, np.dtype[np.int64]]
     size: int
     footprint: int
@@ -72,7 +86,7 @@ class Tiles(Dataset[Tensor]):
         pixels = self.slide.scaled_region(
             float(x), float(y), self.size, self.size, self.footprint / self.size
         )
-        tile = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        tile = torch.from_numpy(pixels).permute(2, 0, 1)
         return tile if self.transform is None else self.transform(tile)
 
     def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Tiles:

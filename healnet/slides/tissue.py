@@ -1,4 +1,4 @@
-"""Where the tissue is: saturation, Otsu's threshold and morphology on a small picture of the slide."""
+"""Find the tissue of a slide: saturation, Otsu's threshold and morphology on a small picture; pen marks are left out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from healnet._files import need
+from healnet.slides.pen_marks import hue_saturation_value, pen_mask
 
-__all__ = ["Tissue", "otsu_threshold", "outline", "tissue_mask"]
+__all__ = ["Tissue", "find_tissue", "otsu_threshold", "tissue_mask"]
 
 Array = np.ndarray[Any, Any]
 
@@ -19,7 +20,6 @@ THRESHOLD_RANGE = (0.05, 0.12)
 DARKEST = (
     0.15  # below this value a pixel is ink, a fold's shadow or the scanner's black border; its hue is noise
 )
-GREEN = (80.0, 170.0)  # degrees; no stain of histology is green, a common pen is
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +28,25 @@ class Tissue:
 
     Attributes:
         mask: (h, w) bool, True = tissue.
-        downsample: level-0 pixels per pixel of the mask, along x and y.
-        area_mm2: area of the tissue.
-        threshold: the saturation, from 0 to 1, that parted tissue from glass.
-        picture: (h, w, 3) uint8, the slide with the tissue's outline in green, for a look before hours of computing.
+        downsample: Level-0 pixels per pixel of the mask, along x and y.
+        area_mm2: Area of the tissue.
+        threshold: The saturation, from 0 to 1, that parted tissue from glass; NaN of a mask that the user made.
+        pen: (h, w) bool, True = pen mark.
+        rgb: (h, w, 3) uint8, the slide on the same grid; None of a mask that the user made.
     """
 
     mask: Array
     downsample: tuple[float, float]
     area_mm2: float
     threshold: float
-    picture: Array
+    pen: Array
+    rgb: Array | None = None
+
+    @property
+    def pen_share(self) -> float:
+        """Area of pen marks relative to that of tissue and pen marks together; 0 where there is neither."""
+        pen, either = int(self.pen.sum()), int((self.pen | self.mask).sum())
+        return pen / either if either else 0.0
 
     def fraction(self, coords: Array, footprint: float) -> Array:
         """What part of each square of `footprint` level-0 pixels is tissue; what lies off the slide is not.
@@ -63,8 +71,47 @@ class Tissue:
         return np.clip(area * scale.prod() / footprint**2, 0, 1)
 
 
+def find_tissue(
+    rgb: Array,
+    downsample: tuple[float, float],
+    mpp: float,
+    *,
+    opening: float,
+    closing: float,
+    min_area: float,
+    min_hole: float,
+    threshold: float | None = None,
+) -> Tissue:
+    """The tissue of a slide, from a picture of it and sizes in microns.
+
+    Args:
+        rgb: (h, w, 3) uint8, picture of the whole slide.
+        downsample: Level-0 pixels per pixel of the picture, along x and y.
+        mpp: Microns per level-0 pixel.
+        opening: Radius in microns.
+        closing: Radius in microns.
+        min_area: Least area of a piece in square microns.
+        min_hole: Least area of a hole in square microns.
+        threshold: A saturation from 0 to 1 instead of Otsu's.
+    """
+    pixel = mpp * mpp * downsample[0] * downsample[1]
+    side = pixel**0.5
+    pen = pen_mask(rgb)
+    mask, threshold = tissue_mask(
+        rgb,
+        pen,
+        opening=opening / side,
+        closing=closing / side,
+        min_area=min_area / pixel,
+        min_hole=min_hole / pixel,
+        threshold=threshold,
+    )
+    return Tissue(mask, downsample, float(mask.sum() * pixel / 1e6), threshold, pen, rgb)
+
+
 def tissue_mask(
     rgb: Array,
+    pen: Array | None = None,
     *,
     opening: float = 1,
     closing: float = 2,
@@ -72,32 +119,33 @@ def tissue_mask(
     min_hole: float = 150,
     threshold: float | None = None,
 ) -> tuple[Array, float]:
-    """Tissue is coloured, glass is not: smoothed saturation above Otsu's threshold, then morphology.
+    """Mark as tissue what is colored, as glass is not: smoothed saturation above Otsu's threshold, then morphology.
 
     Opening removes specks, closing joins what staining left apart, pieces under `min_area` go, holes under `min_hole` are
-    filled; larger holes (lumina, tears) stay holes. Black and pen green are never tissue.
+    filled; larger holes (lumina, tears) stay holes. Black pixels and pen marks are never tissue.
 
     Args:
-        rgb: picture of the slide.
-        opening: radius in pixels.
-        closing: radius in pixels.
-        min_area: pixels.
-        min_hole: pixels.
-        threshold: a saturation from 0 to 1 instead of Otsu's.
+        rgb: Picture of the slide.
+        pen: Pen marks of the picture; by default those of `pen_mask`.
+        opening: Radius in pixels.
+        closing: Radius in pixels.
+        min_area: Least size of a piece in pixels.
+        min_hole: Least size of a hole in pixels.
+        threshold: A saturation from 0 to 1 instead of Otsu's.
 
     Shape:
         rgb: (h, w, 3) uint8; returns (h, w) bool and the threshold.
 
     Raises:
-        ValueError: a picture of another shape or type, a threshold outside 0..1.
+        ValueError: A picture of another shape or type, a threshold outside 0..1.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected an RGB picture (h, w, 3) of uint8, got {rgb.dtype} of shape {rgb.shape}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"expected a threshold of saturation from 0 to 1, got {threshold}")
-    ndimage = need("scipy.ndimage", "scipy", "the tissue mask")
-    hue, saturation, value = _hsv(rgb)
-    usable = (value > DARKEST) & ~((hue > GREEN[0]) & (hue < GREEN[1]) & (saturation > THRESHOLD_RANGE[1]))
+    _, saturation, value = hue_saturation_value(rgb)
+    pen = pen_mask(rgb) if pen is None else pen
+    usable = (value > DARKEST) & ~pen
     saturation = ndimage.gaussian_filter(np.where(usable, saturation, 0), 1)
     if threshold is None:
         threshold = float(np.clip(otsu_threshold(saturation[usable]), *THRESHOLD_RANGE))
@@ -110,8 +158,8 @@ def tissue_mask(
     if closing >= 1:
         mask = ndimage.binary_closing(mask, _disk(closing))
     mask = mask[margin:-margin, margin:-margin]
-    mask = ~_large(ndimage, ~mask, min_hole)
-    return _large(ndimage, mask, min_area), threshold
+    mask = ~_large(~mask, min_hole) & ~pen
+    return _large(mask, min_area), threshold
 
 
 def otsu_threshold(values: Array) -> float:
@@ -133,43 +181,13 @@ def otsu_threshold(values: Array) -> float:
     return float(edges[1:][between == between.max()].mean()) if between.max() > 0 else 0.0
 
 
-def outline(rgb: Array, mask: Array) -> Array:
-    """A copy of the picture with the mask's border drawn in green, two pixels wide, and what is outside paled.
-
-    Shape:
-        rgb: (h, w, 3) uint8; mask: (h, w) bool.
-    """
-    ndimage = need("scipy.ndimage", "scipy", "the tissue picture")
-    picture = rgb.copy()
-    picture[~mask] = 255 - (255 - picture[~mask]) // 2
-    border = ndimage.binary_dilation(mask, iterations=1) & ~ndimage.binary_erosion(
-        mask, iterations=1, border_value=1
-    )
-    picture[border] = (0, 158, 115)  # the green of Okabe and Ito's colours, legible to colour-blind eyes
-    return picture
-
-
-def _hsv(rgb: Array) -> tuple[Array, Array, Array]:
-    """Hue in degrees, saturation and value from 0 to 1 (Smith, 1978)."""
-    red, green, blue = (rgb[..., c].astype(np.float32) for c in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    spread = value - np.minimum(np.minimum(red, green), blue)
-    safe = np.maximum(spread, 1)
-    hue = np.where(
-        value == red,
-        (green - blue) / safe % 6,
-        np.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    return hue * 60, spread / np.maximum(value, 1), value / 255
-
-
 def _disk(radius: float) -> Array:
     reach = int(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return np.asarray(x**2 + y**2 <= radius**2)
 
 
-def _large(ndimage: Any, mask: Array, area: float) -> Array:
+def _large(mask: Array, area: float) -> Array:
     """The connected pieces of at least `area` pixels."""
     labels, _ = ndimage.label(mask)
     sizes = np.bincount(labels.ravel())

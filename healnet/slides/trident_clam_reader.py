@@ -1,8 +1,7 @@
-"""One reader for the patch features of a slide, whichever tool wrote them: CLAM, TRIDENT or `extract_features`."""
+"""Read the patch features of a slide, whichever tool wrote them: CLAM, TRIDENT or `extract_features`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,15 @@ from torch import Tensor
 
 from healnet._files import shown
 from healnet.slides.hdf5 import h5_attributes, h5_rows, reading_h5
+from healnet.slides.patch_geometry import (
+    MAX_COORDINATE,
+    PatchGeometry,
+    agreed_name,
+    find_patches_file,
+    footprint_of,
+    read_coords,
+    read_patch_geometry,
+)
 from healnet.slides.patch_rows import Rows, Selection, TensorRows, table_shape
 from healnet.slides.torch_file import load_array
 
@@ -62,7 +70,7 @@ class PatchFile:
     @property
     def coords(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """(n, 2) int64, (x, y) of each patch's top-left corner in level-0 pixels; read from disk at every call."""
-        return self._coords(None)
+        return None if self.positions is None else read_coords(self.positions)
 
     def load(
         self, rows: Selection = None, *, dtype: torch.dtype | None = torch.float32
@@ -79,24 +87,10 @@ class PatchFile:
         Raises:
             ValueError: a value that is not finite, in the file or in `dtype`; a file damaged since it was opened.
         """
-        features = torch.from_numpy(self.features.read(rows))
-        if dtype is not None and features.dtype != dtype:
-            features = features.to(dtype)
-            if not torch.isfinite(features).all():
-                raise ValueError(f"{shown(self.path)}: features of {self.features.dtype} overflow {dtype}")
-        coords = self._coords(rows)
-        return features, None if coords is None else torch.from_numpy(coords)
-
-    def _coords(self, rows: Selection) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        features = torch.from_numpy(self.features.read(rows, dtype))
         if self.positions is None:
-            return None
-        coords = self.positions.read(rows).astype(np.int64)
-        if (coords < 0).any():
-            row = coords[(coords < 0).any(axis=1)][0]
-            raise ValueError(
-                f"{shown(self.positions.path)}: expected level-0 coordinates of at least 0, got {row.tolist()}"
-            )
-        return coords
+            return features, None
+        return features, torch.from_numpy(read_coords(self.positions, rows))
 
 
 def read_patches(
@@ -146,17 +140,18 @@ def read_patches(
         features, positions, notes = _open_torch_features(path), None, {}
     else:
         raise ValueError(f"{shown(path)}: {EXPECTED}; got a file that starts with {signature[:8]!r}")
-    name = slide if slide is not None else _agreed_name(path, notes, path.stem)
+    name = slide if slide is not None else agreed_name(path, notes, path.stem)
     encoder = _encoder(path, notes)
-    found = _footprint(notes, path)
-    beside = _patches_file(path, patches)
+    found = footprint_of(notes, path)
+    beside = find_patches_file(path, patches)
     if beside is not None and (patches is not None or positions is None or found is None):
-        positions, notes = _join(path, features, positions, beside)
+        geometry = _join(path, features, positions, beside)
+        positions = geometry.positions
         if slide is None:
-            _agreed_name(beside, {"name": notes.get("name")}, path.stem)
-        found = _footprint(notes, beside) if found is None else found
+            agreed_name(beside, {"name": geometry.name}, path.stem)
+        found = geometry.footprint if found is None else found
     if footprint is not None:
-        if not (math.isfinite(footprint) and footprint > 0) or (found is not None and found != footprint):
+        if not 0 < footprint <= MAX_COORDINATE or (found is not None and found != footprint):
             raise ValueError(f"{shown(path)}: got a footprint of {footprint}, but its files say {found}")
         found = float(footprint)
     return PatchFile(path, name, encoder, features, positions, found)
@@ -168,10 +163,10 @@ def _signature(path: Path) -> bytes:
         path.name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{shown(path)}: expected a file name in UTF-8, which names the slide") from error
-    if path.is_dir():
-        raise ValueError(f"{shown(path)}: {EXPECTED}; got a folder")
     if not path.exists():
         raise FileNotFoundError(f"{shown(path)}: no such file; {EXPECTED}")
+    if not path.is_file():  # a pipe would wait for its writer for ever
+        raise ValueError(f"{shown(path)}: {EXPECTED}; got a folder, pipe or device")
     with path.open("rb") as file:
         start = file.read(8)
         if not start:
@@ -185,8 +180,6 @@ def _signature(path: Path) -> bytes:
 
 def _open_torch_features(path: Path) -> Rows:
     tensor = load_array(path)
-    if not tensor.is_floating_point():
-        raise ValueError(f"{shown(path)}: expected floating-point features, got {tensor.dtype}")
     return TensorRows(
         path, table_shape(path, "features", tuple(tensor.shape)), str(tensor.dtype).removeprefix("torch.")
     )
@@ -210,17 +203,6 @@ def _open_h5_features(path: Path) -> tuple[Rows, Rows | None, dict[str, Any]]:
     return features, positions, notes
 
 
-def _agreed_name(path: Path, notes: Mapping[str, Any], stem: str) -> str:
-    """The file's name, once the names written inside agree: a swapped file gives one patient the slide of another."""
-    for name in [*notes.get("names", ()), notes.get("name")]:
-        if name not in (None, stem) and Path(name).stem != stem:
-            raise ValueError(
-                f"{shown(path)}: expected the patches of the slide {stem!r}, got those of {name!r} by the attribute `name`; "
-                "pass slide= if the file was renamed on purpose"
-            )
-    return stem
-
-
 def _encoder(path: Path, notes: Mapping[str, Any]) -> str | None:
     name = notes.get("encoder")
     if name in (None, "None", ""):  # TRIDENT writes None as text; its folder still says it
@@ -229,52 +211,14 @@ def _encoder(path: Path, notes: Mapping[str, Any]) -> str | None:
     return str(name)
 
 
-def _footprint(notes: Mapping[str, Any], path: Path) -> float | None:
-    """Level-0 side length: TRIDENT says it; CLAM's is ``patch_size`` (pixels at its level) times ``downsample``."""
-    size = notes.get("patch_size", math.nan)
-    if "patch_size_level0" in notes:
-        length = notes["patch_size_level0"]
-    elif "downsample" in notes:
-        scales = notes["downsample"]
-        if len(scales) == 0 or not np.allclose(scales, scales[0], rtol=0.01):
-            raise ValueError(f"{shown(path)}: expected one downsample for x and y, got {scales.tolist()}")
-        length = size * float(scales.mean())
-    elif "target_magnification" in notes and "level0_magnification" in notes:
-        length = size * notes["level0_magnification"] / (notes["target_magnification"] or math.nan)
-    elif notes.get("patch_level") == 0:
-        length = size
-    else:
-        return None
-    if not (math.isfinite(length) and length > 0):
-        raise ValueError(f"{shown(path)}: expected a positive patch size in level-0 pixels, got {length}")
-    return float(length)
-
-
-def _patches_file(path: Path, patches: str | Path | None) -> Path | None:
-    place = path.absolute().parent.parent / "patches" if patches is None else Path(patches)
-    if patches is not None and place.is_file():
-        return place
-    names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
-    for name in names:
-        # A feature file that itself lies in a folder `patches` is not its own patches file.
-        if (place / name).is_file() and not (place / name).samefile(path):
-            return place / name
-    if patches is not None:
-        raise FileNotFoundError(
-            f"{shown(place)}: expected a patches file, or a folder with {names[0]} or {names[1]}"
-        )
-    return None
-
-
-def _join(path: Path, features: Rows, positions: Rows | None, beside: Path) -> tuple[Rows, dict[str, Any]]:
+def _join(path: Path, features: Rows, positions: Rows | None, beside: Path) -> PatchGeometry:
     """The coordinates of a patches file, once they are known to be those of the features."""
-    with reading_h5(beside, "a patches file with `coords`") as file:
-        coords = h5_rows(beside, file, "coords", "iu", 2)
-        notes = h5_attributes(beside, file["coords"])
+    geometry = read_patch_geometry(beside)
+    coords = geometry.positions
     if len(coords) != len(features):
         raise ValueError(
             f"{shown(beside)}: expected the {len(features)} patches of {shown(path)}, got {len(coords)} coordinates"
         )
     if positions is not None and not np.array_equal(coords.read(), positions.read()):
         raise ValueError(f"{shown(beside)}: expected the coordinates of {shown(path)}, got others")
-    return coords, notes
+    return geometry

@@ -7,7 +7,6 @@ from healnet.data.slide_folder import (
     SlideFile,
     find_slides,
     list_feature_files,
-    slide_name,
     slides_of_patients,
 )
 
@@ -50,10 +49,3 @@ def test_a_folder_is_listed_once(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: expected a folder of feature files, and there is none$"):
         list_feature_files(tmp_path / "nowhere")
-
-
-def test_only_extensions_of_slides_are_cut_off():
-    assert slide_name("a.b.svs") == "a.b"
-    assert slide_name("a.b.NDPI") == "a.b"
-    assert slide_name("TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739") == "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739"
-    assert slide_name("svs") == "svs"

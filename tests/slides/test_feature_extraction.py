@@ -70,15 +70,20 @@ def test_features_are_those_of_the_tiles_in_tridents_format(slides, tmp_path):
             "level0_magnification": 20.0,
             "target_magnification": 20.0,
             "overlap": 0,
-            "name": "a",
-            "savetodir": str(tmp_path),
+            "name": b"a",
+            "savetodir": str(tmp_path).encode(),
+            "selection": b"tissue",
+            "min_sharpness": 0.0,
             "level0_width": 600,
             "level0_height": 500,
             "mpp": 0.5,
             "level0_mpp": pytest.approx(0.5),
             "tissue_fraction": 0.75,
         }
-        assert dict(file["features"].attrs) == {"name": "a", "encoder": "moments", "savetodir": str(tmp_path)}
+        notes = dict(file["features"].attrs)
+        probe = notes.pop("probe")
+        assert notes == {"name": b"a", "encoder": b"moments", "savetodir": str(tmp_path).encode()}
+        assert probe.shape == (12,)  # two tiles of six values
     bag = read_patches(tmp_path / "a.h5")
     assert (bag.slide, bag.encoder, bag.footprint, bag.num_patches, bag.dim) == ("a", "moments", 64.0, 20, 6)
 
@@ -92,12 +97,14 @@ def test_a_slide_without_tissue_has_an_empty_file_of_the_right_width(slides, tmp
 def test_the_quality_control_table_and_pictures(slides, tmp_path):
     extract(slides, tmp_path)
     rows = table(tmp_path / "qc.csv")
-    assert list(rows[0]) == ["slide", "tiles", "tissue_mm2", "seconds", "error"]
+    assert list(rows[0]) == ["slide", "tiles", "tissue_mm2", "pen", "blur", "sharpness", "seconds", "error"]
     assert [(row["slide"], row["tiles"]) for row in rows] == [("a", "20"), ("b", "12"), ("c", "0")]
     assert float(rows[0]["tissue_mm2"]) == pytest.approx(320 * 256 * 0.25e-6, rel=0.25)
     assert float(rows[2]["tissue_mm2"]) == 0
     assert all(float(row["seconds"]) > 0 for row in rows)
-    assert sorted(p.name for p in (tmp_path / "tissue").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert sorted(p.name for p in (tmp_path / "tissue").iterdir()) == [
+        f"{name}.{suffix}" for name in "abc" for suffix in ("geojson", "jpg")
+    ]
 
 
 def test_a_bad_slide_is_reported_and_the_others_are_done(slides, tmp_path, capfd):
@@ -120,6 +127,7 @@ def test_a_bad_slide_is_reported_and_the_others_are_done(slides, tmp_path, capfd
         rf"ValueError: {bad[2]}: damaged at \(\d+, \d+\), level 0, 64 x 64 \(", reports["aa"].error
     )
     assert sorted(p.name for p in (tmp_path / "out").glob("*")) == [
+        ".extraction.lock",
         "a.h5",
         "b.h5",
         "c.h5",
@@ -165,7 +173,7 @@ def test_finished_slides_are_not_redone_and_keep_their_row(slides, tmp_path):
         return moments(tiles)
 
     second = extract(slides, tmp_path, counting, encoder_name="moments")
-    assert calls == [1]  # the probe of width and type
+    assert calls == [1, 2]  # the probe
     assert [r[:3] for r in second] == [r[:3] for r in first]
     assert [row["tiles"] for row in table(tmp_path / "qc.csv")] == ["20", "12", "0"]
 
@@ -191,21 +199,10 @@ def test_a_damaged_file_and_what_killed_runs_left_are_replaced(slides, tmp_path)
     whole = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(whole[:3000])
     (tmp_path / ".a.h5.0123.part").write_bytes(whole[:100])
-    (tmp_path / ".z.h5.0123.part").touch()  # another shard's, perhaps at work
+    (tmp_path / ".z.h5.0123.part").touch()  # of a slide that another run may be at
     extract(slides[:1], tmp_path)
     assert read_patches(tmp_path / "a.h5").num_patches == 20
-    assert [p.name for p in tmp_path.glob(".*")] == [".z.h5.0123.part"]
-
-
-def test_shards_take_every_slide_once(slides, tmp_path, monkeypatch):
-    names = [[r.slide for r in extract(slides, tmp_path, shard=(i, 2))] for i in range(2)]
-    assert names == [["a", "c"], ["b"]]
-    assert [row["slide"] for row in table(tmp_path / "qc_0_of_2.csv")] == ["a", "c"]
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert [r.slide for r in extract(slides, tmp_path)] == ["b"]
-    with pytest.raises(ValueError, match=r"^expected a shard \(i, n\) with 0 <= i < n, got \(3, 3\)$"):
-        extract(slides, tmp_path, shard=(3, 3))
+    assert sorted(p.name for p in tmp_path.glob(".*")) == [".extraction.lock", ".z.h5.0123.part"]
 
 
 def test_names_and_scales(slides, slide_writer, tmp_path):
@@ -266,17 +263,22 @@ def test_a_broken_encoder_shows_before_any_slide_is_read(tmp_path):
     with pytest.raises(
         ValueError, match=r"^expected an encoder that returns \(1, d\) for 1 tiles, got \(1, 3, 64, 64\)$"
     ):
-        extract([tmp_path / "absent.tif"], tmp_path, lambda tiles: tiles)
+        extract([tmp_path / "absent.tif"], tmp_path, torch.sin)
 
 
 def test_features_that_are_not_finite_are_the_slides_error(slides, tmp_path):
-    (report,) = extract(slides[:1], tmp_path, lambda tiles: tiles.new_full((len(tiles), 2), float("nan")))
+    def inverse_spread(tiles):  # tiles of one color have none
+        return 1 / tiles.amax((2, 3)).sub(tiles.amin((2, 3)))
+
+    (report,) = extract(slides[:1], tmp_path, inverse_spread, tissue_fraction=0)
     assert report.error == "ValueError: a: the encoder made features that are not finite of the tile in row 0"
     assert not (tmp_path / "a.h5").exists()
 
 
 def test_settings_that_cannot_be(slides, tmp_path):
-    with pytest.raises(ValueError, match=r"got size 64, overlap 64, mpp 0\.5, tissue_fraction 0\.75$"):
+    with pytest.raises(
+        ValueError, match=r"got size 64, overlap 64, mpp 0\.5, tissue_fraction 0\.75, min_sharpness 0\.0$"
+    ):
         extract(slides, tmp_path, overlap=64)
 
 
@@ -285,14 +287,14 @@ def test_an_interrupted_run_leaves_its_table(slides, tmp_path):
 
     def interrupted(tiles):
         calls.append(len(tiles))
-        if sum(calls) > 22:  # the probe, the 20 tiles of a, some of b
+        if sum(calls) > 24:  # the probe, the 20 tiles of a, some of b
             raise KeyboardInterrupt
         return moments(tiles)
 
     with pytest.raises(KeyboardInterrupt):
         extract(slides, tmp_path, interrupted)
     assert [row["slide"] for row in table(tmp_path / "qc.csv")] == ["a"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "qc.csv", "tissue"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".extraction.lock", "a.h5", "qc.csv", "tissue"]
 
 
 def test_the_bar_shows_slides_rate_and_time_left(slides, tmp_path, capsys):
@@ -344,16 +346,13 @@ def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_m
     ]
     assert main([*arguments, "--no-progress"]) == 1
     (tmp_path / "mpp.csv").write_text("slide,mpp\ns,0.5\n")
-    assert (
-        main([*arguments, "--no-progress", "--slide-mpp", str(tmp_path / "mpp.csv"), "--shard", "0/1"]) == 0
-    )
+    assert main([*arguments, "--no-progress", "--slide-mpp", str(tmp_path / "mpp.csv")]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--encoder", "colour"], "--encoder: expected MODULE:FUNCTION, got colour"),
-        (["--encoder", "json:loads", "--shard", "a"], "--shard: expected I/N, as 0/4, got a"),
     ],
 )
 def test_arguments_that_cannot_be(slides, tmp_path, capsys, arguments, message, encoder_module):
@@ -435,7 +434,7 @@ while log["kills"] < 10:
 run(output)
 log["half"] += sum(whole(output / name) != values for name, values in expected.items())
 log["redone"] += sum((output / name).stat().st_mtime_ns != stamp for name, stamp in finished.items())
-log |= {"files": len(list(output.glob("*.h5"))), "left": len(list(output.glob(".*"))), "partial": partial}
+log |= {"files": len(list(output.glob("*.h5"))), "left": len(list(output.glob("**/*.part"))), "partial": partial}
 result.write_text(json.dumps(log))
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from healnet.slides.slide import Slide, magnification_of, mpp_from_properties
+from healnet.slides.slide import Slide
 
 SLIDES = Path(__file__).parents[2].parent / "shared" / "slides"
 needs_slides = pytest.mark.skipif(
@@ -45,49 +45,6 @@ def expected_pixels(x, y, width, height):
 
 
 # Scale
-
-
-@pytest.mark.parametrize(
-    ("properties", "mpp"),
-    [
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.252", "aperio.MPP": "0.5"}, 0.251),
-        ({"openslide.mpp-x": "0.25"}, 0.25),
-        ({"aperio.MPP": "0.4990"}, 0.499),
-        ({"aperio.MPP": "0,4990"}, 0.499),
-        ({"aperio.MPP": "unknown", "hamamatsu.XResolution": "0.2274"}, 0.2274),
-        (
-            {
-                "hamamatsu.XResolution": "43976",
-                "tiff.XResolution": "20000",
-                "tiff.ResolutionUnit": "centimeter",
-            },
-            0.5,
-        ),
-        ({"tiff.XResolution": "50800", "tiff.YResolution": "50000", "tiff.ResolutionUnit": "inch"}, 0.504),
-        ({"openslide.mpp-x": "352.77", "openslide.mpp-y": "352.77"}, None),  # 72 dpi
-        ({"tiff.XResolution": "96", "tiff.ResolutionUnit": "inch"}, None),
-        ({"tiff.XResolution": "20000"}, None),  # in no unit
-        ({"tiff.XResolution": "0", "tiff.ResolutionUnit": "inch"}, None),
-        ({"aperio.MPP": "nan"}, None),
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}, None),  # pixels that are not square
-        ({"openslide.objective-power": "40"}, None),
-        ({}, None),
-    ],
-)
-def test_mpp_by_the_fallback_chain(properties, mpp):
-    assert mpp_from_properties(properties) == (None if mpp is None else pytest.approx(mpp))
-
-
-def test_magnification_is_what_scanners_call_it():
-    assert [magnification_of(mpp) for mpp in (0.125, 0.25, 0.2521, 0.499, 1.0, 2.01)] == [
-        80.0,
-        40.0,
-        40.0,
-        20.0,
-        10.0,
-        5.0,
-    ]
-    assert magnification_of(0.7) == pytest.approx(10 / 0.7)
 
 
 def test_mpp_from_the_file_or_by_the_users_word(path, slide_writer, tmp_path):
@@ -252,7 +209,7 @@ def test_a_real_slide_of_one_level():
     assert (slide.width, slide.height, slide.mpp, slide.magnification) == (2220, 2967, 0.499, 20.0)
     tissue = slide.tissue()
     assert 0.5 < tissue.area_mm2 < 0.7
-    assert tissue.picture.shape == (*tissue.mask.shape, 3)
+    assert tissue.rgb.shape == (*tissue.mask.shape, 3)
     tiles = slide.tiles(size=224, mpp=1.0, tissue=tissue)
     assert tiles.footprint == 449
     assert 10 < len(tiles) < 30

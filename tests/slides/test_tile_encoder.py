@@ -31,13 +31,40 @@ def test_bytes_become_fractions_and_floats_stay():
 )
 def test_the_type_is_the_encoders(dtype, stored):
     kind = encoder(lambda tiles: tiles.mean((2, 3)).to(dtype)).probe(8, None)
-    assert kind == (3, np.dtype(stored))
+    assert (kind.dim, kind.dtype) == (3, np.dtype(stored))
 
 
-def test_the_probe_is_a_white_tile_through_the_transform():
+def test_the_probe_goes_through_the_transform_alone_and_beside_another_tile():
     seen = []
-    encoder(lambda tiles: seen.append(tiles) or tiles.flatten(1)).probe(2, lambda tile: tile[:1].float() - 5)
-    assert seen[0].tolist() == [[[[250.0, 250.0], [250.0, 250.0]]]]
+    kind = encoder(lambda tiles: seen.append(tiles) or tiles.flatten(1)).probe(
+        2, lambda tile: tile[:1].float() - 5
+    )
+    # The red channel of the pattern is 5x + y; the second tile is the first one turned by half, and darker.
+    assert seen[0].tolist() == [[[[-5.0, 0.0], [-4.0, 1.0]]]]
+    assert seen[1].flatten(1).tolist() == [[-5.0, 0.0, -4.0, 1.0], [-3.0, -5.0, -4.0, -5.0]]
+    assert kind.probe.tolist() == [-5.0, 0.0, -4.0, 1.0, -3.0, -5.0, -4.0, -5.0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda tiles: nn.functional.dropout(tiles[:, :, ::4, ::4].flatten(1), 0.5),
+        lambda tiles: nn.BatchNorm2d(3)(tiles)[:, :, ::4, ::4].flatten(1),
+        lambda tiles: tiles.mean((2, 3)) + torch.randn(len(tiles), 3),
+    ],
+)
+def test_features_of_chance_or_of_the_batch_are_refused(function):
+    torch.manual_seed(0)
+    with pytest.raises(
+        ValueError, match=r"the same features alone and beside others, got .* in training mode\?$"
+    ):
+        with torch.inference_mode():
+            encoder(function).probe(16, None)
+
+
+def test_features_that_are_never_finite_are_refused():
+    with pytest.raises(ValueError, match=r"^expected finite features of the encoder, got NaN or infinity"):
+        encoder(lambda tiles: tiles.mean((2, 3)) / 0).probe(16, None)
 
 
 def test_autocast_reaches_the_encoder():

@@ -84,7 +84,7 @@ def test_level_0_pixels_need_no_scale(slide_writer, tmp_path):
 def test_a_mask_of_the_users_own(slide):
     tissue = slide.tissue()
     nothing = slide.tiles(
-        tissue=tissue.__class__(tissue.mask & False, tissue.downsample, 0.0, 0.1, tissue.picture)
+        tissue=tissue.__class__(tissue.mask & False, tissue.downsample, 0.0, 0.1, tissue.pen)
     )
     assert len(nothing) == 0
     assert nothing.coords.shape == (0, 2)

@@ -1,0 +1,152 @@
+"""Find the slide files of a run: in folders and their subfolders, and in lists."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import openslide
+
+from healnet._files import shown
+
+__all__ = [
+    "SLIDE_SUFFIXES",
+    "find_slide_files",
+    "match_slide_mpp",
+    "named_slides",
+    "read_slide_list",
+    "slide_name",
+]
+
+# What slide files end in; only these are cut off ids, for the names themselves hold dots (TCGA's UUIDs).
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".svslide",
+    ".vms",
+    ".vmu",
+    ".bif",
+    ".dcm",
+    ".czi",
+)
+
+
+def slide_name(slide: str) -> str:
+    """A slide id without the suffix of a slide file.
+
+    Example:
+        >>> slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7.svs"), slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7")
+        ('TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7', 'TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7')
+    """
+    path = Path(slide)
+    return slide[: -len(path.suffix)] if path.suffix.lower() in SLIDE_SUFFIXES else slide
+
+
+def find_slide_files(folder: Path) -> list[Path]:
+    """The files below a folder that look like slides, in order: by their suffix, or because OpenSlide recognizes them.
+
+    A damaged or unreadable file with a slide's suffix is among them, so that a run reports it. Of a DICOM slide, whose files
+    share a folder, the first is taken. Hidden files and folders are left out.
+    """
+    found: list[Path] = []
+    dicom: set[Path] = set()
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
+            continue
+        suffix = path.suffix.lower()
+        if suffix == ".dcm":
+            if path.parent not in dicom:
+                dicom.add(path.parent)
+                found.append(path)
+        elif suffix in SLIDE_SUFFIXES or (path.is_file() and _recognized(path)):
+            found.append(path)
+    return found
+
+
+def named_slides(slides: Iterable[str | Path]) -> list[tuple[str, Path]]:
+    """Names and paths of slides in the order of names, so that every run goes through them alike.
+
+    A slide's name is that of its file without the last suffix; of a DICOM slide, that of its folder.
+
+    Raises:
+        ValueError: Two slides of one name, or a name that is not UTF-8.
+    """
+    named: dict[str, Path] = {}
+    for path in map(Path, slides):
+        name = path.absolute().parent.name if path.suffix.lower() == ".dcm" else path.stem
+        other = named.setdefault(name, path)
+        if other != path:
+            raise ValueError(f"expected slides of different names, got {shown(other)} and {shown(path)}")
+    return sorted(named.items())
+
+
+def match_slide_mpp(
+    slide_mpp: float | Mapping[str, float] | None, names: Iterable[str]
+) -> dict[str, float | None]:
+    """Microns per level-0 pixel of each slide, as the user gives them for all or by name, with or without suffix.
+
+    Raises:
+        ValueError: A name that is none of the slides', or one slide with two values.
+    """
+    names = list(names)
+    if not isinstance(slide_mpp, Mapping):
+        return dict.fromkeys(names, None if slide_mpp is None else float(slide_mpp))
+    found: dict[str, float | None] = dict.fromkeys(names)
+    for key, value in slide_mpp.items():
+        name = key if key in found else slide_name(key)
+        if name not in found:
+            near = next((other for other in names if other.lower() == name.lower()), None)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise ValueError(f"expected slide_mpp of slides of this run, got {key!r}{hint}")
+        if found[name] is not None and found[name] != float(value):
+            raise ValueError(f"expected one slide_mpp for {name!r}, got {found[name]} and {value}")
+        found[name] = float(value)
+    return found
+
+
+def read_slide_list(path: Path) -> tuple[list[Path], dict[str, float]]:
+    """Slides of a CSV file with a column `slide` or, as TRIDENT's lists have it, `wsi`, and perhaps one `mpp`.
+
+    Paths that are not absolute are taken from the list's own folder.
+
+    Returns:
+        The slides, and their microns per pixel by name where the list has them.
+
+    Raises:
+        ValueError: No such column, an mpp that is no number, or a slide with two.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    column = next((name for name in ("slide", "wsi") if rows and name in rows[0]), None)
+    if column is None:
+        columns = list(rows[0]) if rows else []
+        raise ValueError(f"{shown(path)}: expected a CSV file with a column `slide` or `wsi`, got {columns}")
+    slides: list[Path] = []
+    scales: dict[str, float] = {}
+    for row in rows:
+        slide = path.parent / row[column].strip()
+        slides.append(slide)
+        text = (row.get("mpp") or "").strip()
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{shown(path)}: expected a number as mpp of {row[column]}, got {text!r}"
+            ) from error
+        if scales.setdefault(slide_name(slide.name), value) != value:
+            raise ValueError(f"{shown(path)}: expected one mpp for {row[column]}, got two")
+    return slides, scales
+
+
+def _recognized(path: Path) -> bool:
+    try:
+        return openslide.OpenSlide.detect_format(path) is not None
+    except openslide.OpenSlideError:  # it looks like a slide, and is damaged
+        return True

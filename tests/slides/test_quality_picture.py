@@ -1,0 +1,74 @@
+"""The picture shows what was taken and what was left out, and its legend names no more than that."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from healnet.slides.quality_picture import BLURRED, PEN, PICTURE_SIDE, TISSUE, quality_picture, write_jpeg
+from healnet.slides.tissue import Tissue
+
+RGB = np.full((300, 400, 3), 240, np.uint8)
+
+
+def tissue(pen=False):
+    mask = np.zeros((150, 200), bool)
+    mask[50:100, 50:150] = True
+    marks = np.zeros_like(mask)
+    marks[10:20, 10:40] = pen
+    return Tissue(mask, (20.0, 20.0), 1.0, 0.1, marks)
+
+
+def has(picture, color):
+    return bool((picture == color).all(axis=2).any())
+
+
+def test_the_tissues_outline_lies_where_the_tissue_ends():
+    before = RGB.copy()
+    picture = quality_picture(RGB, (4000, 3000), tissue=tissue())
+    assert np.array_equal(RGB, before)
+    green = (picture[:300] == TISSUE).all(axis=2)
+    assert green[100, 110:290].all()
+    assert green[110:190, 100].all()
+    assert not green[104:196, 104:296].any()
+    assert (picture[150, 200] == 240).all()
+    assert (picture[20, 200] == 248).all()  # paled
+
+
+def test_tiles_lie_at_their_place_and_blurred_ones_have_their_own_color():
+    coords, kept = np.array([[1000, 1000], [2000, 1000]]), np.array([True, False])
+    picture = quality_picture(RGB, (4000, 3000), coords=coords, kept=kept, footprint=500)
+    black, orange = (picture == 0).all(axis=2), (picture == BLURRED).all(axis=2)
+    assert black[100, 100:149].all()
+    assert black[100:149, 149].all()
+    assert orange[100, 200:249].all()
+    assert not black[:300, 160:].any()
+
+
+def test_the_legend_names_what_is_drawn_and_nothing_else():
+    heights = [
+        quality_picture(RGB, (4000, 3000), tissue=part, coords=coords, footprint=500, mpp=mpp).shape[0]
+        for part, coords, mpp in (
+            (None, None, None),
+            (tissue(), None, None),
+            (tissue(), np.array([[0, 0]]), 0.5),
+        )
+    ]
+    assert heights[0] == 300  # nothing drawn, no legend
+    assert heights[0] < heights[1] <= heights[2]
+    assert not has(quality_picture(RGB, (4000, 3000), tissue=tissue())[300:], PEN)
+    assert has(quality_picture(RGB, (4000, 3000), tissue=tissue(pen=True))[300:], PEN)
+
+
+def test_a_large_picture_becomes_readable_and_no_larger():
+    picture = quality_picture(np.full((4000, 2000, 3), 240, np.uint8), (8000, 16000))
+    assert picture.shape == (PICTURE_SIDE, PICTURE_SIDE // 2, 3)
+
+
+def test_the_file_is_a_jpeg_of_the_picture(tmp_path):
+    write_jpeg(tmp_path / "a.jpg", RGB)
+    assert (
+        np.abs(np.asarray(Image.open(io.BytesIO((tmp_path / "a.jpg").read_bytes()))).astype(int) - 240).max()
+        < 3
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
