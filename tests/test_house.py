@@ -24,7 +24,7 @@ ALLOWED = {
     "survival": {"_plotting"},
     "encoders": {"inputs", "nn", "streams", "tokens"},
     "fusion": {"encoders", "inputs", "nn", "streams", "tokens"},
-    "baselines": {"encoders", "fusion", "inputs", "nn", "tokens"},
+    "baselines": {"encoders", "fusion", "inputs", "nn", "survival", "tokens"},
     "slides": {"_evaluation", "_files", "inputs", "streams", "survival"},
     "data": {"_files", "inputs", "slides", "survival"},
     "datasets": {"data", "inputs", "survival"},

@@ -1,14 +1,15 @@
 """The systems HEALNet is compared with, on the same inputs and encoders.
 
 Each is written from its paper, takes the same mapping of inputs as `HEALNet` and returns (b, out_dim). `EarlyFusion`,
-`MultiModN` and `MeanFusion` pass over what a patient lacks. The others need every modality, or their bag: they refuse a
-patient who lacks it, unless made with missing="zero", the zero-imputation that such designs are usually run with.
+`MultiModN`, `MeanFusion` and `LinearCox` pass over what a patient lacks. The others need every modality, or their bag: they
+refuse a patient who lacks it, unless made with missing="zero", the zero-imputation that such designs are usually run with.
 """
 
 from healnet.baselines.attention_mil import AttentionMIL, GatedAttentionPool
 from healnet.baselines.early_fusion import EarlyFusion
 from healnet.baselines.late_concat import LateConcat
 from healnet.baselines.late_kronecker import LateKronecker
+from healnet.baselines.linear_cox import LinearCox
 from healnet.baselines.mcat import MCAT, CoAttention
 from healnet.baselines.mean_fusion import MeanFusion
 from healnet.baselines.motcat import MOTCat, TransportCoAttention
@@ -24,6 +25,7 @@ __all__ = [
     "GatedAttentionPool",
     "LateConcat",
     "LateKronecker",
+    "LinearCox",
     "MOTCat",
     "MeanFusion",
     "MultiModN",
