@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,23 +22,29 @@ __all__ = ["SurvivalCurve"]
 
 
 class SurvivalCurve:
-    """Survival curves of b patients: S at the edges of k bins, S(0) = 1, and a rule in between.
+    """Survival curves of b patients in continuous time, from S at the edges of k bins, S(0) = 1.
+
+    Between the edges the interpolation is
 
     - "linear": the event density is constant within a bin, S a straight line;
     - "exponential": the hazard is constant within a bin, log S a straight line (Kvamme and Borgan 2021,
-      Lifetime Data Analysis 27:710, compare the two).
+      Lifetime Data Analysis 27:710, compare the two). Where S is exactly 0 at the end of a bin no finite hazard leads
+      there, and S is the limit of ever larger ones: 0 from the beginning of the bin on, where the median then lies.
+      `from_log` and `survival_function` keep log S, so that an S too small for float32 is not such a 0.
 
-    Both agree at the edges. Beyond the last edge, of which the model knows nothing, S stays as it was there.
-    Differentiable in the survival probabilities.
+    Beyond the last edge, of which the model knows nothing, S stays as it was there. Differentiable in S.
 
     Args:
-        survival: (b, k) S at the end of each bin; half precision becomes float32.
-        bins: their edges.
+        survival: Survival at the end of each bin; half precision becomes float32.
+        bins: The k time bins.
         interpolation: "linear" or "exponential".
 
+    Shape:
+        survival: (b, k)
+
     Raises:
-        ValueError: another shape than (b, k) for k bins, values that are not probabilities or that rise, bins that
-            are not fitted, another interpolation.
+        ValueError: another shape than (b, k) for k bins, values that are not probabilities or that rise, another
+            interpolation.
 
     Example:
         >>> curve = SurvivalCurve(torch.tensor([[0.8, 0.4, 0.1]]), TimeBins([0, 10, 20, 40]))
@@ -64,7 +72,24 @@ class SurvivalCurve:
         self.interpolation = interpolation
         self.last_time: float = bins.to_dict()["edges"][-1]
         self.values = pad(survival, (1, 0), value=1.0)  # (b, k + 1), at the edges
+        alive = self.values > 0  # log has no gradient at 0
+        self.log_values = torch.where(alive, torch.where(alive, self.values, 1).log(), -torch.inf)
         self.edges = torch.tensor(bins.edges, dtype=survival.dtype, device=survival.device)
+
+    @classmethod
+    def from_log(cls, log_survival: Tensor, bins: TimeBins, interpolation: str = "linear") -> SurvivalCurve:
+        """Build curves from log S, which is known where S itself is too small for its precision.
+
+        Shape:
+            log_survival: (b, k)
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        log_survival = widen(log_survival, "log_survival")
+        curve = cls(log_survival.exp(), bins, interpolation)
+        curve.log_values = pad(log_survival, (1, 0))
+        return curve
 
     def __len__(self) -> int:
         return len(self.values)
@@ -73,7 +98,7 @@ class SurvivalCurve:
         return f"SurvivalCurve({len(self)} patients, {self.bins}, {self.interpolation!r})"
 
     def at(self, times: ArrayOrTensor) -> Tensor:
-        """S at any times.
+        """Return S at any times.
 
         Shape:
             times: (t,) the same for all patients, or (b, t) each patient's own.
@@ -83,16 +108,16 @@ class SurvivalCurve:
             ValueError: another shape, a time that is negative or NaN.
         """
         asked = check_times_at(as_tensor(times).to(self.edges), len(self))
-        asked = asked.clamp(max=self.edges[-1]).expand(len(self), asked.shape[-1]).contiguous()
-        upper = torch.searchsorted(self.edges, asked).clamp(min=1)
-        low, high = self.edges[upper - 1], self.edges[upper]
-        return self._between(upper, (asked - low) / (high - low))
+        upper, share = self._place(asked)
+        if self.interpolation == "linear":
+            return self._between(self.values, upper, share)
+        return self._between(self.log_values, upper, share).exp()
 
     def quantile(self, p: float) -> Tensor:
-        """The first time at which S <= 1 - p; inf where the curve ends above it (as lifelines has it).
+        """Return the first time at which S <= 1 - p; inf where the curve ends above it (as lifelines has it).
 
         Args:
-            p: the share of events, in (0, 1); 0.5 is the median.
+            p: Share of events, in (0, 1); 0.5 is the median.
 
         Shape:
             returns: (b,)
@@ -103,25 +128,25 @@ class SurvivalCurve:
         check_inside("p", p)
         reached = self.values <= 1 - p
         upper = reached.long().argmax(dim=1).clamp(min=1).unsqueeze(1)
-        above, below = self.values.gather(1, upper - 1), self.values.gather(1, upper)
-        if self.interpolation == "linear":
-            share = (above - (1 - p)) / torch.where(above > below, above - below, 1)
-        else:
-            share = (above / (1 - p)).log() / torch.where(above > below, (above / below).log(), 1)
+        knots, level = (
+            (self.values, 1 - p) if self.interpolation == "linear" else (self.log_values, math.log(1 - p))
+        )
+        above, below = knots.gather(1, upper - 1), knots.gather(1, upper)
+        share = (above - level) / torch.where(above > below, above - below, 1)
         low, high = self.edges[upper - 1], self.edges[upper]
         return torch.where(reached.any(dim=1), (low + share * (high - low)).squeeze(1), torch.inf)
 
     def median(self) -> Tensor:
-        """The median survival time, (b,): the first time at which S <= 1/2; inf where the curve ends above it."""
+        """Return the median survival time, (b,): the first time at which S <= 1/2; inf where the curve ends above it."""
         return self.quantile(0.5)
 
     def restricted_mean(self, horizon: float | None = None) -> Tensor:
-        """The mean survival time within a horizon: the area under the curve from 0 to it.
+        """Return the mean survival time within a horizon: the area under the curve from 0 to it.
 
         Exact for either interpolation, not a sum over a grid.
 
         Args:
-            horizon: in (0, last edge]; the last edge if left out.
+            horizon: End of the area, in (0, last edge]; the last edge if left out.
 
         Shape:
             returns: (b,)
@@ -136,27 +161,35 @@ class SurvivalCurve:
             )
         stop = self.edges.new_tensor([end])
         knots = torch.cat([self.edges[self.edges < stop], stop])
-        values = self.at(knots)
+        upper, share = self._place(knots)
+        values = self._between(
+            self.values if self.interpolation == "linear" else self.log_values, upper, share
+        )
         above, below = values[:, :-1], values[:, 1:]
-        if self.interpolation == "linear":
-            mean = (above + below) / 2
-        else:
-            mean = _logarithmic_mean(above, below)
+        mean = (above + below) / 2 if self.interpolation == "linear" else _mean_of_exponential(above, below)
         return (mean * knots.diff()).sum(dim=1)
 
-    def _between(self, upper: Tensor, share: Tensor) -> Tensor:
-        above, below = self.values.gather(1, upper - 1), self.values.gather(1, upper)
-        if self.interpolation == "linear":
-            return above + share * (below - above)
-        return above ** (1 - share) * below**share
+    def _place(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """The edge at or after each time, (b, t), and how far into the bin before it the time lies, in [0, 1]."""
+        times = times.clamp(max=self.edges[-1]).expand(len(self), times.shape[-1]).contiguous()
+        upper = torch.searchsorted(self.edges, times).clamp(min=1)
+        low, high = self.edges[upper - 1], self.edges[upper]
+        return upper, (times - low) / (high - low)
+
+    def _between(self, knots: Tensor, upper: Tensor, share: Tensor) -> Tensor:
+        """On the line between two knots; -inf once it has left for -inf."""
+        above, below = knots.gather(1, upper - 1), knots.gather(1, upper)
+        finite = below > -torch.inf
+        line = above + share * (torch.where(finite, below, 0) - torch.where(finite, above, 0))
+        return torch.where(finite, line, torch.where(share > 0, -torch.inf, above))
 
 
-def _logarithmic_mean(above: Tensor, below: Tensor) -> Tensor:
-    """(a - b) / log(a / b), the mean of an exponential between a and b; zero where it falls to b = 0."""
-    alive = below > 0
-    a, b = torch.where(alive, above, 1), torch.where(alive, below, 1)
-    ratio = (a / b).log()
-    flat = ratio < 0.1  # there the quotient loses digits; the series is off by less than 4e-12
-    series = (a * b).sqrt() * (1 + ratio**2 / 24 + ratio**4 / 1920)
-    mean = torch.where(flat, series, (a - b) / torch.where(flat, 1, ratio))
+def _mean_of_exponential(above: Tensor, below: Tensor) -> Tensor:
+    """(e^a - e^b) / (a - b), the mean of an exponential between e^a and e^b; zero where it falls to e^-inf."""
+    alive = below > -torch.inf
+    a, b = torch.where(alive, above, 0), torch.where(alive, below, 0)
+    fall = a - b
+    flat = fall < 0.1  # there the quotient loses digits; the series is off by less than 4e-12
+    series = ((a + b) / 2).exp() * (1 + fall**2 / 24 + fall**4 / 1920)
+    mean = torch.where(flat, series, (a.exp() - b.exp()) / torch.where(flat, 1, fall))
     return torch.where(alive, mean, 0)

@@ -79,10 +79,8 @@ def survival_function(
         >>> survival_function(torch.tensor([[0.0, 0.0]]), TimeBins([0, 12, 24])).at([6, 24])
         tensor([[0.7500, 0.2500]])
     """
-    survival = log_hazards(check_logits(logits))[0].cumsum(dim=1).exp()
-    if bins is None:
-        return survival
-    return SurvivalCurve(survival, bins, interpolation)
+    log_survival = log_hazards(check_logits(logits))[0].cumsum(dim=1)
+    return log_survival.exp() if bins is None else SurvivalCurve.from_log(log_survival, bins, interpolation)
 
 
 def risk_score(logits: Tensor) -> Tensor:

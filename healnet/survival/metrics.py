@@ -85,8 +85,11 @@ def evaluate(
     d_calibration_p      p of `d_calibration`: small = the curves are not calibrated
     ===================  ================================================================================
 
-    All but the calibrations are scikit-survival's; the censoring that weighs them is estimated on
-    `train_target`.
+    All but the calibrations are scikit-survival's; the probability G of not being censored that weighs them is
+    estimated on `train_target`, right-continuous: patients censored at t lower G(t).
+
+    AUC and Brier score at t: a patient with the event at exactly t has had it; one censored at exactly t was not followed
+    beyond t, so they are no control, and weigh 0 in the Brier score like all who were censored before.
 
     Args:
         risk: Predicted risk, larger = worse, for the rows down to mean_auc; None leaves them out.

@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -30,6 +31,44 @@ def test_by_hand():
         3,
         2,
     ]  # 2 * 0.544 and 4 * 0.211 reach log 2 = 0.693
+
+
+def by_definition(eta, target, asked):
+    """Breslow's sum in rational numbers, exact but for the two exponentials."""
+    weight = [Fraction(float(np.exp(value))) for value in eta]
+    hazard = [
+        sum(
+            Fraction(int((target.event & (target.time == t)).sum()))
+            / sum(w for w, other in zip(weight, target.time, strict=True) if other >= t)
+            for t in np.unique(target.time[target.event & (target.time <= until)])
+        )
+        for until in asked
+    ]
+    return np.array([[np.exp(-float(min(h * w, Fraction(800)))) for h in hazard] for w in weight])
+
+
+def test_large_log_hazards_are_exact_where_scikit_survival_subtracts_them_away():
+    rng = np.random.default_rng(0)
+    asked, wrong, undefined = np.arange(5.0), 0, 0
+    for _ in range(200):
+        n = int(rng.integers(3, 13))
+        target = SurvivalTarget(
+            np.append(rng.integers(0, 5, n), [0, 4]), np.append(rng.random(n) < 0.6, [1, 0])
+        )
+        for size in (1, 10, 30):
+            eta = size * rng.normal(size=n + 2)
+            exact = by_definition(eta, target, asked)
+            ours = BreslowBaseline.fit(eta, target).survival(eta, asked).numpy()
+            np.testing.assert_allclose(ours, exact, atol=1e-13)
+            with np.errstate(all="ignore"):
+                theirs = BreslowEstimator().fit(eta, target.event, target.time).get_survival_function(eta)
+                gap = np.array([curve(asked) for curve in theirs]) - exact
+            if size == 1:
+                np.testing.assert_allclose(gap, 0, atol=1e-12)
+            wrong += bool((np.abs(gap) > 0.03).any())
+            undefined += bool(np.isnan(gap).any())
+    assert wrong > 40
+    assert undefined > 0
 
 
 COHORTS = st.integers(3, 12).flatmap(

@@ -50,6 +50,30 @@ def test_a_curve_that_drops_to_zero(rule):
     np.testing.assert_allclose(dead.restricted_mean(), [5 if rule == "linear" else 0])
 
 
+@pytest.mark.parametrize("size", [95.0, 200.0, 1e4])
+def test_a_survival_too_small_for_float32_is_not_zero(size):
+    """Hazards of constant size within a bin: log S falls from log S(10) by `size` over the 1000 days of the last bin."""
+    ours = survival_function(torch.tensor([[-0.4, size]]), TimeBins([0, 10, 1010]), "exponential")
+    log_start = float(torch.nn.functional.logsigmoid(torch.tensor(0.4)))
+    expected = 10 + 1000 * (log_start - np.log(0.5)) / size
+    assert ours.median().item() == pytest.approx(expected, rel=1e-5)
+    assert ours.at([[expected]]).item() == pytest.approx(0.5, rel=1e-3)
+    whole = 10 * (np.exp(log_start) - 1) / log_start + 1000 * np.exp(log_start) / size
+    assert ours.restricted_mean().item() == pytest.approx(whole, rel=1e-5)
+
+
+def test_where_s_is_exactly_zero_the_exponential_median_is_the_beginning_of_the_bin():
+    """The limit of ever larger hazards, which at() and the restricted mean take, too."""
+    values = [[0.8, 0.6, 0.0]]
+    for tiny, tolerance in ((0.0, 1e-12), (1e-300, 0.02)):  # S(t) = 0.6 (tiny / 0.6)^((t - 20) / 20)
+        ours = curve([[0.8, 0.6, tiny]], "exponential")
+        np.testing.assert_allclose(ours.median(), [20], rtol=tolerance)
+        np.testing.assert_allclose(ours.at([20, 21, 40]), [[0.6, 0, 0]], atol=1e-12)
+        until_20 = curve(values, "exponential").restricted_mean(20)
+        np.testing.assert_allclose(ours.restricted_mean(), until_20, rtol=tolerance)
+    np.testing.assert_allclose(curve(values).median(), [20 + 20 / 6])
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=3), st.sampled_from(RULES), st.floats(0.5, 40))
 def test_laws(logits, rule, horizon):

@@ -130,6 +130,23 @@ def test_mean_auc_is_scikit_survivals():
     assert values(table, "mean_auc") == pytest.approx([mean])
 
 
+def test_patients_censored_at_exactly_t_are_neither_dead_nor_followed_beyond():
+    train = SurvivalTarget(
+        [1, 2, 3, 4], [True, False, True, True]
+    )  # of 3 at risk one is censored at 2: G(2) = 2/3
+    test = SurvivalTarget([1, 2, 2, 3], [True, True, False, False])
+    survival = np.array([[0.5], [0.3], [0.9], [0.8]])
+    risk = [1.0, 2.0, 9.0, 0.0]
+    table = evaluate(risk, test, train, survival=survival, times=[2.0])
+    # Dead at 1 with G(1) = 1, dead at 2 with G(2), censored at 2 with no weight, followed beyond with G(2); four patients.
+    assert values(table, "brier") == pytest.approx([(0.5**2 + 1.5 * 0.3**2 + 0 + 1.5 * 0.2**2) / 4])
+    assert values(table, "auc") == [
+        1
+    ]  # as a control the patient censored at 2 would be ranked above both deaths
+    at_3 = SurvivalTarget([1, 2, 3, 3], [True, True, False, False])
+    assert values(evaluate(risk, at_3, train, times=[2.0]), "auc") == [0.5]
+
+
 def test_patients_followed_longer_than_the_training_cohort():
     """scikit-survival refuses them; what happens after the training follow-up changes no earlier value."""
     risk, target = simulated(2)
