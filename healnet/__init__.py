@@ -19,10 +19,33 @@ Conventions, stated once:
 torch.Size([3, 4])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from healnet.fusion import HEALNet
 from healnet.inputs import Graph, Masked, PatchBag, TimeSeries
 from healnet.streams import Pieces, Stream
 from healnet.tokens import Tokens
 
-__all__ = ["Graph", "HEALNet", "Masked", "PatchBag", "Pieces", "Stream", "TimeSeries", "Tokens"]
+if TYPE_CHECKING:
+    from healnet.estimator import HEALNetSurvivalAnalysis
+
+__all__ = [
+    "Graph",
+    "HEALNet",
+    "HEALNetSurvivalAnalysis",
+    "Masked",
+    "PatchBag",
+    "Pieces",
+    "Stream",
+    "TimeSeries",
+    "Tokens",
+]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HEALNetSurvivalAnalysis":  # imports scikit-learn and pandas, which models alone do not need
+        from healnet.estimator import HEALNetSurvivalAnalysis
+
+        return HEALNetSurvivalAnalysis
+    raise AttributeError(f"module 'healnet' has no attribute {name!r}")

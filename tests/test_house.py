@@ -31,6 +31,7 @@ ALLOWED = {
     "testing": {"encoders", "fusion", "inputs", "nn", "tokens"},
     "training": {"data", "encoders", "fusion", "survival"},
     "__main__": {"_files", "pretrained"},
+    "estimator": {"data", "survival", "training"},
     "pretrained": {"_files", "data", "encoders", "fusion", "survival", "training"},
     "explain": {
         "_evaluation",
@@ -46,7 +47,7 @@ ALLOWED = {
         "survival",
         "tokens",
     },
-    "__init__": {"encoders", "fusion", "inputs", "streams", "tokens"},
+    "__init__": {"encoders", "estimator", "fusion", "inputs", "streams", "tokens"},
 }
 HEAVY = ["h5py", "openslide", "pandas", "matplotlib", "sksurv", "sklearn", "scipy", "tqdm"]
 

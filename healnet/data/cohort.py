@@ -333,6 +333,18 @@ class Cohort:
             changed[name] = table if isinstance(table, Table) else Table.of(frame, self._patients)
         return self._with(modalities=changed)
 
+    def with_target(self, target: SurvivalTarget | None) -> Cohort:
+        """The same patients with other outcomes, in their order, or without any.
+
+        Raises:
+            ValueError: a target of another type or length.
+        """
+        if target is not None and not isinstance(target, SurvivalTarget):
+            raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
+        if target is not None and len(target) != len(self):
+            raise ValueError(f"the cohort has {len(self)} patient ids but {len(target)} survival times")
+        return self._with(target=target)
+
     def with_patches(
         self,
         folder: str | Path,

@@ -258,3 +258,16 @@ def test_scikit_learn_splits_and_indexes_a_cohort():
     train, test = next(iter(KFold(5).split(whole)))
     assert _safe_indexing(whole, test).patients.tolist() == ["p1"]
     assert _safe_indexing(whole, train).patients.tolist() == ["p2", "p3", "p4", "p5"]
+
+
+def test_outcomes_are_replaced_or_taken_away():
+    table = pd.DataFrame({"x": [1.0, 2.0]}, index=["a", "b"])
+    cohort = Cohort({"t": table}, SurvivalTarget([1, 2], [True, False]), ["a", "b"])
+    other = SurvivalTarget([5, 6], [False, True])
+    assert cohort.with_target(other).target == other
+    assert not cohort.with_target(None).has_target
+    assert cohort.target.time.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"^the cohort has 2 patient ids but 1 survival times$"):
+        cohort.with_target(other[:1])
+    with pytest.raises(ValueError, match=r"^expected the target as a SurvivalTarget, got list$"):
+        cohort.with_target([1, 2])

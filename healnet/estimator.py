@@ -1,0 +1,230 @@
+"""HEALNet with scikit-learn's interface and scikit-survival's conventions: `HEALNetSurvivalAnalysis`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from sksurv.functions import StepFunction
+from tqdm.auto import tqdm
+
+from healnet.data import Cohort
+from healnet.survival import SurvivalTarget, concordance
+from healnet.training import Recipe, fit_ensemble
+
+__all__ = ["HEALNetSurvivalAnalysis"]
+
+
+class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Cox model over several tables with gaps, for `cross_val_score`, `GridSearchCV` and `Pipeline`.
+
+    An ensemble of `healnet.training.fit_ensemble`, whose settings are the parameters here. X is a `Cohort`, with slides or
+    anything else in it, or one table whose columns belong to several modalities. Missing values are NaN and need no
+    imputation; a modality that a patient lacks is a row of NaN in all of its columns. Scaling is part of the model.
+
+    Args:
+        modalities: Name -> columns of a DataFrame, or positions of an array's. Columns in none are not used. Left out,
+            columns named `rna:TP53` belong to rna, as `Cohort.to_frame` names them; without such names all are one table.
+        random_state: Random seed; an int gives the same model again.
+        device: Device to train and predict on.
+        verbose: Whether to show a progress bar.
+        members, epochs, batch_size, learning_rate, weight_decay, modality_dropout, input_dropout, narrow, tokens,
+            feature_tokens, depth, num_latents, latent_dim, num_heads, self_attention, ff_mult, max_patches, strata: Settings
+            of `healnet.training.Recipe`.
+
+    Attributes:
+        ensemble_: The fitted `healnet.training.Ensemble`, which `healnet.pretrained.PretrainedModel.of` saves.
+        unique_times_: 0 and the training patients' event times, ascending, where curves have steps.
+        n_features_in_: Number of columns; not after a fit to a `Cohort`.
+        feature_names_in_: Names of the columns, after a fit to a DataFrame.
+
+    Example:
+        >>> from sklearn.model_selection import cross_val_score
+        >>> from healnet.datasets import load_mini_acc
+        >>> cohort = load_mini_acc().select(["clinical", "rna"])
+        >>> X, y = cohort.to_frame(), cohort.target.to_structured()
+        >>> estimator = HEALNetSurvivalAnalysis(members=1, epochs=3).fit(X, y)
+        >>> estimator.predict(X).shape
+        (92,)
+        >>> bool(estimator.predict_survival_function(X[:1])[0](365) > 0.5)
+        True
+        >>> cross_val_score(estimator, cohort, y, cv=cohort.folds(3)).shape
+        (3,)
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        members: int = 4,
+        epochs: int = 15,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.3,
+        modality_dropout: float = 0.3,
+        input_dropout: float = 0.5,
+        narrow: int = 0,
+        tokens: int = 4,
+        feature_tokens: tuple[str, ...] = (),
+        depth: int = 2,
+        num_latents: int = 8,
+        latent_dim: int = 32,
+        num_heads: int = 1,
+        self_attention: int = 0,
+        ff_mult: int = 1,
+        max_patches: int | None = None,
+        strata: str | None = None,
+        random_state: Any = 0,
+        device: torch.device | str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        self.modalities = modalities
+        self.members = members
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.modality_dropout = modality_dropout
+        self.input_dropout = input_dropout
+        self.narrow = narrow
+        self.tokens = tokens
+        self.feature_tokens = feature_tokens
+        self.depth = depth
+        self.num_latents = num_latents
+        self.latent_dim = latent_dim
+        self.num_heads = num_heads
+        self.self_attention = self_attention
+        self.ff_mult = ff_mult
+        self.max_patches = max_patches
+        self.strata = strata
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> HEALNetSurvivalAnalysis:
+        """Train on these patients.
+
+        Args:
+            X: Cohort, DataFrame or array of n patients.
+            y: Structured array (n,) of event (bool) and time, scikit-survival's, or a SurvivalTarget. A cohort with outcomes
+                needs none.
+
+        Raises:
+            ValueError: Outcomes of another kind or number, no event, columns that are not numbers.
+        """
+        cohort = self._cohort(X, reset=True)
+        target = X.target if y is None and isinstance(X, Cohort) else _target(y)
+        cohort = cohort.with_target(target)
+        recipe = Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        with tqdm(total=recipe.members * recipe.epochs, unit="epoch", disable=not self.verbose) as bar:
+
+            def progress(loss: float) -> None:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            self.ensemble_ = fit_ensemble(cohort, recipe, int(seed), device=self.device, progress=progress)
+        steps = target.time[target.event]
+        self.unique_times_ = np.unique(np.append(0.0, steps))
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float32]:
+        """Risk per patient, (n,), larger = worse."""
+        check_is_fitted(self, "ensemble_")
+        return self.ensemble_.predict(self._cohort(X))
+
+    def predict_survival_function(self, X: Any, return_array: bool = False) -> NDArray[Any]:
+        """Probability of surviving beyond each time.
+
+        Args:
+            X: As for `fit`.
+            return_array: Whether to return (n, t) probabilities at `unique_times_`.
+
+        Returns:
+            (n,) scikit-survival's StepFunction of each patient, or the array.
+        """
+        check_is_fitted(self, "ensemble_")
+        survival = self.ensemble_.survival(self._cohort(X), self.unique_times_)
+        return survival if return_array else self._steps(survival)
+
+    def predict_cumulative_hazard_function(self, X: Any, return_array: bool = False) -> NDArray[Any]:
+        """Cumulative hazard, -log of the survival function: StepFunctions, or (n, t) at `unique_times_`."""
+        survival = self.predict_survival_function(X, return_array=True)
+        # A curve that reached 0 has an infinite hazard, which no step function holds.
+        hazard = -np.log(np.clip(survival, np.finfo(np.float64).tiny, None))
+        return hazard if return_array else self._steps(hazard)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Harrell's C of the predicted risks.
+
+        Args:
+            X: As for `fit`.
+            y: As for `fit`.
+        """
+        target = X.target if y is None and isinstance(X, Cohort) else _target(y)
+        return concordance(self.predict(X), target)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
+        tags.non_deterministic = not isinstance(self.random_state, int | np.integer)
+        return tags
+
+    def _steps(self, values: NDArray[np.float64]) -> NDArray[Any]:
+        steps = np.empty(len(values), dtype=object)
+        for i, row in enumerate(values):
+            steps[i] = StepFunction(self.unique_times_, row)
+        return steps
+
+    def _cohort(self, X: Any, reset: bool = False) -> Cohort:
+        """The patients of a table as a cohort; a cohort as it is."""
+        if isinstance(X, Cohort):
+            return X
+        values = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
+        names = list(X.columns) if isinstance(X, pd.DataFrame) else list(range(values.shape[1]))
+        patients = [str(i) for i in range(len(values))]
+        frame = pd.DataFrame(values, patients)
+        tables = {}
+        for modality, columns in self._groups(names).items():
+            found = [names.index(column) for column in columns if column in names]
+            if len(found) < len(columns) or not found:
+                absent = [column for column in columns if column not in names]
+                raise ValueError(f"modality {modality!r}: expected columns of X, got {absent[:3]}")
+            tables[modality] = frame[found].set_axis([str(names[i]) for i in found], axis=1)
+        return Cohort(tables, None, patients)
+
+    def _groups(self, names: list[Any]) -> Mapping[str, Sequence[Any]]:
+        if self.modalities is not None:
+            return self.modalities
+        if not all(isinstance(name, str) and ":" in name for name in names):
+            return {"table": names}
+        groups: dict[str, list[Any]] = {}
+        for name in names:
+            groups.setdefault(name.split(":", 1)[0], []).append(name)
+        return groups
+
+
+def _target(y: ArrayLike | SurvivalTarget | None) -> SurvivalTarget:
+    if isinstance(y, SurvivalTarget):
+        return y
+    if y is None:
+        raise ValueError("requires y to be passed, but the target y is None")
+    names = np.asarray(y).dtype.names
+    if names is None or len(names) != 2:
+        raise ValueError(
+            "expected y as scikit-survival's structured array of event and time, or a SurvivalTarget, got "
+            f"{type(y).__name__}"
+        )
+    values = np.asarray(y)
+    return SurvivalTarget(values[names[1]], values[names[0]])

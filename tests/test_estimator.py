@@ -1,0 +1,221 @@
+"""The estimator among scikit-learn's tools and under scikit-survival's conventions."""
+
+import pickle
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from sksurv.metrics import (
+    as_concordance_index_ipcw_scorer,
+    concordance_index_censored,
+    integrated_brier_score,
+)
+
+import healnet
+from healnet import HEALNetSurvivalAnalysis
+from healnet.data import Cohort
+from healnet.survival import SurvivalTarget
+from healnet.training import Recipe, fit_ensemble
+
+QUICK = {"members": 1, "epochs": 15}
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    """Two tables that both tell the risk; every fourth patient lacks the second."""
+    rng = np.random.default_rng(0)
+    risk, ids = rng.normal(size=60), [f"p{i}" for i in range(60)]
+    tables = {
+        name: pd.DataFrame(rng.normal(size=(60, width)) + risk[:, None], ids).add_prefix(name)
+        for name, width in (("clinical", 3), ("rna", 7))
+    }
+    tables["rna"].iloc[::4] = np.nan
+    return Cohort(
+        tables, SurvivalTarget(rng.exponential(1000 * np.exp(-2 * risk)), np.arange(60) % 3 > 0), ids
+    )
+
+
+@pytest.fixture(scope="module")
+def y(cohort):
+    return cohort.target.to_structured()
+
+
+def test_it_is_the_ensemble_of_the_recipe(cohort, y):
+    expected = fit_ensemble(cohort, Recipe(**QUICK), seed=3)
+    for given in (cohort, cohort.to_frame()):
+        estimator = HEALNetSurvivalAnalysis(**QUICK, random_state=3).fit(given, y)
+        np.testing.assert_allclose(estimator.predict(given), expected.predict(cohort), atol=1e-6)
+    assert estimator.n_features_in_ == 10
+    assert estimator.feature_names_in_[0] == "clinical:clinical0"
+    assert set(estimator.ensemble_.models[0].encoders) == {"clinical", "rna"}
+
+
+def test_its_parameters_are_the_recipes_with_the_same_defaults():
+    parameters = HEALNetSurvivalAnalysis().get_params()
+    for field in fields(Recipe):
+        assert parameters.pop(field.name) == field.default, field.name
+    assert set(parameters) == {"modalities", "random_state", "device", "verbose"}
+
+
+def test_columns_belong_to_modalities_by_name_position_or_all_to_one(cohort, y):
+    frame = cohort.to_frame()
+    groups = {"clinical": list(frame.columns[:3]), "rna": list(frame.columns[3:])}
+    by_prefix = HEALNetSurvivalAnalysis(**QUICK).fit(frame, y).predict(frame)
+    by_name = HEALNetSurvivalAnalysis(groups, **QUICK).fit(frame, y).predict(frame)
+    positions = {"clinical": [0, 1, 2], "rna": range(3, 10)}
+    values = frame.to_numpy()
+    by_position = HEALNetSurvivalAnalysis(positions, **QUICK).fit(values, y).predict(values)
+    np.testing.assert_array_equal(by_name, by_prefix)
+    np.testing.assert_array_equal(by_position, by_prefix)
+    one = HEALNetSurvivalAnalysis(**QUICK).fit(values, y)
+    assert list(one.ensemble_.models[0].encoders) == ["table"]
+    with pytest.raises(ValueError, match=r"^modality 'rna': expected columns of X, got \['G9'\]$"):
+        HEALNetSurvivalAnalysis({"rna": ["rna:rna0", "G9"]}, **QUICK).fit(frame, y)
+
+
+def test_curves_are_step_functions_of_the_ensemble(cohort, y):
+    estimator = HEALNetSurvivalAnalysis(**QUICK).fit(cohort[:40], y[:40])
+    times = estimator.unique_times_
+    assert times[0] == 0
+    np.testing.assert_array_equal(times[1:], np.unique(y["time"][:40][y["event"][:40]]))
+    array = estimator.predict_survival_function(cohort[40:], return_array=True)
+    curves = estimator.predict_survival_function(cohort[40:])
+    at = [0.0, times[1] / 2, times[3], times[-1]]
+    np.testing.assert_allclose([curve(at) for curve in curves], estimator.ensemble_.survival(cohort[40:], at))
+    np.testing.assert_array_equal([curve(times) for curve in curves], array)
+    assert (array[:, 0] == 1).all()
+    assert (np.diff(array, axis=1) <= 0).all()
+    hazards = estimator.predict_cumulative_hazard_function(cohort[40:], return_array=True)
+    np.testing.assert_allclose(np.exp(-hazards), array)
+    np.testing.assert_allclose(
+        estimator.predict_cumulative_hazard_function(cohort[40:])[0](times), hazards[0]
+    )
+
+
+def test_scikit_survivals_metrics_take_it(cohort, y):
+    estimator = HEALNetSurvivalAnalysis(**QUICK).fit(cohort, y)
+    assert (
+        estimator.score(cohort, y)
+        == concordance_index_censored(y["event"], y["time"], estimator.predict(cohort))[0]
+    )
+    assert estimator.score(cohort) == estimator.score(cohort, y)
+    times = np.quantile(y["time"], [0.2, 0.4, 0.6])
+    survival = np.array([curve(times) for curve in estimator.predict_survival_function(cohort)])
+    assert 0 < integrated_brier_score(y, y, survival, times) < 0.25
+    uno = as_concordance_index_ipcw_scorer(estimator, tau=times[2]).fit(cohort, y)
+    assert 0.6 < uno.score(cohort, y) <= 1
+
+
+def test_cross_validation_of_a_cohort_and_of_its_table_agree(cohort, y):
+    estimator = HEALNetSurvivalAnalysis(**QUICK)
+    folds = cohort.folds(3)
+    scores = cross_val_score(estimator, cohort, y, cv=folds)
+    np.testing.assert_array_equal(scores, cross_val_score(estimator, cohort.to_frame(), y, cv=folds))
+    risks = cross_val_predict(estimator, cohort, y, cv=folds)
+    train, test = folds[1]
+    np.testing.assert_array_equal(risks[test], estimator.fit(cohort[train], y[train]).predict(cohort[test]))
+    assert scores.mean() > 0.6
+
+
+def test_grid_search_chooses_and_refits(cohort, y):
+    search = GridSearchCV(
+        HEALNetSurvivalAnalysis(members=1), {"epochs": [1, 15], "latent_dim": [8]}, cv=3, error_score="raise"
+    ).fit(cohort.to_frame(), y)
+    assert search.best_params_ == {"epochs": 15, "latent_dim": 8}
+    assert search.best_estimator_.ensemble_.models[0].latents.shape[1] == 8
+
+
+def test_a_pipeline_may_come_before(cohort, y):
+    frame = cohort.to_frame()
+    positions = {"clinical": [0, 1, 2], "rna": range(3, 10)}
+    log = make_column_transformer((FunctionTransformer(np.exp), [0, 1, 2]), remainder="passthrough")
+    pipeline = make_pipeline(log, HEALNetSurvivalAnalysis(positions, **QUICK)).fit(frame, y)
+    by_hand = frame.to_numpy().copy()
+    by_hand[:, :3] = np.exp(by_hand[:, :3])
+    expected = HEALNetSurvivalAnalysis(positions, **QUICK).fit(by_hand, y).predict(by_hand)
+    np.testing.assert_array_equal(pipeline.predict(frame), expected)
+
+
+def test_clones_and_pickles(cohort, y):
+    estimator = HEALNetSurvivalAnalysis(**QUICK, random_state=np.random.RandomState(0)).fit(cohort, y)
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict(cohort), estimator.predict(cohort))
+    assert not hasattr(clone(estimator), "ensemble_")
+
+
+def test_patients_of_a_cohort_are_relabelled_where_y_says_otherwise(cohort, y):
+    other = y.copy()
+    other["time"] = other["time"][::-1]
+    flipped = HEALNetSurvivalAnalysis(**QUICK).fit(cohort, other)
+    table = HEALNetSurvivalAnalysis(**QUICK).fit(cohort.to_frame(), other)
+    np.testing.assert_allclose(flipped.predict(cohort), table.predict(cohort.to_frame()), atol=1e-6)
+
+
+def test_outcomes_of_another_kind_are_refused(cohort):
+    with pytest.raises(
+        ValueError, match=r"^expected y as scikit-survival's structured array .* got ndarray$"
+    ):
+        HEALNetSurvivalAnalysis().fit(cohort, np.zeros(60))
+    with pytest.raises(ValueError, match=r"^requires y to be passed, but the target y is None$"):
+        HEALNetSurvivalAnalysis().fit(cohort.to_frame())
+    with pytest.raises(ValueError, match=r"^the cohort has 60 patient ids but 59 survival times$"):
+        HEALNetSurvivalAnalysis().fit(cohort, cohort.target[:59])
+
+
+def test_it_is_imported_when_first_used():
+    code = (
+        "import sys, healnet\n"
+        "assert 'sklearn' not in sys.modules and 'pandas' not in sys.modules\n"
+        "print(healnet.HEALNetSurvivalAnalysis().members, 'sklearn' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "4 True\n"
+    with pytest.raises(AttributeError, match=r"^module 'healnet' has no attribute 'HEALNetSurvival'$"):
+        healnet.HEALNetSurvival  # noqa: B018
+
+
+# scikit-learn's own checks, which know regressors and classifiers alone: their y becomes times without censoring.
+
+
+def _as_survival(y):
+    y = np.asarray(y)
+    if y.dtype.kind not in "iuf" or y.ndim != 1:
+        return y
+    return SurvivalTarget.unchecked(y - y.min().astype(float), np.ones(len(y), bool))
+
+
+class Checked(HEALNetSurvivalAnalysis):
+    def fit(self, X, y=None):
+        return super().fit(X, None if y is None else _as_survival(y))
+
+    def score(self, X, y=None):
+        return super().score(X, None if y is None else _as_survival(y))
+
+
+SKIPPED = {
+    "check_dtype_object": "its y is of unknown labels, which a survival time is not",
+    "check_array_api_input": "needs SCIPY_ARRAY_API in the environment",
+}
+
+
+CHECKS = [
+    pytest.param(*case, id=getattr(case[1], "func", case[1]).__name__)
+    for case in estimator_checks_generator(Checked(members=1, epochs=2))
+]
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS)
+def test_scikit_learns_checks(estimator, check, request):
+    name = request.node.callspec.id
+    if name in SKIPPED:
+        pytest.skip(SKIPPED[name])
+    check(estimator)
