@@ -192,11 +192,11 @@ def with_table(**changes):
         ),
         (
             lambda: Cohort(tables(), SurvivalTarget([1.0, -2.0, 3.0], [True, True, False]), PATIENTS[:3]),
-            "time must be finite and >= 0, got -2 at position 1 (1 of 3 are wrong)",
+            "expected time to be finite and >= 0, got -2 at position 1 (1 of 3 are wrong)",
         ),
         (
             lambda: Cohort(tables(), SurvivalTarget([1.0, 2.0, np.nan], [True, True, False]), PATIENTS[:3]),
-            "time must be finite and >= 0, got nan at position 2 (1 of 3 are wrong)",
+            "expected time to be finite and >= 0, got nan at position 2 (1 of 3 are wrong)",
         ),
         (
             lambda: Cohort(tables(), TARGET.to_structured(), PATIENTS),
