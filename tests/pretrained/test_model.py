@@ -216,7 +216,12 @@ def test_a_custom_encoder_is_rebuilt_from_its_class(rna, tmp_path):
 def test_a_network_of_the_users_is_built_by_the_users_function(rna, tmp_path):
     def build():
         network = nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Linear(1, 3))
-        return HEALNet({"rna": LearnedEncoder(network, 3)}, output="value", num_latents=4, latent_dim=8)
+        return HEALNet(
+            {"rna": LearnedEncoder(network, 3, mask=torch.Tensor.clone)},
+            output="value",
+            num_latents=4,
+            latent_dim=8,
+        )
 
     model = build()
     loaded = saved_and_loaded(model, tmp_path, {"build": build})
