@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from healnet.nn.token_shards import TokenShards
 from healnet.nn.torch_internals import function_transforms_active
 
 __all__ = ["LAYER_NORM_EPS", "Tokens"]
@@ -23,6 +24,11 @@ class Tokens:
         values: (b, n, c) floating point; positions are already concatenated to the channels.
         mask: (b, n) bool, True = real, or None where every token of every patient is real.
 
+    Args:
+        values: Tokens.
+        mask: Which of them are real.
+        shards: Processes that have further tokens of the same patients; None where these are all.
+
     Raises:
         ValueError: another number of axes, a mask of another shape or type.
 
@@ -32,7 +38,7 @@ class Tokens:
         tensor([ True, False])
     """
 
-    def __init__(self, values: Tensor, mask: Tensor | None = None) -> None:
+    def __init__(self, values: Tensor, mask: Tensor | None = None, shards: TokenShards | None = None) -> None:
         if values.dim() != 3 or not values.is_floating_point():
             raise ValueError(
                 f"Tokens expect floating-point values of shape (b, n, c), got {values.dtype} of shape {tuple(values.shape)}"
@@ -46,6 +52,8 @@ class Tokens:
             mask = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
         self.values = values
         self.mask = mask
+        self.shards = shards
+        self._present: Tensor | None = None
         self._standardized: dict[torch.dtype, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -55,7 +63,12 @@ class Tokens:
     @property
     def present(self) -> Tensor | None:
         """(b,) bool: which patients have at least one real token; None where all have."""
-        return None if self.mask is None else self.mask.any(dim=1)
+        if self.shards is None:
+            return None if self.mask is None else self.mask.any(dim=1)
+        if self._present is None:
+            own = self.values.new_ones(len(self.values)) if self.mask is None else self.mask.any(dim=1)
+            self._present = self.shards.maximum(own.to(torch.uint8)).bool()
+        return self._present
 
     def standardized(self, dtype: torch.dtype | None = None) -> Tensor:
         """Each token's values less their mean, over their standard deviation: LayerNorm without its affine part.

@@ -36,6 +36,9 @@ class ModalityEncoder(nn.Module, ABC):
     """
 
     token_dim: int
+    # Whether `forward` takes `shards`: the processes that have the other parts of the same inputs, so that positions are
+    # those of the whole.
+    splits: bool = False
 
     @abstractmethod
     def forward(self, inputs: Any) -> Tokens:

@@ -12,6 +12,7 @@ from torch import Tensor
 from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, element_mask, unmask
 from healnet.nn.fourier import fourier_features, fourier_width
+from healnet.nn.token_shards import TokenShards
 from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
@@ -60,6 +61,8 @@ class GridEncoder(ModalityEncoder):
         torch.Size([2, 16, 778])
     """
 
+    splits = True
+
     def __init__(
         self,
         channels: int,
@@ -98,20 +101,44 @@ class GridEncoder(ModalityEncoder):
             f"positions={self.positions}, patch={self.patch}"
         )
 
-    def forward(self, inputs: Tensor | Masked) -> Tokens:
-        """Encode a batch of grids."""
+    def forward(self, inputs: Tensor | Masked, shards: TokenShards | None = None) -> Tokens:
+        """Encode a batch of grids; with `shards`, this process's part of their first axis, in the order of the processes.
+
+        Raises:
+            ValueError: another number of axes or channels; a part that `patch` does not divide and that is not the last.
+        """
         values, mask = unmask(inputs)
         values = self._channels_last(values)
         if not values.is_floating_point():
             values = values.to(torch.get_default_dtype())
         whole = mask is None or mask.dim() == 1  # every grid fills the tensor
         mask = element_mask(mask, values.shape[:-1])
+        pixels = values.shape[1]
         if max(self.patch) > 1:
             values, mask = self._fold(values, mask)
         sizes = values.shape[1:-1]
         seen = None if whole else mask
         extents = [_extent(seen, axis, size, values.device) for axis, size in enumerate(sizes)]
-        return self._tokens(values, mask, [0] * self.ndim, extents)
+        starts = [0] * self.ndim
+        if shards is not None:
+            starts[0], extents = self._of_the_whole(pixels, sizes[0], extents, len(values), shards)
+        return self._tokens(values, mask, starts, extents)
+
+    def _of_the_whole(
+        self, pixels: int, size: int, extents: list[Tensor], batch: int, shards: TokenShards
+    ) -> tuple[int, list[Tensor]]:
+        """Where this process's part of the first axis begins, and the extents of the whole grids, (b,) per axis."""
+        device = extents[0].device
+        parts = shards.sizes(pixels, device)
+        last = max((rank for rank, part in enumerate(parts) if part), default=0)
+        if any(part % self.patch[0] for part in parts[:last]):
+            raise ValueError(
+                f"expected parts of the first axis in multiples of patch {self.patch[0]}, got {parts}"
+            )
+        start = sum(shards.sizes(size, device)[: shards.rank])
+        first, *others = (extent.expand(batch) for extent in extents)
+        first = torch.where(first > 0, first + start, first)
+        return start, [shards.maximum(extent) for extent in (first, *others)]
 
     def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
         """Encode one block of a grid; with `patch` above 1, blocks must begin at multiples of it.

@@ -9,6 +9,7 @@ from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, PatchBag, element_mask, unmask
 from healnet.nn.extent import within_boxes, within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
+from healnet.nn.token_shards import TokenShards
 from healnet.streams import Block, Pieces
 from healnet.tokens import Tokens
 
@@ -54,6 +55,8 @@ class PatchEncoder(ModalityEncoder):
         torch.Size([2, 50, 1024])
     """
 
+    splits = True
+
     def __init__(
         self,
         dim: int,
@@ -85,8 +88,8 @@ class PatchEncoder(ModalityEncoder):
             f"scale={self.scale}, slide_position={self.slide_position}"
         )
 
-    def forward(self, inputs: PatchBag | Tensor | Masked) -> Tokens:
-        """Encode a batch of bags."""
+    def forward(self, inputs: PatchBag | Tensor | Masked, shards: TokenShards | None = None) -> Tokens:
+        """Encode a batch of bags; with `shards`, this process's patches of them."""
         if isinstance(inputs, PatchBag):
             features, mask = unmask(Masked(inputs.features, inputs.mask))
         elif self.positions:
@@ -101,10 +104,12 @@ class PatchEncoder(ModalityEncoder):
         mask = element_mask(mask, features.shape[:2])
         if not isinstance(inputs, PatchBag) or not self.positions:
             return Tokens(features, mask)
-        places = self._places(inputs.coords, mask, features)
+        places = self._places(inputs.coords, mask, features, shards)
         return Tokens(torch.cat((features, places.to(features.dtype)), dim=-1), mask)
 
-    def _places(self, coords: Tensor, mask: Tensor | None, features: Tensor) -> Tensor:
+    def _places(
+        self, coords: Tensor, mask: Tensor | None, features: Tensor, shards: TokenShards | None
+    ) -> Tensor:
         columns = (3,) if self.slide_position else (2, 3)
         if coords.shape[:-1] != features.shape[:-1] or coords.shape[-1] not in columns:
             b, n, _ = features.shape
@@ -114,7 +119,8 @@ class PatchEncoder(ModalityEncoder):
         if self.scale is not None:
             places = within_scale(places, mask, self.scale)
         else:
-            places = within_extent(places, mask, slides.squeeze(-1).long() if slides.shape[-1] else None)
+            groups = slides.squeeze(-1).long() if slides.shape[-1] else None
+            places = within_extent(places, mask, groups, shards)
         return self._fourier(places, slides, mask)
 
     def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:

@@ -9,6 +9,7 @@ from healnet.encoders.base import ModalityEncoder
 from healnet.inputs import Masked, TimeSeries, broadcast_mask, unmask
 from healnet.nn.extent import within_extent, within_scale
 from healnet.nn.fourier import fourier_features, fourier_width
+from healnet.nn.token_shards import TokenShards
 from healnet.tokens import Tokens
 
 __all__ = ["SequenceEncoder"]
@@ -42,6 +43,8 @@ class SequenceEncoder(ModalityEncoder):
         torch.Size([2, 30, 33])
     """
 
+    splits = True
+
     def __init__(
         self, channels: int, num_bands: int = 6, max_freq: float = 32.0, duration: float | None = None
     ) -> None:
@@ -61,8 +64,8 @@ class SequenceEncoder(ModalityEncoder):
             f"duration={self.duration}"
         )
 
-    def forward(self, inputs: TimeSeries | Tensor | Masked) -> Tokens:
-        """Encode a batch of series."""
+    def forward(self, inputs: TimeSeries | Tensor | Masked, shards: TokenShards | None = None) -> Tokens:
+        """Encode a batch of series; with `shards`, this process's steps of them, in the order of the processes."""
         times: Tensor | None = None
         if isinstance(inputs, TimeSeries):
             values, mask = unmask(Masked(inputs.values, inputs.mask))
@@ -73,7 +76,8 @@ class SequenceEncoder(ModalityEncoder):
             raise ValueError(f"expected values of shape (b, t, {self.channels}), got {tuple(values.shape)}")
         steps = values.shape[:2]
         if times is None:
-            times = torch.arange(steps[1], device=values.device).expand(steps)
+            start = 0 if shards is None else sum(shards.sizes(steps[1], values.device)[: shards.rank])
+            times = torch.arange(start, start + steps[1], device=values.device).expand(steps)
         elif times.shape != steps:
             raise ValueError(f"expected times of shape {tuple(steps)}, got {tuple(times.shape)}")
         measured = _measured(mask, values)
@@ -82,7 +86,7 @@ class SequenceEncoder(ModalityEncoder):
         exact = torch.float32 if times.device.type == "mps" else torch.float64
         places = times.to(exact).unsqueeze(-1)
         if self.duration is None:
-            places = within_extent(places, step_mask)
+            places = within_extent(places, step_mask, shards=shards)
         else:
             places = within_scale(places, step_mask, self.duration)
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32

@@ -149,7 +149,9 @@ class HybridFusionLayer(FusionLayer):
             if recorder is not None:
                 recorder.record_stream(tokens, by_patient)
             return update
-        update, attended = cross.attend(latents, tokens.standardized(dtype), tokens.mask)
+        update, attended = cross.attend(
+            latents, tokens.standardized(dtype), tokens.mask, shards=tokens.shards
+        )
         if recorder is not None:
             recorder.record(name, attended)
         return update

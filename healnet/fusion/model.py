@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import repeat
@@ -16,12 +17,18 @@ from healnet.fusion.layer import FusionLayer
 from healnet.fusion.original import load_original
 from healnet.fusion.output import Output, check_output
 from healnet.fusion.settings import check_settings, settings_tensor
+from healnet.fusion.token_parallel import encode_shards, same_random_numbers
 from healnet.fusion.token_stream import TokenStream
 from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
 from healnet.fusion.untouched import touch
 from healnet.inputs import map_tensors
+from healnet.nn.token_shards import TokenShards
 from healnet.streams import Stream
 from healnet.tokens import Tokens
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["HEALNet", "MeanHead"]
 
@@ -66,6 +73,8 @@ class HEALNet(nn.Module):
         output: meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
             "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
             "value" (one number). None leaves it undeclared.
+        token_group: Process group, or one dimension of a `DeviceMesh`, over whose processes each patient's tokens are split;
+            see `healnet.fusion.token_parallel`. Each process is given its own part of the same patients' inputs.
 
     Attributes:
         arguments: the arguments above but for `encoders`, from which a saved model is rebuilt; None for one with `layers` or
@@ -109,6 +118,7 @@ class HEALNet(nn.Module):
         layers: Iterable[FusionLayer] | None = None,
         head: nn.Module | None = None,
         output: Output | None = None,
+        token_group: ProcessGroup | DeviceMesh | None = None,
     ) -> None:
         super().__init__()
         self.arguments = (
@@ -146,6 +156,7 @@ class HEALNet(nn.Module):
                 raise ValueError(f"expected {name} of at least 1, got {size}")
         check_output(output, None if head is not None else out_dim)
         self.output = output
+        self.token_shards = None if token_group is None else TokenShards(token_group)
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         if layers is None:
             token_dims = {name: encoder.token_dim for name, encoder in encoders.items()}
@@ -250,6 +261,8 @@ class HEALNet(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
         """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
+        if self.token_shards is not None:
+            return dict(encode_shards(self.encoders, inputs, self.token_shards, self.latents.device))
         if not isinstance(inputs, Mapping) or not any(isinstance(x, Stream) for x in inputs.values()):
             return dict(encode(self.encoders, inputs))
         whole = encode(self.encoders, {n: None if isinstance(x, Stream) else x for n, x in inputs.items()})
@@ -284,8 +297,12 @@ class HEALNet(nn.Module):
             latents.requires_grad_()  # a frozen model too has gradients of attention
         # The encoders of absent modalities, and of streams, which may have no patient; see `touch`.
         unused = [e for name, e in self.encoders.items() if not isinstance(tokens.get(name), Tokens)]
-        for layer in self.layers:
-            latents = layer(latents, tokens, recorder)
-            if unused and self.training and not isinstance(layer, HybridFusionLayer):
-                latents = touch(latents, [layer])
+        alike: AbstractContextManager[None] = nullcontext()
+        if self.token_shards is not None and self.training:
+            alike = same_random_numbers(self.token_shards, latents.device)
+        with alike:
+            for layer in self.layers:
+                latents = layer(latents, tokens, recorder)
+                if unused and self.training and not isinstance(layer, HybridFusionLayer):
+                    latents = touch(latents, [layer])
         return touch(latents, unused) if self.training else latents

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from healnet.nn.attention_weights import Attended, ContractionOrder
 from healnet.nn.chunked_attention import chunked_attention
 from healnet.nn.streamed_attention import Walk, streamed_attention
+from healnet.nn.token_shards import TokenShards
 
 __all__ = ["CrossAttention", "SelfAttention", "contraction_order"]
 
@@ -110,14 +111,29 @@ class CrossAttention(nn.Module):
         tokens: Tensor,
         mask: Tensor | None = None,
         order: ContractionOrder | None = None,
+        shards: TokenShards | None = None,
     ) -> tuple[Tensor, Attended]:
-        """The update, and what is needed to look at the attention afterwards."""
-        if order is None:
+        """The update, and what is needed to look at the attention afterwards.
+
+        Args:
+            latents: Latents, the same in every process of `shards`.
+            tokens: Standardized tokens, of this process.
+            mask: True = real.
+            order: Order of contraction; by default the cheaper one.
+            shards: Processes that have the other tokens. The order is then always "token", whose weights are all on the side
+                of the latents, so that no gradient is a part of one process.
+        """
+        if shards is not None:
+            order = "token"
+        elif order is None:
             order = self._choose(latents, tokens)
         queries = self._queries(latents)  # (b, h, m, e)
-        kept = self._token_dropout(tokens)  # (b, n) or None
-        attend = self._in_token_space if order == "token" else self._projected
-        heads, attended = attend(queries, tokens.to(queries.dtype), mask, kept)  # (b, h, m, e)
+        kept = self._token_dropout(tokens, shards)  # (b, n) or None
+        tokens = tokens.to(queries.dtype)
+        if order == "token":
+            heads, attended = self._in_token_space(queries, tokens, mask, kept, shards)  # (b, h, m, e)
+        else:
+            heads, attended = self._projected(queries, tokens, mask, kept)
         update = self.to_out(rearrange(heads, "b h m e -> b m (h e)"))  # (b, m, d)
         return self.activation(update), attended
 
@@ -172,17 +188,28 @@ class CrossAttention(nn.Module):
             return "token"
         return contraction_order(latents.shape[1], token_dim, self.head_dim)
 
-    def _token_dropout(self, tokens: Tensor) -> Tensor | None:
+    def _token_dropout(self, tokens: Tensor, shards: TokenShards | None) -> Tensor | None:
         if not self.training or self.dropout == 0:
             return None
-        return F.dropout(tokens.new_ones(tokens.shape[:2]), self.dropout)
+        if shards is None:
+            return F.dropout(tokens.new_ones(tokens.shape[:2]), self.dropout)
+        # Each process draws for its own tokens, and leaves torch's generator as the others do.
+        seed = int(torch.randint(2**62, ())) + shards.rank
+        generator = torch.Generator(tokens.device).manual_seed(seed)
+        drawn = torch.rand(tokens.shape[:2], generator=generator, device=tokens.device)
+        return (drawn >= self.dropout).to(tokens.dtype) / (1 - self.dropout)
 
     def _in_token_space(
-        self, queries: Tensor, tokens: Tensor, mask: Tensor | None, kept: Tensor | None
+        self,
+        queries: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        shards: TokenShards | None = None,
     ) -> tuple[Tensor, Attended]:
         """Heads in rows: all of them read the same tokens."""
         in_rows = self._fold(queries)
-        output, mass, lse = chunked_attention(in_rows, tokens, tokens, mask, kept)  # (b, h m, c)
+        output, mass, lse = chunked_attention(in_rows, tokens, tokens, mask, kept, shards)  # (b, h m, c)
         attended = Attended("token", self.num_heads, in_rows, tokens, tokens, output, lse, mask, kept)
         return self._unfold(output, mass), attended
 

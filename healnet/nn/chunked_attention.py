@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from healnet.nn.softmax import SoftmaxState, finite_lse
+from healnet.nn.token_shards import TokenShards
 from healnet.nn.torch_internals import flash_attention_cpu, function_transforms_active
 
 __all__ = [
@@ -97,6 +98,7 @@ def chunked_attention(
     values: Tensor,
     mask: Tensor | None = None,
     token_weights: Tensor | None = None,
+    shards: TokenShards | None = None,
 ) -> Attention:
     """Softmax attention `softmax(q k^T) v` over (batches of) tokens, exact, in O(chunk) memory.
 
@@ -110,18 +112,24 @@ def chunked_attention(
         mask: True = real. A row without a real token gives zeros, a log-sum-exp of -inf, and zero gradients. What is masked
             must be finite all the same.
         token_weights: Factor of each token's probability after the softmax (whole-token dropout); gets no gradient.
+        shards: Processes that have the other tokens of the same queries; differentiable once.
 
     Shape:
         queries: (B, r, c); keys: (B, n, c); values: (B, n, v); mask, token_weights: (B, n)
+
+    Raises:
+        RuntimeError: `shards` inside of a function transform or a compiled graph.
     """
     compiling = torch.compiler.is_compiling()
+    if shards is not None and (compiling or function_transforms_active()):
+        raise RuntimeError("attention over several processes can be neither compiled nor transformed")
     if compiling or function_transforms_active():
         attention = _plain_attention(queries, keys, values, mask, token_weights)
         if compiling and token_weights is None:
             # A compiler drops what `_plain_attention` did for an output that is not read.
             attention = attention._replace(output=_fused_output(queries, keys, values, mask))
         return attention
-    result = _ChunkedAttention.apply(queries, keys, values, mask, token_weights)  # type: ignore[no-untyped-call]
+    result = _ChunkedAttention.apply(queries, keys, values, mask, token_weights, shards)  # type: ignore[no-untyped-call]
     return Attention(*result)
 
 
@@ -198,21 +206,33 @@ class _ChunkedAttention(torch.autograd.Function):
         values: Tensor,
         mask: Tensor | None,
         token_weights: Tensor | None,
+        shards: TokenShards | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with no_autocast(queries.device.type):
             attention, probabilities = attend(queries, keys, values, mask, token_weights)
+            if shards is not None:
+                own = attention.lse
+                attention = Attention.of_state(shards.merge(attention.state()), attention.output.dtype)
+                if probabilities is not None:
+                    probabilities = shards.rescale(probabilities, own, attention.lse)
+        ctx.shards = shards
         ctx.save_for_backward(*Saved(queries, keys, values, mask, token_weights, *attention, probabilities))
         return attention.output, attention.mass, attention.lse
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         saved, needs = Saved(*ctx.saved_tensors), ctx.needs_input_grad[:3]
+        shards: TokenShards | None = ctx.shards
         if torch.is_grad_enabled():  # create_graph=True: the derivative itself must have a graph
+            if shards is not None:
+                raise RuntimeError("attention over several processes can be differentiated once")
             gradients = _twice_differentiable(saved, Attention(*slopes), needs)
         else:
             with no_autocast(saved.queries.device.type):
-                gradients = differentiate(saved, Attention(*slopes), needs)
-        return (*gradients, None, None)
+                gradients = differentiate(saved, Attention(*slopes), needs, whole=shards is None)
+            if shards is not None and gradients[0] is not None:
+                gradients = (shards.total(gradients[0]), *gradients[1:])
+        return (*gradients, None, None, None)
 
 
 def _twice_differentiable(
@@ -286,7 +306,7 @@ def _over_chunks(
 
 
 def differentiate(
-    saved: Saved, slopes: Attention, needs: tuple[bool, bool, bool]
+    saved: Saved, slopes: Attention, needs: tuple[bool, bool, bool], whole: bool = True
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of queries, keys and values over these tokens, from the result over all tokens.
 
@@ -297,6 +317,7 @@ def differentiate(
         saved: The queries, these tokens, and the result over all tokens.
         slopes: Gradients of the loss with respect to that result.
         needs: Which of queries, keys and values need a gradient.
+        whole: Whether these are all tokens.
     """
     queries, keys, values, mask, token_weights, output, mass, lse, probabilities = saved
     dtype = accumulation_dtype(queries.dtype)
@@ -332,7 +353,7 @@ def differentiate(
             slope = torch.bmm(low, values[:, part].transpose(1, 2)).to(dtype)
             if token_weights is not None:
                 slope = (slope + slopes.mass.unsqueeze(-1)).mul_(token_weights[:, part].unsqueeze(1))
-            if probabilities is not None:
+            if probabilities is not None and whole:
                 # All tokens are at hand: the center without the rounding of a half-precision output.
                 center = (slope * weights).sum(dim=-1) - grad_lse
             slope = slope.sub_(center.unsqueeze(-1))

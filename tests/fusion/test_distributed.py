@@ -1,10 +1,6 @@
 """DistributedDataParallel and FSDP over gloo processes with uneven absence, against one process with the joined batch."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -115,26 +111,9 @@ def joined(case):
     return inputs
 
 
-def run(worker, world, folder, *arguments):
-    """Start one process per rank and wait for all."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", worker, str(folder)]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(world), here, *arguments], env=environment)
-        for rank in range(world)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in workers] == [0] * world
-    finally:
-        for process in workers:
-            process.kill()
-    return [torch.load(Path(folder) / f"result{rank}.pt") for rank in range(world)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "world"), [("ddp", 2), ("ddp", 3), ("fsdp", 2), ("fsdp", 3)])
-def test_gradients_and_losses_are_those_of_the_joined_batch(kind, world, tmp_path):
+def test_gradients_and_losses_are_those_of_the_joined_batch(kind, world, tmp_path, run):
     results = run(WORKER, world, tmp_path, kind)
     for number, (name, case) in enumerate(cases(world).items()):
         model = build(case["sizes"])

@@ -103,8 +103,8 @@ def test_gradients_are_the_first_order_effect_of_each_weight(model, inputs):
     step = 1e-6
     original = type(last)._in_token_space
 
-    def shifted(self, queries, tokens, mask, keep):
-        heads, attended = original(self, queries, tokens, mask, keep)
+    def shifted(self, queries, tokens, *rest):
+        heads, attended = original(self, queries, tokens, *rest)
         to_v = self.to_v.weight.view(H, -1, 6)
         moved = step * (tokens[:, 1] - tokens[:, 0]) * self.token_norm.weight
         heads = heads.clone()

@@ -1,0 +1,87 @@
+"""Encode a batch whose tokens are split over processes: `encode_shards`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.encode import encode
+from healnet.inputs import batch_size
+from healnet.nn.token_shards import TokenShards
+from healnet.tokens import Tokens
+
+__all__ = ["encode_shards", "same_random_numbers"]
+
+
+def encode_shards(
+    encoders: nn.ModuleDict, inputs: Mapping[str, Any], shards: TokenShards, device: torch.device
+) -> dict[str, Tokens]:
+    """The tokens of this process's part of every modality, with what is known about those of the others.
+
+    Args:
+        encoders: `ModalityEncoder` per modality.
+        inputs: This process's part of each modality; every process has the same patients, in the same order.
+        shards: The processes.
+        device: Device of messages.
+
+    Raises:
+        ValueError: as `encode`; a modality that some processes have and others leave out; other numbers of patients. Of the
+            latter two, the same on every process.
+    """
+    names = list(encoders)
+    given = [isinstance(inputs, Mapping) and inputs.get(name) is not None for name in names]
+    size = batch_size(inputs) if any(given) else -1
+    facts = shards.total(torch.tensor(given, device=device, dtype=torch.long)).tolist()
+    sizes = shards.sizes(size, device)
+    for name, count in zip(names, facts, strict=True):
+        if count not in (0, shards.size):
+            raise ValueError(
+                f"modality {name!r}: expected an input of every process of the token group, without elements where it has "
+                f"no tokens, got one of {count} of {shards.size} processes"
+            )
+    if len(set(sizes)) != 1:
+        raise ValueError(
+            f"expected the same patients in every process of the token group, got {sizes} of them"
+        )
+    own = {name: _Shared(encoder, shards) for name, encoder in encoders.items()}
+    with _numbers_of_its_own(shards, device) if encoders.training else nullcontext():
+        tokens = encode(nn.ModuleDict(own), inputs)
+    return {name: Tokens(x.values, x.mask, shards) for name, x in tokens.items()}
+
+
+@contextmanager
+def same_random_numbers(shards: TokenShards, device: torch.device) -> Iterator[None]:
+    """A context in which dropout of what every process computes is the same in all of them."""
+    seed = int(shards.maximum(torch.randint(2**62, (), device=device)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _numbers_of_its_own(shards: TokenShards, device: torch.device) -> Iterator[None]:
+    seed = int(torch.randint(2**62, ()))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + shards.rank)
+        yield
+
+
+class _Shared(ModalityEncoder):
+    """An encoder whose weights get the gradients of all processes' tokens."""
+
+    def __init__(self, encoder: nn.Module, shards: TokenShards) -> None:
+        super().__init__()
+        assert isinstance(encoder, ModalityEncoder)
+        self.encoder, self.shards, self.token_dim = encoder, shards, encoder.token_dim
+
+    def forward(self, inputs: Any) -> Tokens:
+        named = {name: p for name, p in self.encoder.named_parameters() if p.requires_grad}
+        shared = dict(zip(named, self.shards.shared(list(named.values())), strict=True))
+        options = {"shards": self.shards} if self.encoder.splits else {}
+        return functional_call(self.encoder, shared, (inputs,), options)

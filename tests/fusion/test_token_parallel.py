@@ -1,0 +1,158 @@
+"""One patient's tokens split over gloo processes, against one process with all of them."""
+
+import pytest
+import torch
+from torch import nn
+
+from healnet import HEALNet, Masked, PatchBag, TimeSeries
+from healnet.encoders import GridEncoder, LearnedEncoder, OmicEncoder, PatchEncoder, SequenceEncoder
+from healnet.inputs import take
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[4])
+from test_token_parallel import SPLITS, build, gradients_of, inputs, part
+folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+results = {}
+for name, split in SPLITS[world].items():
+    for chunked in (False, True):
+        results[name, chunked] = gradients_of(build(token_group=dist.group.WORLD), part(inputs(), split, rank), chunked)
+if world == 2:
+    own = part(inputs(), SPLITS[2]["uneven"], rank)
+    model = build(token_group=dist.group.WORLD, attention_dropout=0.5, ff_dropout=0.5).train()
+    torch.manual_seed(100 + rank)
+    results["dropout"] = model(own)
+    for change in ({"slide": None}, {"rna": own["rna"][:2]}):
+        try:
+            model({**own, **(change if rank else {})})
+        except ValueError as error:
+            results[tuple(change)] = str(error)
+if world == 4:  # two patients' halves of the batch, times two parts of their tokens
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.nn.parallel import DistributedDataParallel
+    from healnet.inputs import take
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("patients", "tokens"))
+    model = build(token_group=mesh["tokens"]).train()
+    wrapped = DistributedDataParallel(model, process_group=mesh["patients"].get_group())
+    row, column = mesh.get_coordinate()
+    patients = [torch.tensor([0]), torch.tensor([1, 2])][row]
+    own = part(inputs(), SPLITS[2]["uneven"], column)
+    output = wrapped({name: take(x, patients) for name, x in own.items()})
+    (output.square().sum() * 2).backward()  # averaged over the two
+    results["mesh"] = {name: p.grad for name, p in model.named_parameters()}
+torch.save(results, f"{folder}/result{rank}.pt")
+dist.destroy_process_group()
+"""
+
+N = 11
+# The first token of each process's part, of 11 patches, steps or rows; a table is given whole to every process.
+SPLITS = {
+    2: {"uneven": [0, 3, N], "all in the first": [0, N, N], "all in the last": [0, 0, N]},
+    3: {"ragged": [0, 1, 7, N], "one has none": [0, 4, 4, N]},
+    4: {},
+}
+
+
+def inputs():
+    """Three patients; the second lacks the slide, the third has two slides and a narrow volume."""
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mask = torch.arange(N) < torch.tensor([[N], [0], [9]])
+    coords = torch.randint(0, 5000, (3, N, 3), generator=generator)
+    coords[..., 2] = torch.arange(N) // 5 * torch.tensor([[0], [0], [1]])
+    real = torch.ones(3, N, 2, 3, dtype=torch.bool)
+    real[2, 7:] = False
+    real[2, :, :, 2:] = False
+    return {
+        "rna": normal(3, 6),
+        "slide": PatchBag(normal(3, N, 4), coords, mask),
+        "ct": Masked(normal(3, N, 2, 3, 2), real),
+        "vitals": TimeSeries(normal(3, N, 2), normal(3, N).abs().cumsum(1), normal(3, N, 2) > -1),
+        "learned": normal(3, N, 5),
+    }
+
+
+def part(whole, split, rank):
+    """The part of one process: a slice of the first axis behind the patients."""
+    rows = slice(split[rank], split[rank + 1])
+    found = {"rna": whole["rna"], "learned": whole["learned"][:, rows]}
+    for name in ("slide", "ct", "vitals"):
+        found[name] = type(whole[name])(*(x[:, rows] for x in whole[name]))
+    return found
+
+
+def build(**arguments):
+    torch.manual_seed(0)
+    encoders = {
+        "rna": OmicEncoder(6, tokens=2, token_dim=3),
+        "slide": PatchEncoder(4, slide_position=True),
+        "ct": GridEncoder(2, 3, spacing=(2.0, 1.0, 1.0)),
+        "vitals": SequenceEncoder(2),
+        "learned": LearnedEncoder(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)), 4),
+    }
+    sizes = {"num_latents": 3, "latent_dim": 8, "num_heads": 2, "head_dim": 5, "out_dim": 2}
+    return HEALNet(encoders, **sizes | arguments).double()
+
+
+def gradients_of(model, own, chunked=False):
+    """Output, attention to the own tokens, and the gradient of every parameter."""
+    from healnet.nn import chunked_attention
+
+    kept = chunked_attention.KEEP_ELEMENTS
+    chunked_attention.KEEP_ELEMENTS = 0 if chunked else kept
+    output = model.train()(own)
+    output.square().sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    trace = {name: x.clone() for name, x in model.eval().trace(own)[1].items()}
+    chunked_attention.KEEP_ELEMENTS = kept
+    return output.detach(), trace, gradients
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_split_gives_what_one_process_gives(world, tmp_path, run):
+    results = run(WORKER, world, tmp_path)
+    output, trace, gradients = gradients_of(build(), inputs())
+    for name, split in SPLITS[world].items():
+        for chunked in (False, True):
+            for rank, result in enumerate(results):
+                theirs, own_trace, own_gradients = result[name, chunked]
+                torch.testing.assert_close(theirs, output, rtol=0, atol=1e-10)
+                for parameter, gradient in gradients.items():
+                    torch.testing.assert_close(
+                        own_gradients[parameter],
+                        gradient,
+                        rtol=0,
+                        atol=1e-10,
+                        msg=lambda m, where=(name, chunked, rank, parameter): f"{where}: {m}",
+                    )
+                rows = slice(split[rank], split[rank + 1])
+                torch.testing.assert_close(own_trace["slide"], trace["slide"][..., rows], rtol=0, atol=1e-10)
+                volume = trace["ct"].unflatten(-1, (N, 2, 3))[:, :, rows].flatten(2)
+                torch.testing.assert_close(own_trace["ct"], volume, rtol=0, atol=1e-10)
+                # A table that every process has counts once: each has its share of the attention.
+                torch.testing.assert_close(world * own_trace["rna"], trace["rna"], rtol=0, atol=1e-10)
+    if world == 2:
+        first, second = (result["dropout"] for result in results)
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
+        assert (first - output).abs().max() > 1e-3
+        missing = "modality 'slide': expected an input of every process of the token group, without elements where it has "
+        other = "expected the same patients in every process of the token group, got [3, 2] of them"
+        for result in results:
+            assert result["slide",] == missing + "no tokens, got one of 1 of 2 processes"
+            assert result["rna",] == other
+
+
+@pytest.mark.slow
+def test_it_composes_with_data_parallelism_over_patients(tmp_path, run):
+    results = run(WORKER, 4, tmp_path)
+    model = build().train()
+    patients = torch.tensor([0, 1, 2])
+    model({name: take(x, patients) for name, x in inputs().items()}).square().sum().backward()
+    for result in results:
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(result["mesh"][name], parameter.grad, rtol=0, atol=1e-10)
