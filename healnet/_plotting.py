@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "panels",
     "png",
     "readable",
+    "trim",
     "use_fonts",
     "viridis",
 ]
@@ -83,8 +84,14 @@ def new_axes(width: float, height: float) -> Axes:
     return panels(None, 1, 1, (width, height))[0]
 
 
-def panels(ax: Axes | None, rows: int, columns: int, size: tuple[float, float]) -> Panels:
-    """A grid of axes, row by row: in the place of `ax`, or in a new figure of `size` inches.
+def panels(
+    ax: Axes | None,
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    heights: Sequence[float] | None = None,
+) -> Panels:
+    """A grid of axes, row by row: in the place of `ax`, or in a new figure of `size` inches; rows as high as `heights` say.
 
     Raises:
         ValueError: axes whose place is not that of a grid, as `Figure.subplots` makes them.
@@ -94,14 +101,22 @@ def panels(ax: Axes | None, rows: int, columns: int, size: tuple[float, float]) 
         figure = new_figure(*size)
         from healnet._notebook import NotebookAxes
 
-        grid = figure.add_gridspec(rows, columns)
+        grid = figure.add_gridspec(rows, columns, height_ratios=heights)
         return Panels(figure.add_subplot(grid[i], axes_class=NotebookAxes) for i in range(rows * columns))
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError("expected axes made by subplots, whose place can be divided into panels")
+    host = ax.figure
     ax.remove()
-    inner = place.subgridspec(rows, columns)
-    return Panels(ax.figure.add_subplot(inner[i]) for i in range(rows * columns))
+    inner = place.subgridspec(rows, columns, height_ratios=heights)
+    return Panels(host.add_subplot(inner[i]) for i in range(rows * columns))
+
+
+def trim(figure: Figure, pad: float = 0.04) -> None:
+    """Shrink a figure to what is drawn, with `pad` inches about it: pictures of a fixed shape leave blank strips."""
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    figure.set_size_inches(box.width + 2 * pad, box.height + 2 * pad)
 
 
 def despine(ax: Axes) -> Axes:
@@ -118,8 +133,10 @@ def add_colorbar(scores: ScalarMappable, axes: Iterable[Axes], label: str) -> No
         bar.solids.set_alpha(1)
 
 
-def direction_legend(ax: Axes, signs: ArrayLike, quantity: str, prefix: str = "") -> None:
-    """Explain the colors of the directions that occur, above the axes, where the legend can cover nothing."""
+def direction_legend(
+    ax: Axes, signs: ArrayLike, quantity: str, prefix: str = "", warning: str | None = None
+) -> None:
+    """Explain the colors of the directions that occur, and a hatch, above the axes, where the legend can cover nothing."""
     from matplotlib.patches import Patch
 
     given = np.asarray(signs, dtype=np.float64)
@@ -127,18 +144,25 @@ def direction_legend(ax: Axes, signs: ArrayLike, quantity: str, prefix: str = ""
     handles = [
         Patch(color=color, label=f"{prefix}{verb} the {quantity}") for color, verb, drawn in names if drawn
     ]
+    if warning is not None:
+        handles.append(Patch(facecolor="0.75", hatch="////", edgecolor="white", label=warning))
     if handles:
-        options: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        options: dict[str, Any] = {
+            "loc": "lower center",
+            "bbox_to_anchor": (0.5, 1.0),
+            "ncols": 2 if warning is None else 1,
+        }
         ax.legend(handles=handles, frameon=False, fontsize="small", **options)
 
 
-def draw_scale_bar(ax: Axes, box: tuple[float, float, float, float], mpp: float) -> None:
-    """Draw a bar of a round number of microns, at most a fifth of the width, at the bottom left.
+def draw_scale_bar(ax: Axes, box: tuple[float, float, float, float], mpp: float, share: float = 0.2) -> None:
+    """Draw a bar of a round number of microns at the bottom left.
 
     Args:
         ax: axes whose y points downward.
         box: left, top, right and bottom of the picture in the axes' units.
         mpp: microns per unit of the axes.
+        share: greatest part of the width.
 
     Raises:
         ValueError: an mpp that is not above 0.
@@ -149,22 +173,22 @@ def draw_scale_bar(ax: Axes, box: tuple[float, float, float, float], mpp: float)
         raise ValueError(f"expected mpp above 0, in microns per pixel, got {mpp}")
     left, top, right, bottom = box
     width, height = right - left, bottom - top
-    microns = _round_length(width * mpp / 5)
+    microns = _round_length(width * mpp * share)
     margin = 0.03 * min(width, height)
-    thick = min(0.014 * max(width, height), 0.05 * min(width, height))  # to be seen on a strip too
+    thick = min(0.07 * share * max(width, height), 0.05 * min(width, height))  # to be seen on a strip too
     text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
     y = bottom - margin - thick
-    bar = Rectangle(
-        (left + margin, y), microns / mpp, thick, facecolor="black", edgecolor="white", linewidth=0.8
-    )
+    look: dict[str, Any] = {"facecolor": "black", "edgecolor": "white", "linewidth": 0.8, "zorder": 5}
+    bar = Rectangle((left + margin, y), microns / mpp, thick, **look)
     ax.add_patch(bar)
     ax.text(
-        left + margin + microns / mpp / 2,
+        left + margin,
         y - thick,
         text,
-        ha="center",
+        ha="left",
         va="bottom",
         fontsize="small",
+        zorder=5,
         bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
     )
 
@@ -265,24 +289,32 @@ def use_fonts(*axes: Axes) -> None:
 @lru_cache(maxsize=256)
 def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[str, ...]:
     """Installed font families that have the characters which the `own` families lack; none if there are none."""
-    from matplotlib.font_manager import FontProperties, fontManager, get_font
+    from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager, get_font
 
     def known(path: str) -> set[int]:
         try:
             return missing & get_font(path).get_charmap().keys()
-        except RuntimeError:  # a bitmap font, as those of emoji, which matplotlib cannot read
+        except (
+            OSError,
+            RuntimeError,
+        ):  # removed since, or a bitmap font, as those of emoji, which matplotlib cannot read
             return set()
 
     missing = {ord(c) for c in characters}
     missing -= known(fontManager.findfont(FontProperties(family=list(own))))
     found: list[str] = []
-    for entry in fontManager.ttflist:
-        if not missing:
-            break
-        has = known(entry.fname)
+    # The last resort of recent releases of matplotlib has a box for every character.
+    listed = {entry.fname: None for entry in fontManager.ttflist if "Last Resort" not in entry.name}
+    # matplotlib keeps its list from an earlier run: fonts that were installed since are looked at last, and added.
+    for path in [*listed, *(findSystemFonts() if missing else [])]:
+        has = known(path)
         if has:
             missing -= has
-            found.append(entry.name)
+            if path not in listed:
+                fontManager.addfont(path)
+            found.append(get_font(path).family_name)
+        if not missing:
+            break
     return tuple(found)
 
 

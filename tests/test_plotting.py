@@ -4,8 +4,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
-from healnet._plotting import color_limits, new_axes, png, readable
+from healnet._plotting import color_limits, new_axes, on_scale, png, readable, viridis
 from healnet.explain import (
     Faithfulness,
     plot_contact_sheet,
@@ -83,3 +86,78 @@ def test_captions_are_not_mathematics():
     (panel,) = sheet = plot_contact_sheet([np.zeros((2, 2, 3))], ["$\\frac$"])
     png(sheet.figure, 30)
     assert panel.get_title() == "$\\frac$"
+
+
+def font_with(path, family, characters):
+    """A font that has these characters alone, each a filled square."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    square, names = pen.glyph(), [".notdef", *(f"u{ord(c):X}" for c in characters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(c): f"u{ord(c):X}" for c in characters})
+    font.setupGlyf(dict.fromkeys(names, square))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (900, 50)))
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": family, "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=900)
+    font.setupPost()
+    font.save(path)
+
+
+def test_names_in_other_scripts_get_a_font_that_has_them(tmp_path, monkeypatch):
+    """Without one matplotlib draws empty boxes and warns, which is an error here."""
+    name = "\U00013000\U00013001"  # hieroglyphs: no font of matplotlib's own has them
+    font_with(tmp_path / "glyphs.ttf", "Hieroglyphs of a test", name)
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(tmp_path / "glyphs.ttf")])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    ax = plot_gene_bars([name, "TP53"], [2.0, 1.0])
+    png(ax.figure, 30)
+    families = [label.get_fontfamily() for label in ax.get_yticklabels()]
+    assert families[0][-1] == "Hieroglyphs of a test"
+    assert families[1] == families[0][:-1]
+
+
+def test_a_notebook_shows_what_a_plot_returns():
+    """As the last expression of a cell: axes of a figure of their own, several panels, and the figure."""
+    ax = plot_gene_bars(["a"], [1.0])
+    sheet = plot_contact_sheet([np.zeros((2, 2, 3))] * 2)
+    for shown in (ax, ax.figure, sheet, sheet[1]):
+        assert shown._repr_png_().startswith(b"\x89PNG")
+
+
+def test_panels_take_the_place_of_the_axes_they_are_given():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    sheet = plot_contact_sheet([np.zeros((2, 2, 3))] * 2, ax=right)
+    figure.draw_without_rendering()
+    assert figure.axes == [left, *sheet]
+    assert sheet.figure is figure
+    assert all(panel.get_position().x0 > left.get_position().x1 for panel in sheet)
+    placed = figure.add_axes((0, 0, 1, 1))
+    with pytest.raises(
+        ValueError, match=r"^expected axes made by subplots, whose place can be divided into panels$"
+    ):
+        plot_contact_sheet([np.zeros((2, 2, 3))], ax=placed)
+
+
+def test_scales():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 4, 30).astype(float)
+    np.testing.assert_allclose(on_scale(scores, "percentile"), 100 * (rankdata(scores) - 1) / 29)
+    assert on_scale(np.array([3.0]), "percentile").tolist() == [100]
+    assert on_scale(np.array([]), "percentile").tolist() == []
+    assert on_scale(scores, "raw") is scores
+    with pytest.raises(ValueError, match=r"^expected scale 'percentile' or 'raw', got 'log'$"):
+        on_scale(scores, "log")
+
+
+def test_viridis_runs_from_the_low_to_the_high_score():
+    assert viridis([1.0, 3.0], 1.0, 3.0).tolist() == [[68, 1, 84], [253, 231, 36]]
+    assert viridis([2.0], 2.0, 2.0).tolist() == [[253, 231, 36]]

@@ -61,7 +61,7 @@ from healnet.explain.attention_scores import attention_scores, gradient_attentio
 from healnet.explain.contact_sheet import TopPatch, plot_contact_sheet, top_patches
 from healnet.explain.faithfulness import Faithfulness, faithfulness, plot_faithfulness
 from healnet.explain.genes import gene_set_scores, plot_gene_bars, rank_genes, top_k_stability
-from healnet.explain.geojson import to_geojson
+from healnet.explain.geojson import regions_to_geojson, to_geojson
 from healnet.explain.gradients import gradient_x_input, input_gradients
 from healnet.explain.graph_overlay import plot_graph_overlay
 from healnet.explain.integrated_gradients import integrated_gradients
@@ -69,19 +69,21 @@ from healnet.explain.occlusion import group_by_square, occlude, occlude_modaliti
 from healnet.explain.pyramid import to_pyramid_tiff
 from healnet.explain.report import report
 from healnet.explain.risk import Risk
+from healnet.explain.score_map import ScoreRaster, score_map
 from healnet.explain.shapley import (
     ModalityShapley,
     plot_contribution_bars,
     shapley_modalities,
     shapley_values,
 )
-from healnet.explain.slide_heatmap import plot_slide_heatmap, score_map
+from healnet.explain.slide_heatmap import plot_slide_heatmap, plot_slide_panels
 from healnet.explain.volumes import plot_image_overlay, plot_orthogonal_slices, to_nifti, voxel_scores
 
 __all__ = [
     "Faithfulness",
     "ModalityShapley",
     "Risk",
+    "ScoreRaster",
     "TopPatch",
     "activation_pattern",
     "attention_scores",
@@ -103,7 +105,9 @@ __all__ = [
     "plot_image_overlay",
     "plot_orthogonal_slices",
     "plot_slide_heatmap",
+    "plot_slide_panels",
     "rank_genes",
+    "regions_to_geojson",
     "report",
     "rollout",
     "score_map",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["finite_scores", "modality_names", "patches", "rows_of"]
+__all__ = ["check_inside", "finite_scores", "modality_names", "patches", "rows_of"]
 
 
 def modality_names(inputs: Mapping[str, Any], modalities: Iterable[str] | None = None) -> list[str]:
@@ -63,6 +63,21 @@ def patches(
     if not (math.isfinite(footprint) and footprint > 0):
         raise ValueError(f"expected a footprint above 0, in level-0 pixels, got {footprint}")
     return places, values
+
+
+def check_inside(places: NDArray[np.float64], footprint: float, level0_size: tuple[int, int]) -> None:
+    """Refuse patches that do not touch the slide.
+
+    Raises:
+        ValueError: such a patch: coordinates, or a size, of another slide or level.
+    """
+    width, height = level0_size
+    outside = (places >= (width, height)).any(axis=1) | (places + footprint <= 0).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"the patch at {places[outside][0].tolist()} lies outside a slide of {width} x {height} level-0 pixels "
+            f"({int(outside.sum())} of {len(places)} do): are coordinates and size of one slide, at level 0?"
+        )
 
 
 def rows_of(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import Panels, panels, use_fonts
-from healnet.explain._checks import patches
+from healnet._plotting import Panels, draw_scale_bar, panels, use_fonts
+from healnet.explain import _checks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,13 +20,23 @@ __all__ = ["TopPatch", "plot_contact_sheet", "top_patches"]
 
 
 class TopPatch(NamedTuple):
-    """A patch that scores high: its pixels, its place (x, y) at level 0, its score and its position in the bag."""
+    """A patch that scores high.
+
+    Attributes:
+        image: (h, w, 3) its pixels.
+        x: left edge in level-0 pixels.
+        y: top edge in level-0 pixels.
+        score: its score.
+        position: its position in the bag.
+        mpp: microns per pixel of the image, None where the slide does not say its scale.
+    """
 
     image: NDArray[Any]
     x: int
     y: int
     score: float
     position: int
+    mpp: float | None = None
 
 
 def top_patches(
@@ -53,7 +63,7 @@ def top_patches(
     Raises:
         ValueError: lengths that differ, a footprint that is not positive, fewer than 1 patch asked for.
     """
-    places, values = patches(coords, footprint, scores)
+    places, values = _checks.patches(coords, footprint, scores)
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}")
     taken: list[int] = []
@@ -70,40 +80,50 @@ def top_patches(
     for position in taken:
         x, y = (int(v) for v in places[position])
         image = np.asarray(slide.region(x, y, side, side, mpp))
-        found.append(TopPatch(image, x, y, float(values[position]), position))
+        found.append(
+            TopPatch(image, x, y, float(values[position]), position, slide.mpp if mpp is None else mpp)
+        )
     return found
 
 
 def plot_contact_sheet(
-    images: Sequence[ArrayLike],
+    patches: Sequence[TopPatch | ArrayLike],
     captions: Sequence[str] | None = None,
     *,
     columns: int = 4,
+    mpp: float | None = None,
     ax: Axes | None = None,
 ) -> Panels:
-    """Pictures in rows, each with a caption above.
+    """Patches in rows, each with a caption above, and a scale bar on the first.
 
     Args:
-        images: (h, w, 3) arrays, as `top_patches` reads them.
-        captions: one per image; by default their numbers from 1.
+        patches: what `top_patches` found, or pictures (h, w, 3).
+        captions: one per patch; by default its rank, and its score where it has one.
         columns: number of pictures in a row.
+        mpp: microns per pixel, for the scale bar; by default the patches'. Without it there is none.
         ax: where to draw, divided into as many; by default a figure of its own.
 
     Raises:
-        ValueError: no images, or another number of captions.
+        ValueError: no patches, or another number of captions.
         ImportError: matplotlib is not installed.
     """
-    names = [str(i + 1) for i in range(len(images))] if captions is None else list(captions)
-    if not len(images) or len(names) != len(images):
-        raise ValueError(f"expected images and a caption for each, got {len(images)} and {len(names)}")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
+    found = [patch if isinstance(patch, TopPatch) else None for patch in patches]
+    ranked = [f"{i + 1}" if own is None else f"#{i + 1}   {own.score:.3g}" for i, own in enumerate(found)]
+    names = ranked if captions is None else list(captions)
+    if not len(patches) or len(names) != len(patches):
+        raise ValueError(f"expected patches and a caption for each, got {len(patches)} and {len(names)}")
+    columns = min(columns, len(patches))
+    rows = -(-len(patches) // columns)
     sheet = panels(ax, rows, columns, (1.8 * columns, 2.05 * rows))
     for panel in sheet:
         panel.set_axis_off()
-    for panel, image, name in zip(sheet, images, names, strict=False):
-        panel.imshow(np.asarray(image), interpolation="nearest")
+    for panel, patch, own, name in zip(sheet, patches, found, names, strict=False):
+        panel.imshow(np.asarray(patch if own is None else own.image), interpolation="nearest")
         panel.set_title(name, fontsize="small", pad=3, parse_math=False)
+    scale = mpp if mpp is not None or found[0] is None else found[0].mpp
+    if scale is not None:
+        height, width = sheet[0].images[0].get_size()
+        draw_scale_bar(sheet[0], (-0.5, -0.5, width - 0.5, height - 0.5), scale, share=0.4)
     use_fonts(*sheet)
     return sheet
 

@@ -177,25 +177,15 @@ def plot_faithfulness(
         right.plot(x, found.insertion.mean(dim=0).tolist(), **look)
     left.axvspan(share[-2], 100, color="0.93", zorder=0)
     right.axvspan(0, share[1], color="0.93", zorder=0)
-    note: dict[str, Any] = {
-        "fontsize": "x-small",
-        "color": "0.35",
-        "rotation": 90,
-        "va": "center",
-        "ha": "center",
-    }
-    left.text(
-        (share[-2] + 100) / 2,
-        0.5,
-        "the last go: modality absent",
-        transform=left.get_xaxis_transform(),
-        **note,
+    left.set(
+        xlabel="highest-scored elements hidden (%)\nshaded: the last go, and the modality is absent",
+        ylabel=f"mean {quantity}",
+        title="Deletion",
     )
-    right.text(
-        share[1] / 2, 0.5, "the first come: no longer absent", transform=right.get_xaxis_transform(), **note
+    right.set(
+        xlabel="highest-scored elements shown (%)\nshaded: the first come, and it is absent no longer",
+        title="Insertion",
     )
-    left.set(xlabel="highest-scored elements hidden (%)", ylabel=f"mean {quantity}", title="Deletion")
-    right.set(xlabel="highest-scored elements shown (%)", title="Insertion")
     right.legend(frameon=False, fontsize="small")
     use_fonts(*both)
     return both

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+UNSTEADY = 0.5  # a gene that is among the most important in fewer of the folds
+
 __all__ = ["gene_set_scores", "plot_gene_bars", "rank_genes", "top_k_stability"]
 
 
@@ -142,6 +144,9 @@ def plot_gene_bars(
 ) -> Axes:
     """The k most important genes as bars: orange raises the risk, blue lowers it, grey where no direction is given.
 
+    Bars of genes that are among the most important in fewer than half of the folds are pale and hatched, and the legend
+    warns of them: another cohort would rank other genes.
+
     Args:
         names: (f,) genes or gene sets.
         scores: (f,); the size is the bar's length. Signed scores of one patient give their own direction.
@@ -169,7 +174,9 @@ def plot_gene_bars(
     color = {1: RAISES, -1: LOWERS, 0: "0.6"}
     known = np.zeros(len(names)) if signs is None else np.asarray(signs, dtype=np.float64)
     sign = np.sign(np.nan_to_num(known)).astype(int)
-    ax.barh(range(len(top)), np.abs(values[top]), color=[color[int(s)] for s in sign[top]], height=0.75)
+    bars = ax.barh(
+        range(len(top)), np.abs(values[top]), color=[color[int(s)] for s in sign[top]], height=0.75
+    )
     ax.set_yticks(range(len(top)), labels, fontsize="small")
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel(xlabel if steady is None else f"{xlabel}\n%: how often among the most important")
@@ -183,8 +190,12 @@ def plot_gene_bars(
                 va="center",
                 fontsize="x-small",
             )
+        for bar in (bar for bar, i in zip(bars, top, strict=True) if steady[i] < UNSTEADY):
+            bar.set(alpha=0.45, hatch="////", edgecolor="white")
         ax.margins(x=0.12)
-    direction_legend(ax, sign[top], quantity, prefix="higher ")
+    unsteady = 0 if steady is None else int((steady[top] < UNSTEADY).sum())
+    warning = f"hatched: unstable, {unsteady} of {len(top)} in fewer than half" if unsteady else None
+    direction_legend(ax, sign[top], quantity, prefix="higher ", warning=warning)
     use_fonts(ax)
     return despine(ax)
 

@@ -1,4 +1,4 @@
-"""Scored patches for QuPath: GeoJSON, streamed to disk."""
+"""Scored patches for QuPath as GeoJSON: every patch, streamed to disk, or the merged regions of high scores."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from healnet._files import atomic_path
 from healnet._plotting import on_scale, viridis
-from healnet.explain._checks import finite_scores, patches
+from healnet.explain._checks import check_inside, finite_scores, patches
 
-__all__ = ["to_geojson"]
+__all__ = ["regions_to_geojson", "to_geojson"]
 
 # Features are put together and written in pieces of this many, so that memory does not grow with the slide.
 _CHUNK = 4096
+_VERMILION = [213, 94, 0]  # on pink and violet stains well seen
 _OBJECT_TYPES = ("annotation", "detection", "tile", "cell")
 
 
@@ -34,6 +35,7 @@ def to_geojson(
     classification: str | None = None,
     object_type: str = "tile",
     slide: str = "",
+    level0_size: tuple[int, int] | None = None,
 ) -> Path:
     """Write patches with their scores as a GeoJSON FeatureCollection (RFC 7946) that QuPath opens over the slide.
 
@@ -45,16 +47,19 @@ def to_geojson(
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
         footprint: side length of a patch in level-0 pixels.
         scores: (n,) finite.
-        path: of the file to write.
-        name: of the score among the measurements; its percentile (0 to 100) stands beside it.
-        measurements: further ones, (n,) finite each.
+        path: file to write.
+        name: name of the score among the measurements; its percentile (0 to 100) stands beside it.
+        measurements: further measurements, (n,) finite each.
         scale: colors by "percentile" rank or linearly by the "raw" score.
         classification: a class name for all patches.
         object_type: "tile", "detection", "annotation" or "cell".
         slide: the slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
+        level0_size: (width, height) of the slide in level-0 pixels, to cut patches off at its edge.
 
     Raises:
-        ValueError: lengths that differ, a number that is not finite, an unknown object type, two measurements of one name.
+        ValueError: lengths that differ, a number that is not finite, an unknown object type, two measurements of one name,
+            a patch outside the slide.
+        ImportError: matplotlib, which has the colors, is not installed.
 
     Example:
         >>> import tempfile
@@ -66,6 +71,7 @@ def to_geojson(
         {'attention': 0.7, 'attention percentile': 100.0}
     """
     places, values = patches(coords, footprint, scores)
+    low, high = _squares(places, footprint, level0_size)
     if object_type not in _OBJECT_TYPES:
         raise ValueError(f"expected an object type of {', '.join(_OBJECT_TYPES)}, got {object_type!r}")
     columns = {name: values, f"{name} percentile": np.round(on_scale(values, "percentile"), 2)}
@@ -78,8 +84,8 @@ def to_geojson(
             )
         columns[key] = numbers
     shown = on_scale(values, scale)
-    low, high = (0.0, 100.0) if scale == "percentile" or not len(shown) else (shown.min(), shown.max())
-    colors = viridis(shown, low, high)
+    ends = (0.0, 100.0) if scale == "percentile" or not len(shown) else (shown.min(), shown.max())
+    colors = viridis(shown, *ends)
     labels = (
         {}
         if classification is None
@@ -92,15 +98,110 @@ def to_geojson(
         for start in range(0, len(places), _CHUNK):
             part = slice(start, start + _CHUNK)
             own = {key: column[part] for key, column in columns.items()}
-            features = _features(places[part], footprint, own, colors[part], tail, slide, start)
+            features = _features(low[part], high[part], own, colors[part], tail, slide, start)
             file.write((",\n" if start else "\n") + ",\n".join(features))
         file.write("\n]}\n")
     return path
 
 
-def _features(
-    places: NDArray[np.float64],
+def regions_to_geojson(
+    coords: ArrayLike,
     footprint: float,
+    scores: ArrayLike,
+    path: str | Path,
+    *,
+    threshold: float = 90.0,
+    name: str = "attention",
+    classification: str = "high score",
+    slide: str = "",
+    level0_size: tuple[int, int] | None = None,
+) -> Path:
+    """Write the regions of high-scored patches as a few annotations, where `to_geojson` writes every patch.
+
+    Patches whose percentile reaches the threshold are merged where they touch or overlap; holes stay holes. Tens of
+    thousands of squares make QuPath slow, a few outlines do not. Each region says how many patches it holds, their mean and
+    highest score, and its area in square level-0 pixels.
+
+    Args:
+        coords: (n, 2) top-left corners (x, y) in level-0 pixels.
+        footprint: side length of a patch in level-0 pixels.
+        scores: (n,) finite.
+        path: file to write.
+        threshold: percentile, from 0 to 100, from which a patch counts.
+        name: name of the score among the measurements.
+        classification: class name of the regions.
+        slide: the slide's name, so that the ids of two slides' regions differ. The same call gives the same ids.
+        level0_size: (width, height) of the slide in level-0 pixels, to cut regions off at its edge.
+
+    Raises:
+        ValueError: lengths that differ, a number that is not finite, a threshold outside 0 to 100, a patch outside the
+            slide.
+        ImportError: shapely is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "slide-1.geojson"
+        >>> written = regions_to_geojson([[0, 0], [8, 0], [80, 0]], 8, [3.0, 2.0, 1.0], path, threshold=50)
+        >>> (region,) = json.loads(written.read_text())["features"]
+        >>> region["properties"]["measurements"]
+        {'patches': 2, 'attention mean': 2.5, 'attention max': 3.0, 'area px^2': 128.0}
+    """
+    try:
+        import shapely
+        from shapely.geometry.polygon import orient
+    except ImportError as error:
+        raise ImportError("merging patches needs shapely: pip install healnet[qupath]") from error
+    places, values = patches(coords, footprint, scores)
+    low, high = _squares(places, footprint, level0_size)
+    if not 0 <= threshold <= 100:
+        raise ValueError(f"expected a threshold from 0 to 100, as a percentile, got {threshold}")
+    chosen = on_scale(values, "percentile") >= threshold
+    squares = shapely.box(*low[chosen].T, *high[chosen].T)
+    regions = [orient(region) for region in shapely.get_parts(shapely.union_all(squares)) if region.area > 0]
+    # Each square lies in one region, and so does a point inside it.
+    square, region_of = shapely.STRtree(regions).query(shapely.point_on_surface(squares), predicate="within")
+    features = []
+    for i, region in enumerate(regions):
+        own = values[chosen][square[region_of == i]]
+        measured = {
+            "patches": len(own),
+            f"{name} mean": float(own.mean()),
+            f"{name} max": float(own.max()),
+            "area px^2": float(region.area),
+        }
+        rings = [region.exterior, *region.interiors]
+        geometry = {
+            "type": "Polygon",
+            "coordinates": [[[_number(v) for v in p] for p in ring.coords] for ring in rings],
+        }
+        properties = {
+            "objectType": "annotation",
+            "isLocked": True,
+            "color": _VERMILION,
+            "classification": {"name": classification, "color": _VERMILION},
+            "measurements": measured,
+        }
+        identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}/{i}/{region.wkt}"))
+        features.append({"type": "Feature", "id": identity, "geometry": geometry, "properties": properties})
+    path = Path(path)
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    return path
+
+
+def _squares(
+    places: NDArray[np.float64], footprint: float, level0_size: tuple[int, int] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, 2) top-left and bottom-right corners, cut off at the slide's edge where its size is given."""
+    if level0_size is None:
+        return places, places + footprint
+    check_inside(places, footprint, level0_size)
+    return np.maximum(places, 0), np.minimum(places + footprint, level0_size)
+
+
+def _features(
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
     columns: Mapping[str, NDArray[np.float64]],
     colors: NDArray[np.uint8],
     tail: str,
@@ -109,9 +210,7 @@ def _features(
 ) -> Iterator[str]:
     """One feature's text after another, put together by hand: `json.dumps` of nested dictionaries is four times as slow."""
     keys = [json.dumps(key) for key in columns]
-    rows = zip(
-        places.tolist(), (places + footprint).tolist(), colors.tolist(), *columns.values(), strict=True
-    )
+    rows = zip(low.tolist(), high.tolist(), colors.tolist(), *columns.values(), strict=True)
     for i, ((x0, y0), (x1, y1), color, *numbers) in enumerate(rows):
         # Numbered, because two patches may lie on one place.
         identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}/{first + i}/{x0}/{y0}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet._plotting import add_colorbar, color_limits, new_axes, on_scale
+from healnet._plotting import add_colorbar, color_limits, draw_scale_bar, new_axes, on_scale, trim, use_fonts
 from healnet.explain._checks import finite_scores
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def plot_graph_overlay(
     *,
     scale: str = "percentile",
     size: float = 14.0,
+    mpp: float | None = None,
     cmap: str | None = None,
     colorbar: bool = True,
     label: str | None = None,
@@ -38,6 +39,7 @@ def plot_graph_overlay(
         image: (h, w) or (h, w, 3), the region.
         scale: colors by "percentile" rank or by the "raw" score.
         size: area of a node, in square points.
+        mpp: microns per pixel of the picture, for a scale bar; without it there is none.
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         colorbar: draw one beside the axes.
         label: text of the color bar.
@@ -60,6 +62,7 @@ def plot_graph_overlay(
             f"expected edge_index of shape (2, e) with nodes 0..{len(values) - 1}, got shape {edges.shape}"
         )
     shown = on_scale(values, scale)
+    own = ax is None
     ax = new_axes(6.4, 5.4) if ax is None else ax
     if image is not None:
         # A pixel's centre is a whole number, as in the tools that measure centroids.
@@ -81,15 +84,22 @@ def plot_graph_overlay(
         c=shown[order],
         s=size,
         cmap=cmap or colors,
-        edgecolors="0.4" if image is None else "white",
-        linewidths=0.3,
+        # The middle of a diverging map is white, as paper and glass are.
+        edgecolors="black" if low < 0 else "0.4" if image is None else "white",
+        linewidths=0.8 if low < 0 else 0.3,
         zorder=3,
         vmin=low,
         vmax=high,
     )
+    if mpp is not None:
+        (left, right), (bottom, top) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+        draw_scale_bar(ax, (left, bottom, right, top), mpp)
     ax.set_xticks([])
     ax.set_yticks([])
     if colorbar:
         text = label or ("score (percentile)" if scale == "percentile" else "score")
         add_colorbar(nodes, [ax], text)
+    use_fonts(ax)
+    if own:
+        trim(ax.figure.figure)
     return ax

@@ -1,81 +1,35 @@
-"""Whole-slide heat maps: scores of patches over the slide's thumbnail, in level-0 geometry."""
+"""Whole-slide heat maps: scores of patches over the slide's thumbnail, in level-0 geometry; several slides of a patient."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet._plotting import add_colorbar, color_limits, draw_scale_bar, new_axes, on_scale
-from healnet.explain._checks import finite_scores, patches
+from healnet._plotting import (
+    Panels,
+    add_colorbar,
+    color_limits,
+    draw_scale_bar,
+    new_axes,
+    on_scale,
+    panels,
+    readable,
+    trim,
+    use_fonts,
+)
+from healnet.explain._checks import finite_scores
+from healnet.explain.score_map import score_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
     from healnet.slides.slide import Slide
 
-__all__ = ["plot_slide_heatmap", "score_map"]
-
-
-def score_map(
-    coords: ArrayLike,
-    footprint: float,
-    scores: ArrayLike,
-    level0_size: tuple[int, int],
-    shape: tuple[int, int],
-) -> NDArray[np.float64]:
-    """Scores of patches as a picture of the slide: a pixel is the mean over the patches that cover its centre, NaN without.
-
-    A patch that is too small to cover any pixel's centre takes the pixel that its own centre is in. Time and memory grow
-    with patches plus pixels, not with their product.
-
-    Args:
-        coords: (n, 2) top-left corners (x, y) in level-0 pixels, as CLAM, TRIDENT and `read_patches` give them.
-        footprint: side length of a patch in level-0 pixels (`PatchFile.footprint`): not the patch size at its own level.
-        scores: (n,) finite.
-        level0_size: (width, height) of the slide in level-0 pixels.
-        shape: (height, width) of the picture, whatever its magnification.
-
-    Returns:
-        (height, width) float64.
-
-    Raises:
-        ValueError: lengths that differ, a footprint that is not positive, a score that is not finite, a patch that does
-            not touch the slide (coordinates or size of another slide or level).
-
-    Example:
-        >>> score_map([[0, 0], [512, 0]], 512, [1.0, 3.0], (1024, 1024), shape=(2, 2)).tolist()
-        [[1.0, 3.0], [nan, nan]]
-    """
-    places, values = patches(coords, footprint, scores)
-    width, height = level0_size
-    outside = (places >= (width, height)).any(axis=1) | (places + footprint <= 0).any(axis=1)
-    if outside.any():
-        raise ValueError(
-            f"the patch at {places[outside][0].tolist()} lies outside a slide of {width} x {height} level-0 pixels "
-            f"({int(outside.sum())} of {len(places)} do): are coordinates and size of one slide, at level 0?"
-        )
-    rows, columns = shape
-    top, bottom = _covered(places[:, 1], footprint, height / rows, rows)
-    left, right = _covered(places[:, 0], footprint, width / columns, columns)
-    # Two-dimensional differences: +s where a rectangle starts, -s behind its ends; their running sum fills the rectangles.
-    stride = columns + 1
-    corners = np.concatenate(
-        [top * stride + left, top * stride + right, bottom * stride + left, bottom * stride + right]
-    )
-
-    def filled(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        signed = np.concatenate([weights, -weights, -weights, weights])
-        corner = np.bincount(corners, signed, minlength=(rows + 1) * stride).reshape(rows + 1, stride)
-        running: NDArray[np.float64] = corner.cumsum(axis=0).cumsum(axis=1)[:rows, :columns]
-        return running
-
-    # About their middle, so that the running sums round as little as they can.
-    middle = (values.min() + values.max()) / 2 if len(values) else 0.0
-    count = filled(np.ones(len(places))).round()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(count > 0, filled(values - middle) / count + middle, np.nan)
+__all__ = ["plot_slide_heatmap", "plot_slide_panels"]
 
 
 def plot_slide_heatmap(
@@ -96,8 +50,8 @@ def plot_slide_heatmap(
 ) -> Axes:
     """Scores over the slide's thumbnail; overlapping patches averaged, glass and unscored tissue left as they are.
 
-    The axes are in level-0 pixels, so that anything else in level-0 coordinates can be drawn on top. Of a bag of several
-    slides (a slide's index in the third column of `PatchBag.coords`) draw each slide's rows by themselves, without padding.
+    The axes are in level-0 pixels, so that anything else in level-0 coordinates can be drawn on top. `plot_slide_panels`
+    draws the plain slide beside it, and several slides of a patient.
 
     Args:
         slide: a `Slide`, or a thumbnail (h, w, 3) of the *whole* slide at any magnification.
@@ -109,7 +63,7 @@ def plot_slide_heatmap(
         scale: "percentile" colors by rank, which shows order even where few scores are huge; "raw" by the score itself.
         max_size: longer side of the picture, in pixels, when read from a `Slide`.
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
-        alpha: opacity of the scores.
+        alpha: opacity of the scores, from 0 (the plain slide) to 1.
         colorbar: draw one beside the axes.
         label: text of the color bar.
         ax: where to draw; by default new axes of a figure of their own.
@@ -119,43 +73,126 @@ def plot_slide_heatmap(
         ImportError: matplotlib is not installed.
     """
     picture, size, mpp = _whole_slide(slide, level0_size, mpp, max_size)
-    heat = score_map(coords, footprint, on_scale(finite_scores(scores), scale), size, picture.shape[:2])
+    shown = on_scale(finite_scores(scores), scale)
+    heat = score_map(coords, footprint, shown, size, picture.shape[:2])
+    own = ax is None
     if ax is None:
         aspect = size[1] / size[0]
         ax = new_axes(7.0 if aspect <= 1 else 6.0 / aspect + 1.0, 6.0 * min(aspect, 1) + 0.4)
-    extent = (0, size[0], size[1], 0)
-    ax.imshow(picture, extent=extent, interpolation="nearest", aspect="equal")
-    by_rank = scale == "percentile" or not np.size(scores)  # a slide without patches has no raw scale
-    low, high, colors = (0.0, 100.0, "viridis") if by_rank else color_limits(heat)
-    drawn = ax.imshow(
+    _draw_picture(ax, picture, size, mpp)
+    drawn = _draw_heat(ax, heat, size, _limits(scale, heat, cmap), alpha)
+    if colorbar:
+        add_colorbar(drawn, [ax], label or _label(scale))
+    use_fonts(ax)
+    if own:
+        trim(ax.figure.figure)
+    return ax
+
+
+def plot_slide_panels(
+    slides: Slide | Sequence[Slide],
+    coords: ArrayLike,
+    footprint: float | Sequence[float],
+    scores: ArrayLike,
+    *,
+    scale: str = "percentile",
+    max_size: int = 1024,
+    cmap: str | None = None,
+    alpha: float = 0.6,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Panels:
+    """Each slide of a patient in a row: the plain slide, and the scores over it; all scores on one color scale.
+
+    Args:
+        slides: the patient's slide or slides.
+        coords: (n, 2) top-left corners (x, y) of patches in level-0 pixels; (n, 3) with the slide's position last, as in
+            `PatchBag.coords`, where there are several. Leave padding out.
+        footprint: side length of a patch in level-0 pixels, for all slides or for each.
+        scores: (n,) finite.
+        scale: "percentile" colors by rank among the patches of all slides; "raw" by the score itself.
+        max_size: longer side of each picture, in pixels.
+        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
+        alpha: opacity of the scores.
+        label: text of the color bar.
+        ax: where to draw, divided into two for each slide; by default a figure of its own.
+
+    Raises:
+        ValueError: as `score_map`; a patch of a slide that is not there; another number of footprints than of slides.
+        ImportError: matplotlib is not installed.
+    """
+    each = list(slides) if isinstance(slides, Sequence) else [slides]
+    sides = list(footprint) if isinstance(footprint, Sequence) else [footprint] * len(each)
+    if len(sides) != len(each):
+        raise ValueError(f"expected a footprint for each of {len(each)} slides, got {len(sides)}")
+    places, shown = np.asarray(coords, dtype=np.float64), on_scale(finite_scores(scores), scale)
+    axes = places.shape[-1]
+    if places.shape != (len(shown), axes) or axes not in (2, 3) or (axes == 2 and len(each) > 1):
+        raise ValueError(
+            f"expected coords ({len(shown)}, 3) with the position of one of {len(each)} slides last, "
+            f"or ({len(shown)}, 2) of one slide, got {places.shape}"
+        )
+    position = places[:, 2] if axes == 3 else np.zeros(len(places))
+    unknown = ~np.isin(position, np.arange(len(each)))
+    if unknown.any():
+        raise ValueError(
+            f"expected patches of slides 0 to {len(each) - 1}, got one of slide {position[unknown][0]:g}"
+        )
+    pictures = [_whole_slide(slide, None, None, max_size) for slide in each]
+    limits = _limits(scale, shown, cmap)
+    aspects = [size[1] / size[0] for _, size, _ in pictures]
+    height = min(3.6 * sum(aspects), 5.0 * len(each))
+    grid = panels(ax, len(each), 2, (8.0, height + 0.5), heights=aspects)
+    drawn = None
+    for i, (picture, size, mpp) in enumerate(pictures):
+        own = position == i
+        heat = score_map(places[own, :2], sides[i], shown[own], size, picture.shape[:2])
+        for panel in grid[2 * i : 2 * i + 2]:
+            _draw_picture(panel, picture, size, mpp)
+        drawn = _draw_heat(grid[2 * i + 1], heat, size, limits, alpha)
+        grid[2 * i].set_title(readable(each[i].name), fontsize="small", loc="left")
+    if drawn is not None:
+        add_colorbar(drawn, grid, label or _label(scale))
+    use_fonts(*grid)
+    if ax is None:
+        trim(grid.figure)
+    return grid
+
+
+def _draw_picture(ax: Axes, picture: NDArray[Any], size: tuple[int, int], mpp: float | None) -> None:
+    """The slide, in level-0 pixels, with a scale bar where its scale is known."""
+    ax.imshow(picture, extent=(0, size[0], size[1], 0), interpolation="nearest", aspect="equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if mpp is not None:
+        draw_scale_bar(ax, (0, 0, *size), mpp)
+
+
+def _draw_heat(
+    ax: Axes, heat: NDArray[np.float64], size: tuple[int, int], limits: tuple[float, float, str], alpha: float
+) -> AxesImage:
+    low, high, colors = limits
+    return ax.imshow(
         np.ma.masked_invalid(heat),
-        extent=extent,
-        cmap=cmap or colors,
+        extent=(0, size[0], size[1], 0),
+        cmap=colors,
         alpha=alpha,
         interpolation="nearest",
         vmin=low,
         vmax=high,
     )
-    ax.set_xticks([])
-    ax.set_yticks([])
-    if mpp is not None:
-        draw_scale_bar(ax, (0, 0, *size), mpp)
-    if colorbar:
-        text = label or ("score (percentile)" if scale == "percentile" else "score")
-        add_colorbar(drawn, [ax], text)
-    return ax
 
 
-def _covered(
-    start: NDArray[np.float64], length: float, pixel: float, count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one-past-last pixel whose centres lie in [start, start + length), clipped to the picture."""
-    first = np.ceil(start / pixel - 0.5)
-    last = np.ceil((start + length) / pixel - 0.5)
-    none = last <= first
-    first = np.where(none, np.floor((start + length / 2) / pixel), first)
-    last = np.where(none, first + 1, last)
-    return np.clip(first, 0, count).astype(np.int64), np.clip(last, 0, count).astype(np.int64)
+def _limits(scale: str, shown: NDArray[np.float64], cmap: str | None) -> tuple[float, float, str]:
+    by_rank = (
+        scale == "percentile" or not np.isfinite(shown).any()
+    )  # a slide without patches has no raw scale
+    low, high, colors = (0.0, 100.0, "viridis") if by_rank else color_limits(shown)
+    return low, high, cmap or colors
+
+
+def _label(scale: str) -> str:
+    return "score (percentile)" if scale == "percentile" else "score"
 
 
 def _whole_slide(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet._files import atomic_path
-from healnet._plotting import Panels, add_colorbar, color_limits, new_axes, panels
+from healnet._plotting import Panels, add_colorbar, color_limits, new_axes, panels, trim, use_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,6 +99,7 @@ def plot_image_overlay(
         low, high, colors = color_limits(heat)
     else:
         low, high, colors = *limits, "RdBu_r" if limits[0] == -limits[1] else "viridis"
+    own = ax is None
     ax = new_axes(5.0, 4.2) if ax is None else ax
     ax.imshow(picture, cmap="gray", interpolation="nearest", aspect=aspect)
     drawn = ax.imshow(
@@ -114,6 +115,9 @@ def plot_image_overlay(
     ax.set_yticks([])
     if colorbar:
         add_colorbar(drawn, [ax], label)
+    use_fonts(ax)
+    if own:
+        trim(ax.figure.figure)
     return ax
 
 
@@ -175,6 +179,9 @@ def plot_orthogonal_slices(
             title=f"{names[axis]} = {voxel[axis]}", xlabel=f"{names[across]} →", ylabel=f"← {names[down]}"
         )
     add_colorbar(three[0].images[1], three, label)
+    use_fonts(*three)
+    if ax is None:
+        trim(three.figure)
     return three
 
 

@@ -55,5 +55,21 @@ def test_the_sheet_shows_each_picture_with_its_caption():
     sheet = plot_contact_sheet(images, ["a", "b", "c"], columns=2)
     assert [ax.get_title() for ax in sheet] == ["a", "b", "c", ""]
     assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in sheet[:3]] == [10, 20, 30]
-    with pytest.raises(ValueError, match=r"^expected images and a caption for each, got 3 and 1$"):
+    with pytest.raises(ValueError, match=r"^expected patches and a caption for each, got 3 and 1$"):
         plot_contact_sheet(images, ["a"])
+
+
+def test_found_patches_bring_rank_score_and_scale(slide):
+    best = top_patches(slide, [[0, 0], [64, 0], [128, 64]], 64, [0.1, 5.0, 0.25], k=3)
+    assert [patch.mpp for patch in best] == [0.5] * 3
+    sheet = plot_contact_sheet(best, columns=2)
+    assert [panel.get_title() for panel in sheet] == ["#1   5", "#2   0.25", "#3   0.1", ""]
+    (bar,) = sheet[0].patches  # the others have the same scale
+    assert [text.get_text() for text in sheet[0].texts] == ["10 µm"]
+    assert bar.get_width() == 20  # pixels of 0.5 microns
+    assert not any(panel.patches for panel in sheet[1:])
+    coarse = top_patches(slide, [[0, 0]], 64, [0.1], mpp=1.0)
+    assert plot_contact_sheet(coarse)[0].patches[0].get_width() == 10
+    plain = [np.zeros((64, 64, 3))]
+    assert plot_contact_sheet(plain, mpp=2.0)[0].texts[0].get_text() == "50 µm"
+    assert not plot_contact_sheet(plain)[0].patches

@@ -55,6 +55,31 @@ def test_bars_show_size_direction_and_stability():
     assert [text.get_text() for text in ax.texts] == ["100%", "0%"]
 
 
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_the_legend_names_only_what_is_drawn():
+    assert legend(plot_gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0])) == [
+        "higher raises the risk",
+        "higher lowers the risk",
+    ]
+    # B lowers, and it alone is shown.
+    assert legend(
+        plot_gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0], k=1, quantity="log hazard")
+    ) == ["higher lowers the log hazard"]
+    assert plot_gene_bars(NAMES, [1.0, 3.0, 2.0]).get_legend() is None
+
+
+def test_unstable_genes_are_marked_and_the_legend_warns():
+    ax = plot_gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, 1, 1], stability=[0.4, 1.0, 0.5])
+    assert [bar.get_hatch() for bar in ax.patches] == [None, None, "////"]
+    assert ax.patches[2].get_alpha() < 0.5
+    assert legend(ax) == ["higher raises the risk", "hatched: unstable, 1 of 3 in fewer than half"]
+    steady = plot_gene_bars(NAMES, [1.0, 3.0, 2.0], stability=[0.5, 1.0, 0.5])
+    assert steady.get_legend() is None
+
+
 def test_signed_scores_of_one_patient_give_their_own_direction():
     ax = plot_gene_bars(NAMES, [1.0, -3.0, 0.5])
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [LOWERS, RAISES, RAISES]

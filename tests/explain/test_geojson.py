@@ -9,7 +9,7 @@ import pytest
 import shapely
 from shapely.geometry import box, shape
 
-from healnet.explain import to_geojson
+from healnet.explain import regions_to_geojson, to_geojson
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "reference" / "geojson.schema.json").read_text())
 HOSTILE = 'a"},{"x\\</script>\n\u2028é'
@@ -136,3 +136,69 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=message):
         to_geojson([[0, 0]], 8, [1.0], path, measurements={"attention": [1.0]})
     assert not list(tmp_path.iterdir())
+
+
+def test_patches_are_cut_off_at_the_slides_edge(tmp_path):
+    features = written(tmp_path, [[-4, 0], [96, 40]], 8, [1.0, 2.0], level0_size=(100, 44))["features"]
+    assert [shape(f["geometry"]).bounds for f in features] == [(0, 0, 4, 8), (96, 40, 100, 44)]
+    with pytest.raises(
+        ValueError, match=r"^the patch at \[96.0, 40.0\] lies outside a slide of 90 x 44 level-0 pixels"
+    ):
+        written(tmp_path, [[96, 40]], 8, [1.0], level0_size=(90, 44))
+
+
+def regions(tmp_path, *args, **options):
+    return json.loads(regions_to_geojson(*args, tmp_path / "r.geojson", **options).read_text())
+
+
+def test_regions_are_the_union_of_the_high_scored_patches(tmp_path, patches):
+    coords, footprint, scores = patches
+    found = regions(tmp_path, *patches, threshold=60, classification=HOSTILE)
+    jsonschema.validate(
+        found, json.loads(json.dumps(SCHEMA).replace("definitions/square", "definitions/ring"))
+    )
+    assert geojson.loads(json.dumps(found)).is_valid
+    high = scores >= np.quantile(scores, 0.6)
+    union = shapely.union_all([box(x, y, x + footprint, y + footprint) for x, y in coords[high]])
+    outlines = [shape(f["geometry"]) for f in found["features"]]
+    assert len(outlines) < high.sum()
+    assert shapely.union_all(outlines).equals(union)
+    assert sum(outline.area for outline in outlines) == union.area
+    assert sum(f["properties"]["measurements"]["patches"] for f in found["features"]) == high.sum()
+    for feature, outline in zip(found["features"], outlines, strict=True):
+        own = [
+            score
+            for (x, y), score in zip(coords, scores, strict=True)
+            if score in scores[high] and outline.contains(shapely.Point(x + 112, y + 112))
+        ]
+        measured = feature["properties"]["measurements"]
+        assert measured["attention mean"] == pytest.approx(np.mean(own))
+        assert measured["attention max"] == max(own)
+        assert measured["area px^2"] == outline.area
+        assert feature["properties"]["classification"]["name"] == HOSTILE
+
+
+def test_a_ring_of_patches_keeps_its_hole_and_overlaps_are_not_counted_twice(tmp_path):
+    ring = [[x, y] for x in (0, 8, 16) for y in (0, 8, 16) if (x, y) != (8, 8)]
+    (region,) = regions(tmp_path, [*ring, [4, 0]], 8, [1.0] * 9, threshold=0)["features"]
+    assert len(region["geometry"]["coordinates"]) == 2
+    assert shape(region["geometry"]).area == 8 * 64
+    assert region["properties"]["measurements"]["patches"] == 9
+
+
+def test_regions_are_cut_off_at_the_slides_edge_and_keep_their_ids(tmp_path):
+    def found(slide):
+        return regions(
+            tmp_path, [[-4, -4], [8, 8]], 8, [1.0, 2.0], threshold=0, level0_size=(12, 12), slide=slide
+        )
+
+    assert [shape(f["geometry"]).bounds for f in found("a")["features"]] == [(0, 0, 4, 4), (8, 8, 12, 12)]
+    ids = [[f["id"] for f in found(slide)["features"]] for slide in ("a", "a", "b")]
+    assert ids[0] == ids[1]
+    assert len({*ids[0], *ids[2]}) == 4
+
+
+def test_regions_of_nothing_and_wrong_thresholds(tmp_path):
+    assert regions(tmp_path, np.empty((0, 2)), 8, [])["features"] == []
+    with pytest.raises(ValueError, match=r"^expected a threshold from 0 to 100, as a percentile, got 900$"):
+        regions(tmp_path, [[0, 0]], 8, [1.0], threshold=900)

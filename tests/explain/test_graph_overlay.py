@@ -42,6 +42,27 @@ def test_an_edge_is_drawn_once_between_its_nodes():
     assert plot_graph_overlay([[0, 0], [8, 8]], [1, 2], ax=over_a_picture).yaxis_inverted()
 
 
+def test_near_zero_nodes_are_seen_on_white():
+    """The middle of a diverging map is white, as is the picture: a black outline shows the node."""
+    blank = np.full((60, 80, 3), 255, np.uint8)
+    places, scores = [[10, 50], [40, 30], [70, 5]], [-1.0, 0.001, 1.0]
+    picture = drawn(places, scores, None, blank, shape=(60, 80), size=100.0, scale="raw")
+    near = picture[22:39, 32:49].astype(int).sum(axis=2)
+    assert near.min() < 400
+    assert picture[30, 40].min() > 240
+
+
+def test_the_scale_bar_is_in_the_pictures_pixels():
+    image = np.zeros((300, 400, 3), np.uint8)
+    ax = plot_graph_overlay([[10, 20], [390, 280]], [1, 2], image=image, mpp=0.25)
+    assert [text.get_text() for text in ax.texts] == ["20 µm"]
+    assert ax.patches[0].get_width() == 80
+    assert 0 < ax.patches[0].get_y() < 300
+    alone = plot_graph_overlay([[0, 0], [400, 300]], [1, 2], mpp=0.25)
+    assert [text.get_text() for text in alone.texts] == ["20 µm"]
+    assert not plot_graph_overlay([[0, 0], [400, 300]], [1, 2]).patches
+
+
 def test_wrong_graphs_are_refused():
     with pytest.raises(
         ValueError, match=r"^expected centroids of shape \(2, 2\), one per score, got \(3, 2\)$"

@@ -2,62 +2,11 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from healnet._plotting import new_figure
-from healnet.explain import plot_slide_heatmap, score_map
+from healnet.explain import plot_slide_heatmap, plot_slide_panels
 from healnet.slides.slide import Slide
 from healnet.slides.trident_clam_reader import read_patches
-
-
-def brute_force(coords, footprint, scores, level0_size, shape):
-    """Pixel by pixel: the mean over patches that hold its centre."""
-    heat = np.full(shape, np.nan)
-    for row in range(shape[0]):
-        for column in range(shape[1]):
-            x = (column + 0.5) * level0_size[0] / shape[1]
-            y = (row + 0.5) * level0_size[1] / shape[0]
-            inside = ((coords <= (x, y)) & ((x, y) < coords + footprint)).all(axis=1)
-            if inside.any():
-                heat[row, column] = scores[inside].mean()
-    return heat
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(43, 90), st.integers(5, 23), st.integers(5, 23))
-def test_every_pixel_is_the_mean_over_the_patches_that_cover_it(seed, n, footprint, h, w):
-    rng = np.random.default_rng(seed)
-    coords = rng.integers(0, 199, (n, 2))
-    scores = rng.standard_normal(n)
-    found = score_map(coords, footprint, scores, (211, 199), (h, w))
-    np.testing.assert_allclose(found, brute_force(coords, footprint, scores, (211, 199), (h, w)), atol=1e-12)
-
-
-def test_patches_side_by_side_neither_overlap_nor_leave_gaps():
-    coords = np.stack(np.meshgrid(np.arange(0, 1000, 10), np.arange(0, 1000, 10)), axis=-1).reshape(-1, 2)
-    for shape in ((1000, 1000), (137, 211), (100, 100)):
-        heat = score_map(coords, 10, np.ones(len(coords)), (1000, 1000), shape)
-        np.testing.assert_allclose(heat, 1)
-
-
-def test_a_patch_smaller_than_a_pixel_is_not_lost():
-    heat = score_map([[37, 82]], 2, [5.0], (100, 100), (10, 10))
-    assert np.argwhere(~np.isnan(heat)).tolist() == [[8, 3]]
-
-
-def test_a_patch_over_the_edge_is_cut():
-    heat = score_map([[90, 90]], 50, [5.0], (100, 100), (10, 10))
-    assert np.argwhere(~np.isnan(heat)).tolist() == [[9, 9]]
-
-
-def test_what_cannot_be_right_is_refused():
-    outside = (
-        r"^the patch at \[2000.0, 0.0\] lies outside a slide of 1000 x 800 level-0 pixels \(1 of 2 do\): "
-        r"are coordinates and size of one slide, at level 0\?$"
-    )
-    with pytest.raises(ValueError, match=outside):
-        score_map([[0, 0], [2000, 0]], 256, [1.0, 2.0], (1000, 800), (10, 10))
 
 
 def drawn(slide, coords, footprint, scores, shape, **options):
@@ -211,3 +160,64 @@ def test_thumbnails_that_do_not_say_enough_are_refused(tmp_path):
         ValueError, match=r"^the slide is 512 x 256 pixels at level 0, got level0_size \(256, 512\)$"
     ):
         plot_slide_heatmap(slide, [[0, 0]], 1, [1.0], level0_size=(256, 512))
+
+
+def test_alpha_is_the_opacity_of_the_scores():
+    white = np.full((4, 4, 3), 255, np.uint8)
+    for alpha, seen in ((0.0, 255), (0.5, 128), (1.0, 0)):
+        options = {"level0_size": (4, 4), "cmap": "gray_r", "alpha": alpha}
+        assert abs(int(drawn(white, [[0, 0]], 4, [1.0], (4, 4), **options)[1, 1, 0]) - seen) <= 1
+
+
+@pytest.mark.parametrize("size", [(4000, 1000), (1000, 4000), (1000, 1000)])
+def test_the_picture_fills_its_figure(size):
+    """No blank strip above or beside a slide, whatever its shape."""
+    thumbnail = np.zeros((size[1] // 10, size[0] // 10, 3), np.uint8)
+    ax = plot_slide_heatmap(thumbnail, [[0, 0]], 100, [1.0], level0_size=size, colorbar=False)
+    ax.figure.draw_without_rendering()
+    box, whole = ax.get_window_extent(), ax.figure.bbox
+    assert whole.width - box.width < 12
+    assert whole.height - box.height < 12
+    with_bar = plot_slide_heatmap(thumbnail, [[0, 0]], 100, [1.0], level0_size=size).figure
+    with_bar.draw_without_rendering()
+    drawn_in = with_bar.get_tightbbox()
+    assert drawn_in.width > with_bar.get_figwidth() - 0.2
+    assert drawn_in.height > with_bar.get_figheight() - 0.2
+
+
+def test_the_plain_slide_stands_beside_its_scores(tmp_path):
+    slide = pyramid(tmp_path / "s.tif", 512, 256, 1)
+    slide.mpp = 0.5
+    plain, heat = plot_slide_panels(slide, [[0, 0], [256, 0]], 256, [1.0, 3.0], alpha=0.3)
+    assert len(plain.images) == 1
+    np.testing.assert_array_equal(plain.images[0].get_array(), heat.images[0].get_array())
+    assert heat.images[1].get_alpha() == 0.3
+    shown = heat.images[1].get_array()
+    assert (shown[0, 0], shown[0, 511]) == (0, 100)
+    assert [[text.get_text() for text in ax.texts] for ax in (plain, heat)] == [["50 µm"]] * 2
+    assert plain.get_title(loc="left") == "s"
+
+
+def test_several_slides_share_one_color_scale(tmp_path):
+    slides = [pyramid(tmp_path / "a.tif", 512, 256, 1), pyramid(tmp_path / "b.tif", 256, 256, 1)]
+    coords = np.array([[0, 0, 0], [0, 0, 1], [128, 128, 1]])
+    grid = plot_slide_panels(slides, coords, [256, 128], [1.0, -4.0, 3.0], scale="raw")
+    first, second = grid[1].images[1], grid[3].images[1]
+    assert first.get_clim() == second.get_clim() == (-4, 4)
+    assert np.nanmax(np.ma.filled(first.get_array(), np.nan)) == 1
+    assert np.ma.filled(second.get_array(), np.nan)[0, 0] == -4
+    assert second.get_array()[255, 255] == 3
+    assert [ax.get_title(loc="left") for ax in grid] == ["a", "", "b", ""]
+    ranked = plot_slide_panels(slides, coords, [256, 128], [1.0, -4.0, 3.0])
+    assert ranked[1].images[1].get_array()[0, 0] == 50  # among the patches of both slides
+
+
+def test_slides_and_patches_that_do_not_fit_are_refused(tmp_path):
+    slide = pyramid(tmp_path / "a.tif", 512, 256, 1)
+    with pytest.raises(ValueError, match=r"^expected a footprint for each of 2 slides, got 1$"):
+        plot_slide_panels([slide, slide], [[0, 0, 0]], [8], [1.0])
+    with pytest.raises(ValueError, match=r"^expected patches of slides 0 to 1, got one of slide 2$"):
+        plot_slide_panels([slide, slide], [[0, 0, 2]], 8, [1.0])
+    message = r"^expected coords \(1, 3\) with the position of one of 2 slides last, or \(1, 2\) of one slide, got \(1, 2\)$"
+    with pytest.raises(ValueError, match=message):
+        plot_slide_panels([slide, slide], [[0, 0]], 8, [1.0])
