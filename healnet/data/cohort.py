@@ -20,11 +20,11 @@ from healnet.data.folds import stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
 from healnet.data.modality import Index, Modality
-from healnet.data.modality_source import as_modality, check_source
+from healnet.data.modality_source import Source, as_modality, check_source
 from healnet.data.slide_bags import Bags
 from healnet.data.slide_folder import find_slides, list_feature_files, slides_of_patients
 from healnet.data.summary import Summary, patterns, summarise
-from healnet.data.table import Table
+from healnet.data.table import Features, Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]
@@ -37,8 +37,9 @@ class Cohort:
 
     A modality is one of
 
-    - a table: a DataFrame indexed by patient id, one numeric column per feature. It may lack patients: they are *absent*
-      there, and so is a patient whose row is all NaN. A NaN in a row that is otherwise filled is a *missing cell*.
+    - a table: a DataFrame indexed by patient id, one numeric column per feature, or an AnnData, which stays sparse until
+      a batch if it is. It may lack patients: they are *absent* there, and so is a patient whose row is all NaN. A NaN in a
+      row that is otherwise filled is a *missing cell*.
     - slides: a mapping from patient id to patch files (paths, or what `read_patches` returns), one or several each.
       Files are checked now and read when a batch needs them. A patient whose files have no patches is absent.
     - values of any other kind: a mapping from patient id to an array or tensor (channels last), a NamedTuple of tensors
@@ -48,7 +49,7 @@ class Cohort:
     integer array, bool mask, one integer); `select` that of those modalities. Tables handed out are read-only.
 
     Args:
-        modalities: name -> table or mapping. Patients are found by id; ids are compared as strings.
+        modalities: name -> table or mapping, or a MuData. Patients are found by id; ids are compared as strings.
         target: follow-up of the patients, in the order of `patients`; None for a cohort without outcomes.
         patients: (n,) unique ids; None, without a target, for all patients of the modalities.
         labels: classes and numbers to predict: a DataFrame indexed by patient id, or name -> Series or mapping by patient
@@ -96,13 +97,14 @@ class Cohort:
             raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
         if not (target is None or isinstance(target, SurvivalTarget)):
             raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
+        modalities = getattr(modalities, "mod", modalities)  # MuData's modalities
         if not modalities:
             raise ValueError("a cohort needs at least one modality")
         sources = {name: check_source(name, source) for name, source in modalities.items()}
         if patients is None:
             if target is not None:
                 raise ValueError("expected the ids of the patients beside the target, in its order")
-            patients = dict.fromkeys(chain.from_iterable(ids for ids, _ in sources.values()))
+            patients = dict.fromkeys(chain.from_iterable(source.ids for source in sources.values()))
         index = check_ids(patients, "cohort")
         if target is not None and len(index) != len(target):
             raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
@@ -111,13 +113,10 @@ class Cohort:
         self._slides: dict[str, Sequence[str]] = dict(slides or {})
         self._dropped: dict[str, tuple[str, ...]] = {}
         self._modalities: dict[str, Modality] = {}
-        for name, (ids, source) in sources.items():
-            columns = source.columns if isinstance(source, pd.DataFrame) else ()
-            strangers = left_out(f"modality {name!r}", ids, index, unknown, columns)
+        for name, source in sources.items():
+            self._modalities[name], strangers = _matched(name, source, index, unknown)
             if strangers:
                 self._dropped[name] = strangers
-                log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
-            self._modalities[name] = as_modality(name, source, index)
         self._labels = Labels.of({} if labels is None else labels, index, unknown)
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
@@ -185,7 +184,7 @@ class Cohort:
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of those modalities that are tables."""
-        return tuple(name for name, modality in self._modalities.items() if isinstance(modality, Table))
+        return tuple(name for name, modality in self._modalities.items() if isinstance(modality, Features))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -218,11 +217,11 @@ class Cohort:
             ValueError: a modality the cohort does not have, or one that is not a table.
         """
         modality = self.modality(name)
-        if not isinstance(modality, Table):
+        if not isinstance(modality, Features):
             raise ValueError(
                 f"modality {name!r} is not a table; tables are {', '.join(map(repr, self.tables))}"
             )
-        return modality.frame.copy(deep=False)
+        return modality.frame
 
     def to_frame(self) -> pd.DataFrame:
         """All tables side by side, columns `modality:feature`, NaN where missing.
@@ -278,9 +277,9 @@ class Cohort:
         rows = {}
         for name, modality in self._modalities.items():
             gaps = "-"
-            if isinstance(modality, Table):
-                cells = np.isnan(modality.frame.to_numpy()[~missing[name].to_numpy()])
-                gaps = f"{int(cells.sum())} ({cells.mean():.1%})" if cells.any() else "0"
+            if isinstance(modality, Features):
+                cells, total = modality.missing_cells()
+                gaps = f"{cells} ({cells / total:.1%})" if cells else "0"
             rows[name] = (int((~missing[name]).sum()), modality.width or "-", gaps)
         table = pd.DataFrame.from_dict(
             rows, orient="index", columns=["patients", "features", "missing cells"]
@@ -325,12 +324,12 @@ class Cohort:
         self._check_names(list(tables))
         changed = dict(self._modalities)
         for name, table in tables.items():
-            frame = table.frame if isinstance(table, Table) else check_table(name, table)
-            if not frame.index.equals(self._patients):
+            frame = table if isinstance(table, Table) else check_table(name, table)
+            if not (frame.patients if isinstance(frame, Table) else frame.index).equals(self._patients):
                 raise ValueError(
                     f"modality {name!r}: the new table must have the cohort's patients, in their order"
                 )
-            changed[name] = table if isinstance(table, Table) else Table.of(frame, self._patients)
+            changed[name] = frame if isinstance(frame, Table) else Table.of(frame, self._patients)
         return self._with(modalities=changed)
 
     def with_target(self, target: SurvivalTarget | None) -> Cohort:
@@ -344,6 +343,24 @@ class Cohort:
         if target is not None and len(target) != len(self):
             raise ValueError(f"the cohort has {len(self)} patient ids but {len(target)} survival times")
         return self._with(target=target)
+
+    def with_modality(
+        self,
+        name: str,
+        source: pd.DataFrame | Mapping[str, Any],
+        *,
+        unknown: Literal["raise", "drop"] = "raise",
+    ) -> Cohort:
+        """The same patients with one more modality, which comes last: a table or mapping as the constructor takes it.
+
+        Raises:
+            ValueError: a name that is taken, or what the constructor would refuse.
+        """
+        if name in self._modalities:
+            raise ValueError(f"the cohort already has a modality {name!r}")
+        modality, strangers = _matched(name, check_source(name, source), self._patients, unknown)
+        dropped = self._dropped | ({name: strangers} if strangers else {})
+        return self._with(modalities={**self._modalities, name: modality}, dropped=dropped)
 
     def with_patches(
         self,
@@ -477,3 +494,13 @@ class Cohort:
                 raise ValueError(
                     f"unknown modality {name!r}; the cohort has {', '.join(map(repr, self._modalities))}"
                 )
+
+
+def _matched(
+    name: str, source: Source, patients: pd.Index, unknown: Literal["raise", "drop"]
+) -> tuple[Modality, tuple[str, ...]]:
+    """The modality in the patients' order, and the ids in it that are left out."""
+    strangers = left_out(f"modality {name!r}", source.ids, patients, unknown, source.columns)
+    if strangers:
+        log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
+    return as_modality(name, source, patients), strangers

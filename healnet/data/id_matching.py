@@ -74,7 +74,7 @@ _ADVICE = {
     "exact": "",
     "case": "; they differ from the cohort's ids in upper and lower case only",
     "separators": "; they differ from the cohort's ids in case, separators or spaces only ('.', '_' for '-', as R writes)",
-    "barcode": "; they begin with the cohort's ids: sample or aliquot barcodes, to be cut to patient ids",
+    "barcode": "; they begin with the cohort's ids: sample or aliquot barcodes (tcga_patients picks one each)",
     "shorter": "; the cohort's ids begin with them: are the cohort's ids sample or aliquot barcodes?",
 }
 

@@ -14,7 +14,7 @@ from healnet.data.cohort import Cohort
 from healnet.data.labels import Labels
 from healnet.data.modality import Modality
 from healnet.data.splits import Split
-from healnet.data.table import Table
+from healnet.data.table import Features, Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["join_cohorts", "join_splits"]
@@ -155,9 +155,9 @@ def _target(
 
 def _warn_about_names(name: str, cohorts: list[str], held: Sequence[Modality | int]) -> None:
     columns = {
-        cohort: set(table.frame.columns)
+        cohort: set(table.columns)
         for cohort, table in zip(cohorts, held, strict=True)
-        if isinstance(table, Table)
+        if isinstance(table, Features)
     }
     alone = [
         cohort

@@ -72,7 +72,7 @@ def of_one_kind(name: str, kind: type[_M], parts: Sequence[Modality | int]) -> l
     Raises:
         ValueError: a part of another kind.
     """
-    checked = [part for part in parts if isinstance(part, kind | int)]
+    checked: list[_M | int] = [part for part in parts if isinstance(part, kind | int)]
     if len(checked) < len(parts):
         kinds = {type(part) for part in parts if not isinstance(part, int)}
         raise ValueError(f"modality {name!r}: expected one kind in all cohorts, got {type_names(kinds)}")

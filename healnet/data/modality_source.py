@@ -3,48 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from healnet.data.checks import check_ids, check_table
 from healnet.data.modality import Modality
 from healnet.data.slide_bags import Bags
 from healnet.data.slide_folder import SlideFile
+from healnet.data.sparse_table import SparseTable
 from healnet.data.table import Table
 from healnet.data.values import Values
 from healnet.slides.trident_clam_reader import PatchFile
 
-__all__ = ["as_modality", "check_source"]
+__all__ = ["Source", "as_modality", "check_source"]
 
 
-def check_source(name: str, source: Any) -> tuple[pd.Index, pd.DataFrame | dict[str, Any]]:
-    """The ids of a source, and itself by those ids.
+@dataclass(frozen=True)
+class Source:
+    """A source with its ids, and the names of its columns where it is a table."""
+
+    ids: pd.Index
+    content: Any
+    columns: pd.Index | tuple[()] = ()
+
+
+def check_source(name: str, source: Any) -> Source:
+    """What a user gives as a modality, by its ids.
+
+    Args:
+        name: name of the modality, for messages.
+        source: a DataFrame, an AnnData (`obs_names` are the patients, `X` the numbers, which stay sparse if they are), or a
+            mapping from patient id.
 
     Raises:
         ValueError: ids or cells that `check_ids` and `check_table` refuse, or a source of another type.
     """
+    if hasattr(source, "obs_names") and hasattr(source, "var_names") and hasattr(source, "X"):
+        source = source.to_memory() if getattr(source, "isbacked", False) else source
+        if not sparse.issparse(source.X):
+            source = pd.DataFrame(source.X, index=source.obs_names, columns=source.var_names)
+        else:
+            edge = check_table(
+                name, pd.DataFrame(index=source.obs_names, columns=source.var_names, dtype=np.float64)
+            )
+            rows = sparse.csr_array(source.X, dtype=np.float64)
+            if np.isinf(rows.data).any():
+                raise ValueError(f"modality {name!r}: infinite value; missing values are NaN")
+            return Source(edge.index, rows, edge.columns)
     if isinstance(source, pd.DataFrame):
         table = check_table(name, source)
-        return table.index, table
+        return Source(table.index, table, table.columns)
     if not isinstance(source, Mapping):
         raise ValueError(
-            f"modality {name!r}: expected a pandas DataFrame or a mapping from patient id, got {type(source).__name__}"
+            f"modality {name!r}: expected a pandas DataFrame, an AnnData or a mapping from patient id, "
+            f"got {type(source).__name__}"
         )
     ids = check_ids(source, f"modality {name!r}")
-    return ids, dict(zip(ids, source.values(), strict=True))
+    return Source(ids, dict(zip(ids, source.values(), strict=True)))
 
 
-def as_modality(name: str, source: pd.DataFrame | dict[str, Any], patients: pd.Index) -> Modality:
+def as_modality(name: str, source: Source, patients: pd.Index) -> Modality:
     """A checked source as a modality of these patients, by what its entries are.
 
     Raises:
         ValueError: files or values that cannot be used.
     """
-    if isinstance(source, pd.DataFrame):
-        return Table.of(source, patients)
-    kept = {patient: source[patient] for patient in patients if patient in source}
+    content = source.content
+    if isinstance(content, pd.DataFrame):
+        return Table.of(content, patients)
+    if sparse.issparse(content):
+        return SparseTable.of(content, source.ids, pd.Index(source.columns), patients)
+    kept = {patient: content[patient] for patient in patients if patient in content}
     files = [_is_files(entry) for entry in kept.values() if entry is not None]
     return (Bags if files and all(files) else Values).of(name, kept, patients)
 

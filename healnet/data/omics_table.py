@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from healnet._files import need, shown
 from healnet.data.checks import shorten
+from healnet.data.clinical_encoding import OUTCOME_WORDS
 from healnet.data.cohort import Cohort
 from healnet.data.text_table import MAX_BYTES, TextTable, open_text_table
 from healnet.slides.slide_files import slide_name
@@ -23,8 +24,6 @@ __all__ = ["SUFFIXES", "read_omics"]
 log = logging.getLogger(__name__)
 
 SUFFIXES = {"_rnaseq": "rna", "_cnv": "cnv", "_mut": "mutations"}
-# How outcomes, and the split that some releases carry along, are called: never inputs, whoever asks for them.
-_OUTCOMES = ("survival", "censorship", "vital_status", "days_to_death", "days_to_last")
 _PARQUET = b"PAR1"
 
 
@@ -205,7 +204,7 @@ def _inputs(
         )
     for name, features in chosen.items():
         for column in features:
-            named_so = column == "train" or any(word in column.lower() for word in _OUTCOMES)
+            named_so = column == "train" or any(word in column.lower() for word in OUTCOME_WORDS)
             if column in reserved or (name == "clinical" and named_so):
                 raise ValueError(
                     f"{shown(path)}: column {column!r} is an outcome, an id or a split, not an input (modality {name!r})"

@@ -174,7 +174,7 @@ def with_table(**changes):
         (lambda: Cohort({}, TARGET, PATIENTS), "a cohort needs at least one modality"),
         (
             lambda: Cohort(with_table(rna=np.zeros((5, 3))), TARGET, PATIENTS),
-            "modality 'rna': expected a pandas DataFrame or a mapping from patient id, got ndarray",
+            "modality 'rna': expected a pandas DataFrame, an AnnData or a mapping from patient id, got ndarray",
         ),
         (
             lambda: Cohort(

@@ -32,7 +32,7 @@ NONE = "modality 'rna': none of its {} ids, such as '{}', is in the cohort, whos
         (
             [f"{name}-01A" for name in PATIENTS],
             ["TP53"],
-            "; they begin with the cohort's ids: sample or aliquot barcodes, to be cut to patient ids",
+            "; they begin with the cohort's ids: sample or aliquot barcodes (tcga_patients picks one each)",
         ),
         (
             [name.lower() for name in PATIENTS],
@@ -69,7 +69,7 @@ def test_fewer_than_half_warns():
     ids = [*PATIENTS[:3], *(f"{name}-01" for name in PATIENTS[3:])]
     message = (
         "modality 'rna': 3 of its 8 ids are in the cohort of 8 patients, 5 such as 'TCGA-OR-A5J3-01' are left out; "
-        "they begin with the cohort's ids: sample or aliquot barcodes, to be cut to patient ids"
+        "they begin with the cohort's ids: sample or aliquot barcodes (tcga_patients picks one each)"
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         whole = build(ids)
@@ -92,7 +92,7 @@ def test_a_matrix_of_many_cancers_that_has_the_patients_does_not_warn():
         ([*PATIENTS[:2], "a", "b", "c", "d"], ""),
         (
             [*PATIENTS[:2], *(f"{name}-01" for name in PATIENTS[2:])],
-            "; they begin with the cohort's ids: sample or aliquot barcodes, to be cut to patient ids",
+            "; they begin with the cohort's ids: sample or aliquot barcodes (tcga_patients picks one each)",
         ),
     ],
 )

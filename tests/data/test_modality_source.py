@@ -22,12 +22,12 @@ def test_a_source_is_known_by_what_its_entries_are(tmp_path):
         Values: {2: np.ones((3, 1))},
     }
     for kind, source in sources.items():
-        ids, checked = check_source("x", source)
+        checked = check_source("x", source)
         modality = as_modality("x", checked, PATIENTS)
-        assert "2" in ids
+        assert "2" in checked.ids
         assert type(modality) is kind
         assert modality.missing().tolist() == [True, False]
-    listed = as_modality("x", {"2": [str(tmp_path / "a.pt")]}, PATIENTS)
+    listed = as_modality("x", check_source("x", {"2": [str(tmp_path / "a.pt")]}), PATIENTS)
     assert listed.lengths().tolist() == [0, 4]
 
 
@@ -37,4 +37,4 @@ def test_entries_of_two_kinds_are_values_and_refused_as_such():
         "or a function that reads one, got PosixPath"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        as_modality("x", {"1": np.ones(3), "2": Path("a.pt")}, PATIENTS)
+        as_modality("x", check_source("x", {"1": np.ones(3), "2": Path("a.pt")}), PATIENTS)

@@ -266,15 +266,15 @@ HOSTILE = {
     ),
     "time and censorship exchanged": (
         ROWS.replace("survival_months,censorship", "censorship,survival_months"),
-        "censorship must be bool or exactly 0 or 1, got 12.5 at position 0 (2 of 3 are wrong)",
+        "expected censorship to be bool or exactly 0 or 1, got 12.5 at position 0 (2 of 3 are wrong)",
     ),
     "a negative time": (
         ROWS.replace("70,3.0,1", "70,-3.0,1"),
-        "time must be finite and >= 0, got -3 at position 1 (1 of 3 are wrong)",
+        "expected time to be finite and >= 0, got -3 at position 1 (1 of 3 are wrong)",
     ),
     "an infinite time": (
         ROWS.replace("70,3.0,1", "70,inf,1"),
-        "time must be finite and >= 0, got inf at position 1 (1 of 3 are wrong)",
+        "expected time to be finite and >= 0, got inf at position 1 (1 of 3 are wrong)",
     ),
     "no time": (
         ROWS.replace("70,3.0,1", "70,,1"),

@@ -1,0 +1,144 @@
+"""Clinical findings as numbers with their gaps kept: `encode_clinical`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from healnet.data.checks import shorten
+
+__all__ = ["OUTCOME_WORDS", "encode_clinical"]
+
+# Parts of the names of outcomes, which are never inputs.
+OUTCOME_WORDS = ("survival", "censorship", "vital_status", "days_to_death", "days_to_last")
+# How GDC's and cBioPortal's clinical tables write that something is not known, in lower case; TCGA's own put such
+# words in brackets, as [Not Available]. "None" is not here: it may be a finding.
+_UNKNOWN = frozenset(
+    (
+        "",
+        "na",
+        "n/a",
+        "nan",
+        "null",
+        "unknown",
+        "not reported",
+        "not available",
+        "not applicable",
+        "--",
+        "'--",
+    )
+)
+
+
+def encode_clinical(
+    table: pd.DataFrame,
+    *,
+    ordinal: Mapping[str, Sequence[str]] | None = None,
+    one_hot: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    dates: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """A table of findings as numbers, one row per patient; what is not known stays NaN.
+
+    Columns that hold numbers (also as text, beside words for "unknown") and bool stay in their order; the others must be
+    named in one of the arguments. Anything in brackets as "[Not Available]", "unknown", "not reported", "NA" and "'--" are
+    missing, unless they are among the levels.
+
+    Args:
+        table: findings, indexed by patient id.
+        ordinal: column -> its levels from the lowest; they become 0, 1, 2, ...
+        one_hot: columns, or column -> its levels; each level becomes a column `name=level` of 0 and 1. Pass the levels
+            where new patients must get the columns of the training patients.
+        dates: column -> another column of dates, or one date; the value becomes the number of days since that.
+
+    Raises:
+        ValueError: a column that is not there, is text and in no argument, or is an outcome by its name; a level that is not
+            listed; a date that cannot be read.
+
+    Example:
+        >>> table = pd.DataFrame({"age": ["61", "[Not Available]"], "stage": ["Stage II", None]}, index=["p1", "p2"])
+        >>> encode_clinical(table, ordinal={"stage": ["Stage I", "Stage II", "Stage III"]})
+             age  stage
+        p1  61.0    1.0
+        p2   NaN    NaN
+    """
+    ordinal, dates = dict(ordinal or {}), dict(dates or {})
+    levels = dict(one_hot) if isinstance(one_hot, Mapping) else dict.fromkeys(one_hot)
+    _check_names(table, [*ordinal, *levels, *dates])
+    columns: dict[str, Any] = {}
+    for name, column in table.items():
+        name = str(name)
+        given = ordinal.get(name) or levels.get(name)
+        known = _without_unknown(column, given or ())
+        if name in ordinal:
+            columns[name] = _place(name, known, [str(level) for level in ordinal[name]])
+        elif name in levels:
+            named = sorted(known.dropna().astype(str).unique()) if given is None else [str(v) for v in given]
+            place = _place(name, known, named)
+            for code, level in enumerate(named):
+                columns[f"{name}={level}"] = np.where(np.isnan(place), np.nan, place == code)
+        elif name in dates:
+            since = table[dates[name]] if dates[name] in table else pd.Series(dates[name], index=table.index)
+            columns[name] = (_dates(name, known) - _dates(dates[name], since)).dt.total_seconds() / 86_400
+        elif name not in dates.values():
+            columns[name] = _numbers(name, known)
+    return pd.DataFrame(columns, index=table.index, dtype=np.float64)
+
+
+def _check_names(table: pd.DataFrame, named: list[str]) -> None:
+    absent = [name for name in named if name not in table]
+    if absent:
+        raise ValueError(f"no column {shorten(absent)}; the table has {shorten(table.columns, 20)}")
+    twice = {name for name in named if named.count(name) > 1}
+    if twice:
+        raise ValueError(f"column {shorten(sorted(twice))} is in more than one of ordinal, one_hot and dates")
+    outcomes = [name for name in table if any(word in str(name).lower() for word in OUTCOME_WORDS)]
+    if outcomes:
+        raise ValueError(f"column {shorten(outcomes)} is an outcome by its name, not an input; leave it out")
+
+
+def _without_unknown(column: pd.Series[Any], levels: Sequence[str] = ()) -> pd.Series[Any]:
+    """The column with NaN for every word that says "unknown", and text without blanks around it."""
+    if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return column
+    text = column.astype(object).map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+    return text.mask(text.map(lambda cell: cell not in levels and _is_unknown(cell)).astype(bool))
+
+
+def _is_unknown(cell: Any) -> bool:
+    return isinstance(cell, str) and (cell.lower() in _UNKNOWN or (cell[0] == "[" and cell[-1] == "]"))
+
+
+def _place(name: str, column: pd.Series[Any], levels: list[str]) -> NDArray[np.float64]:
+    """(n,) position of each value among the levels, NaN where missing."""
+    text = column.map(lambda cell: str(cell) if pd.notna(cell) else None)
+    codes = pd.Index(levels, dtype=object).get_indexer(pd.Index(text, dtype=object))
+    strange = sorted(set(text[(codes < 0) & text.notna().to_numpy()]))
+    if strange:
+        raise ValueError(f"column {name!r}: expected one of {shorten(levels, 10)}, got {shorten(strange)}")
+    return np.where(codes < 0, np.nan, codes.astype(np.float64))
+
+
+def _dates(name: str, column: pd.Series[Any]) -> pd.Series[pd.Timestamp]:
+    known = _without_unknown(column)
+    # pandas would take a number for nanoseconds since 1970.
+    numeric = pd.api.types.is_numeric_dtype(known.dtype)
+    dates = pd.to_datetime(known.astype(str) if numeric else known, format="ISO8601", errors="coerce")
+    wrong = known[known.notna()] if numeric else known[dates.isna() & known.notna()]
+    if len(wrong):
+        raise ValueError(f"column {name!r}: expected dates as 2020-12-31, got {wrong.iloc[0]!r}")
+    return dates
+
+
+def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = column[numbers.isna() & column.notna()]
+    if len(wrong) or not (pd.api.types.is_numeric_dtype(numbers) or pd.api.types.is_bool_dtype(numbers)):
+        got = repr(wrong.iloc[0]) if len(wrong) else str(column.dtype)
+        raise ValueError(
+            f"column {name!r}: expected numbers, got {got}; name it in ordinal, one_hot or dates"
+        )
+    return numbers.astype(np.float64)

@@ -1,0 +1,107 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from healnet.data import encode_clinical
+
+nan = np.nan
+TABLE = pd.DataFrame(
+    {
+        "age": ["61", "[Not Available]", " 40 "],
+        "stage": ["Stage II", "not reported", "Stage I"],
+        "sex": ["MALE", None, "FEMALE"],
+        "smoker": [True, None, False],
+        "grade": pd.array([1, None, 3], dtype="Int64"),
+        "diagnosis": ["2001-01-31", "2001-02-01", "NA"],
+        "birth": ["1950-01-31", "'--", None],
+    },
+    index=["a", "b", "c"],
+)
+
+
+def test_findings_become_numbers_and_gaps_stay():
+    encoded = encode_clinical(
+        TABLE,
+        ordinal={"stage": ["Stage I", "Stage II", "Stage III"]},
+        one_hot=["sex"],
+        dates={"diagnosis": "birth"},
+    )
+    expected = pd.DataFrame(
+        {
+            "age": [61, nan, 40],
+            "stage": [1, nan, 0],
+            "sex=FEMALE": [0, nan, 1],
+            "sex=MALE": [1, nan, 0],
+            "smoker": [1, nan, 0],
+            "grade": [1, nan, 3],
+            "diagnosis": [(pd.Timestamp("2001-01-31") - pd.Timestamp("1950-01-31")).days, nan, nan],
+        },
+        index=["a", "b", "c"],
+    )
+    pd.testing.assert_frame_equal(encoded, expected, check_dtype=False)
+    assert (encoded.dtypes == np.float64).all()
+    assert TABLE.loc["a", "age"] == "61"
+
+
+def test_new_patients_get_the_columns_of_the_levels_given():
+    levels = {"sex": ["FEMALE", "MALE"]}
+    new = encode_clinical(TABLE.loc[["a"], ["sex"]], one_hot=levels)
+    assert new.to_dict("list") == {"sex=FEMALE": [0.0], "sex=MALE": [1.0]}
+
+
+def test_days_since_one_date():
+    encoded = encode_clinical(TABLE[["diagnosis"]], dates={"diagnosis": "2001-01-01"})
+    np.testing.assert_array_equal(encoded["diagnosis"], [30, 31, nan])
+    parsed = pd.DataFrame({"visit": pd.to_datetime(["2020-01-02", None])})
+    np.testing.assert_array_equal(encode_clinical(parsed, dates={"visit": "2020-01-01"})["visit"], [1, nan])
+
+
+def test_a_word_for_unknown_may_be_a_level():
+    table = pd.DataFrame({"x": ["unknown", "yes", "[weak]", "[other]"]})
+    encoded = encode_clinical(table, ordinal={"x": ["unknown", "[weak]", "yes"]})
+    np.testing.assert_array_equal(encoded["x"], [0, 2, 1, nan])
+    none = encode_clinical(pd.DataFrame({"therapy": ["None", "chemo"]}), one_hot=["therapy"])
+    assert none.columns.tolist() == ["therapy=None", "therapy=chemo"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (["sex"], {}, "column 'sex': expected numbers, got 'MALE'; name it in ordinal, one_hot or dates"),
+        (["sex"], {"one_hot": ["gender"]}, "no column 'gender'; the table has 'sex'"),
+        (
+            ["stage"],
+            {"ordinal": {"stage": ["Stage I", "Stage III"]}},
+            "column 'stage': expected one of 'Stage I', 'Stage III', got 'Stage II'",
+        ),
+        (
+            ["sex"],
+            {"ordinal": {"sex": ["MALE", "FEMALE"]}, "one_hot": ["sex"]},
+            "column 'sex' is in more than one of ordinal, one_hot and dates",
+        ),
+        (
+            ["age"],
+            {"dates": {"age": "2001-01-01"}},
+            "column 'age': expected dates as 2020-12-31, got '61'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(columns, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        encode_clinical(TABLE[columns], **options)
+
+
+@pytest.mark.parametrize("name", ["days_to_death", "Overall Survival (Months)", "vital_status"])
+def test_outcomes_are_no_findings(name):
+    message = f"column {name!r} is an outcome by its name, not an input; leave it out"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        encode_clinical(pd.DataFrame({name: [1.0]}))
+
+
+def test_years_are_no_dates():
+    with pytest.raises(
+        ValueError, match=r"^column 'year': expected dates as 2020-12-31, got (np.int64\()?2001\)?$"
+    ):
+        encode_clinical(pd.DataFrame({"year": [2001, 2003]}), dates={"year": "2000-01-01"})
