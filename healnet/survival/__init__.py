@@ -26,6 +26,13 @@ from healnet.survival.metrics import concordance, evaluate
 from healnet.survival.nonparametric import KaplanMeier, kaplan_meier, logrank_p
 from healnet.survival.ranking import ranking_loss
 from healnet.survival.sampler import balanced_event_sampler
+from healnet.survival.significance import (
+    FoldComparison,
+    PermutationTest,
+    compare_cohorts,
+    compare_folds,
+    permutation_test,
+)
 from healnet.survival.target import SurvivalTarget
 from healnet.survival.weibull import weibull_nll, weibull_parameters, weibull_survival
 
@@ -35,13 +42,17 @@ __all__ = [
     "Comparison",
     "CoxAccumulator",
     "DCalibration",
+    "FoldComparison",
     "KaplanMeier",
+    "PermutationTest",
     "SurvivalCurve",
     "SurvivalTarget",
     "TimeBins",
     "balanced_event_sampler",
     "calibration_groups",
     "compare",
+    "compare_cohorts",
+    "compare_folds",
     "concordance",
     "cox_nll",
     "cumulative_incidence",
@@ -53,6 +64,7 @@ __all__ = [
     "hazard",
     "kaplan_meier",
     "logrank_p",
+    "permutation_test",
     "ranking_loss",
     "risk_score",
     "survival_function",

@@ -36,25 +36,29 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """The difference of Harrell's C between two risks of the same patients, by a paired bootstrap.
+    """Compare Harrell's C of two risks of the same patients by a paired bootstrap.
 
     Patients are drawn with replacement, and both risks are judged on the same draw, so that what is hard for
     both cancels. The interval is the percentile interval; p is twice the smaller share of draws on either
     side of zero, counting the observed sample as one (Davison and Hinkley 1997, sec. 4.4), so it is never
     zero.
 
-    The model is taken as it is: the interval is about other patients, not about other training sets or seeds.
+    Each risk must come from one model that was not fitted on these patients: the interval is about other patients, not
+    about other training sets or seeds. For out-of-fold risks pooled over cross-validation p is too small, because the
+    models of the folds were fitted on each other's patients: with outcomes shuffled it fell below 0.05 in 12% of runs
+    (see `healnet.survival.significance`). Nothing in the arrays tells where they came from; compare the scores of folds
+    with `compare_folds` instead.
 
     Args:
-        risk_a: larger = worse.
-        risk_b: larger = worse.
-        target: the same patients.
-        bootstrap: how many draws.
-        confidence: of the interval.
-        seed: of the draws.
+        risk_a: Risk by one model, larger = worse.
+        risk_b: Risk by the other.
+        target: The same patients' follow-up.
+        bootstrap: Number of draws.
+        confidence: Confidence of the interval.
+        seed: Random seed of the bootstrap.
 
     Shape:
-        risk_a, risk_b: (n,). Memory is O(n^2).
+        risk_a, risk_b: (n,) or (n, 1). Memory is O(n^2).
 
     Returns:
         `resamples` counts the draws in which C was defined.

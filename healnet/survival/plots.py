@@ -59,7 +59,7 @@ def plot_kaplan_meier(
         confidence: level of the bands.
         p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
             follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
-            risks, whose models were fitted on each other's patients.
+            risks, whose models were fitted on each other's patients: give the p of `permutation_test` there.
         ax: where to draw; by default new axes of a figure of their own.
 
     Raises:
