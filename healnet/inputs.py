@@ -191,7 +191,7 @@ def map_tensors(function: Callable[[Tensor, str], Tensor], value: Any, name: str
     """The same input with `function(tensor, field)` in the place of each of its tensors.
 
     Args:
-        function: Function of every tensor and the name of its field ("" for a plain tensor).
+        function: Function called with every tensor and the name of its field ("" for a plain tensor).
         value: Tensor, NamedTuple, tuple, list or mapping, nested to any depth; anything else stays as it is.
         name: Field name of a plain tensor.
     """
@@ -257,8 +257,8 @@ def hide(value: Any, where: Tensor) -> Any:
     """The input without what `where` marks. Values stay as they are; only masks change, and a tensor becomes `Masked`.
 
     Args:
-        value: a tensor, or a NamedTuple with a mask.
-        where: bool, True = hide: (b,) for whole patients, (b, *axes) for elements, or (1, *axes) for the same of everybody.
+        value: Tensor, or a NamedTuple with a mask.
+        where: Mask, True = hide: (b,) for whole patients, (b, *axes) for elements, or (1, *axes) for the same of all.
 
     Raises:
         ValueError: an input that cannot be masked.

@@ -1,4 +1,4 @@
-"""Raw modality in, `Tokens` out: an encoder for every kind of raw modality, and a door for new ones."""
+"""Encoders: from a raw modality to `Tokens`; one per kind of data, and a base class for your own."""
 
 from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.encode import encode, encoder_dict

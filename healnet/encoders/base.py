@@ -1,4 +1,4 @@
-"""The door for new modalities: an encoder turns one raw modality into `Tokens`."""
+"""Base class for modality encoders."""
 
 from __future__ import annotations
 

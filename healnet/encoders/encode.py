@@ -1,4 +1,4 @@
-"""Encode a batch: every modality that is there into `Tokens`, with checks that name the modality."""
+"""Encode a batch: every modality that is present into `Tokens`, with checks that name the modality."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def encode(encoders: nn.ModuleDict, inputs: Mapping[str, Any]) -> dict[str, Toke
     """The tokens of every modality that is there, in the order of the encoders.
 
     Args:
-        encoders: a `ModalityEncoder` per modality.
-        inputs: what each encoder takes; a modality left out or None is absent for the whole batch.
+        encoders: A `ModalityEncoder` per modality.
+        inputs: Input of each encoder; a modality left out or None is absent for the whole batch.
 
     Raises:
         ValueError: an unknown modality, an input its encoder refuses, an encoder that returns something else than `Tokens`

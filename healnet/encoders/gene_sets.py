@@ -25,7 +25,7 @@ REST = "rest"
 class GeneSetEncoder(ModalityEncoder):
     """A token per gene set, from its own member genes alone: SELU(W_s x_s + b_s), with dropout on the genes.
 
-    As in MCAT (Chen et al. 2021) and SurvPath (Jaume et al. 2024, arXiv 2304.06819), each set has its own self-normalising
+    As in MCAT (Chen et al. 2021) and SurvPath (Jaume et al. 2024, arXiv 2304.06819), each set has its own self-normalizing
     projection (LeCun-normal in the number of its members). A gene may be in several sets. Sets name genes by symbol, and
     one symbol takes every feature of that gene: TP53 takes `TP53_rnaseq`, `TP53_cnv` and `TP53_mut` of one table.
 
@@ -35,19 +35,20 @@ class GeneSetEncoder(ModalityEncoder):
     Weights belong to names: an encoder of the same features in another order takes the same state dict.
 
     Args:
-        features: names of the table's columns, in order.
-        gene_sets: set -> symbols, as `read_gmt` and `read_signatures` return them.
-        token_dim: width of a token.
-        rest: what becomes of features that are in no set: "token" gives them a token of their own, named "rest" (if there
+        features: Names of the table's columns, in order.
+        gene_sets: Symbols by set, as `read_gmt` and `read_signatures` return them.
+        token_dim: Width of a token.
+        rest: Treatment of features that are in no set: "token" gives them a token of their own, named "rest" (if there
             are any), "drop" leaves them out, "refuse" raises.
-        min_genes: a set with fewer of its genes among the features gets no token; it is listed in `dropped`.
-        suffixes: endings that are cut from a feature's name to get its symbol.
-        dropout: of the genes' values, in training.
+        min_genes: Number of genes that a set needs among the features; one with fewer gets no token
+            and is listed in `dropped`.
+        suffixes: Endings that are cut from a feature's name to get its symbol.
+        dropout: Probability of dropping a gene's value, in training.
 
     Attributes:
-        names: the sets that have tokens, in the order of the tokens.
-        missing: set -> the symbols of it that no feature has, for every set given; `missing_genes` is their union.
-        dropped: the sets without a token.
+        names: Sets that have tokens, in the order of the tokens.
+        missing: Symbols that no feature has, by set; `missing_genes` is their union.
+        dropped: Sets without a token.
 
     Shape:
         inputs: (b, f), or Masked with a mask of (b,) or (b, f)

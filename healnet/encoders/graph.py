@@ -1,4 +1,4 @@
-"""Graphs: a token per node, and per edge if asked for, with its place in the structure."""
+"""Graphs: a token per node, and optionally per edge, with its place in the structure."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class GraphEncoder(ModalityEncoder):
     """Nodes as tokens: their features, and structural positions from the edges. Nothing is learned here.
 
     Positions are random-walk return probabilities (`healnet.nn.structure.return_probabilities`), the sizes of the entries of
-    the lowest Laplacian eigenvectors (`laplacian_positions`) and, if asked for, Fourier features of the nodes' centroids.
+    the lowest Laplacian eigenvectors (`laplacian_positions`) and, if wanted, Fourier features of the nodes' centroids.
     Renumbering the nodes renumbers the tokens and changes nothing else. Edges are undirected for the positions.
 
     Structural positions are computed on the CPU in float64, once per graph: the encoder keeps those of the last `cache`
     graphs, found again by their content (and left behind when the encoder is copied or saved).
 
     Args:
-        node_dim: features per node.
-        walk_length: longest walk; return probabilities of 2 to so many steps. 0 for none.
+        node_dim: Features per node.
+        walk_length: Longest walk; return probabilities of 2 to so many steps. 0 for none.
         eigenvectors: Laplacian eigenvectors. 0 for none.
-        centroid_axes: axes of the centroids, or 0 to leave them alone. They become places as in `PatchEncoder`.
-        num_bands: frequencies per axis of the centroids.
-        max_freq: the sampling rate whose Nyquist frequency is the highest band.
-        scale: the length, in the units of the centroids, that spans [-1, 1] from 0; None for each graph's own extent.
-        edge_tokens: a token per edge after the nodes: the mean of its ends' tokens, with the edge's features.
-        edge_dim: features per edge, used by edge tokens only.
-        cache: graphs whose positions are kept, at 8 bytes per node and position (0.7 MB for 10,000 nodes by default).
+        centroid_axes: Axes of the centroids, or 0 to leave them alone. They become places as in `PatchEncoder`.
+        num_bands: Frequencies per axis of the centroids.
+        max_freq: Sampling rate whose Nyquist frequency is the highest band.
+        scale: Length, in the units of the centroids, that spans [-1, 1] from 0; None for each graph's own extent.
+        edge_tokens: Whether edges are tokens too, after the nodes: the mean of its ends' tokens, with the edge's features.
+        edge_dim: Features per edge, used by edge tokens only.
+        cache: Graphs whose positions are kept, at 8 bytes per node and position (0.7 MB for 10,000 nodes by default).
 
     Shape:
         inputs: `Graph`, or a `torch_geometric.data.Data` or `Batch` with x, edge_index and perhaps edge_attr and pos

@@ -33,16 +33,16 @@ class GridEncoder(ModalityEncoder):
     to 255 would drown the positions. Integer pixels become floats of the default type, unscaled.
 
     Args:
-        channels: channels per pixel.
-        ndim: number of axes, 1 to 4.
-        num_bands: frequencies per axis; 0 leaves the coordinate alone.
-        max_freq: the sampling rate whose Nyquist frequency is the highest band.
-        positions: without them, tokens are the bare channels.
-        channels_first: take (b, c, *axes) instead of (b, *axes, c).
-        patch: pixels per side of a block that becomes one token, one number or one per axis. Sizes that it does not divide
+        channels: Channels per pixel.
+        ndim: Number of axes, 1 to 4.
+        num_bands: Frequencies per axis; 0 leaves the coordinate alone.
+        max_freq: Sampling rate whose Nyquist frequency is the highest band.
+        positions: Whether tokens hold positions beside their channels.
+        channels_first: Whether inputs are (b, c, *axes) instead of (b, *axes, c).
+        patch: Pixels per side of a block that becomes one token, one number or one per axis. Sizes that it does not divide
             are filled up with zeros; a block is real if any of its pixels is, and its masked pixels are zeros.
-        spacing: physical length of a pixel along each axis, in any one unit. The longest side of a patient then spans
-            [-1, 1] and the others are shorter in proportion, centred on 0.
+        spacing: Physical length of a pixel along each axis, in any one unit. The longest side of a patient then spans
+            [-1, 1] and the others are shorter in proportion, centerd on 0.
 
     Shape:
         inputs: (b, *axes, c), or Masked with a mask of (b,) or (b, *axes)

@@ -1,4 +1,4 @@
-"""Any network that makes tokens, as an encoder."""
+"""Encoder around any network that makes tokens: `LearnedEncoder`."""
 
 from __future__ import annotations
 

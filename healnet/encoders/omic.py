@@ -24,18 +24,18 @@ class OmicEncoder(ModalityEncoder):
     - `tokens="features"`: a token per feature, its value beside a learned embedding of which feature it is. Attention then
       ranks genes.
     - `tokens="vector"`: the whole row as one raw token, as in the paper (arXiv 2311.09115): attention over it is always 1.
-    - `tokens=k`: k tokens by a learned self-normalising projection with dropout on the input. The choice for small cohorts.
+    - `tokens=k`: k tokens by a learned self-normalizing projection with dropout on the input. The choice for small cohorts.
 
     Features that a present patient lacks (`Masked` with an elementwise mask): with "features" their tokens are masked and
     attention passes over them; with the other two they enter as 0, which is the training mean of a standardized feature. A
     patient whose features are all missing is absent.
 
     Args:
-        num_features: features per patient.
+        num_features: Features per patient.
         tokens: "features", "vector" or a number of tokens.
-        token_dim: width of a projected token, or of a feature's embedding plus its value; unused by "vector", whose token
+        token_dim: Width of a projected token, or of a feature's embedding plus its value; unused by "vector", whose token
             is as wide as the row.
-        input_dropout: probability of hiding a feature in training ("features": its token is masked, unless that would
+        input_dropout: Probability of hiding a feature in training ("features": its token is masked, unless that would
             leave a patient without any; otherwise it is set to 0 and the rest scaled up).
 
     Shape:

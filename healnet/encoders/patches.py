@@ -19,7 +19,7 @@ __all__ = ["PatchEncoder"]
 class PatchEncoder(ModalityEncoder):
     """Patch features as tokens: the features, then Fourier features of the patch's real (x, y). Nothing is learned.
 
-    Places are fractions of the slide: the bounding box of a slide's real patches is centred on 0 and its longest side
+    Places are fractions of the slide: the bounding box of a slide's real patches is centerd on 0 and its longest side
     spans [-1, 1]. They depend on that slide alone, neither on the order of its patches nor on padding. Leaving patches out
     may move the box; with a fixed `scale` nothing moves. A distance then means the same on every slide if the coordinates
     are in microns: level-0 pixels times the slide's mpp.
@@ -31,12 +31,12 @@ class PatchEncoder(ModalityEncoder):
     Features keep their precision: float16 features make float16 tokens, without a float32 copy of the bag here.
 
     Args:
-        dim: width of a patch's features.
-        positions: without them, tokens are the bare features and coordinates are not looked at.
-        num_bands: frequencies per coordinate; 0 leaves the coordinate alone.
-        max_freq: the sampling rate whose Nyquist frequency is the highest band: 32 resolves an eighth of a slide.
-        scale: the length, in the units of the coordinates, that spans [-1, 1] from the slide's origin.
-        slide_position: make the slide's index (third column of the coordinates) a coordinate.
+        dim: Width of a patch's features.
+        positions: Whether tokens hold positions beside their features; without, coordinates are not read.
+        num_bands: Frequencies per coordinate; 0 leaves the coordinate alone.
+        max_freq: Sampling rate whose Nyquist frequency is the highest band: 32 resolves an eighth of a slide.
+        scale: Length, in the units of the coordinates, that spans [-1, 1] from the slide's origin.
+        slide_position: Whether the slide's index (third column of the coordinates) is a coordinate too.
 
     Shape:
         inputs: PatchBag of features (b, n, dim), coords (b, n, 2 or 3) and mask (b, n); without positions also a plain

@@ -18,15 +18,15 @@ __all__ = ["SequenceEncoder"]
 class SequenceEncoder(ModalityEncoder):
     """Steps as tokens: the measured values (0 where missing), which were measured, and Fourier features of the time.
 
-    With `duration`, time 0 is at -1 and `duration` at 1, for everybody alike: give it in the unit of the times to keep real
+    With `duration`, time 0 is at -1 and `duration` at 1, for all patients: give it in the unit of the times to keep real
     time, durations between patients included. Without, the first and the last real step of a patient are at -1 and 1.
     Either way padding and the order of steps change nothing. A step without any value is masked. Nothing is learned here.
 
     Args:
-        channels: values per step.
-        num_bands: frequencies of time; 0 leaves the time alone.
-        max_freq: the sampling rate whose Nyquist frequency is the highest band: 32 resolves a sixteenth of the duration.
-        duration: the time that spans [-1, 1] from 0, or None for each patient's own span.
+        channels: Values per step.
+        num_bands: Frequencies of time; 0 leaves the time alone.
+        max_freq: Sampling rate whose Nyquist frequency is the highest band: 32 resolves a sixteenth of the duration.
+        duration: Time that spans [-1, 1] from 0, or None for each patient's own span.
 
     Shape:
         inputs: TimeSeries of values (b, t, c), times (b, t) and mask (b, t, c) or (b, t); or, for evenly spaced steps at

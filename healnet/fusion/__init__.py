@@ -1,4 +1,4 @@
-"""Fusion: the shared latents read every modality's tokens, layer by layer."""
+"""Fusion: the model, its layers, which update the shared latents by every modality's tokens, and its attention."""
 
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer

@@ -1,4 +1,4 @@
-"""The hybrid early-fusion layer: modality by modality, the shared latents read the raw tokens."""
+"""Hybrid early-fusion layer: the shared latents attend to the raw tokens of one modality after another."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class HybridFusionLayer(FusionLayer):
     for bit, and no gradient flows there.
 
     Args:
-        latent_dim: width d of the latents.
-        token_dims: width c of each modality's tokens, in the order of fusion.
-        num_heads: heads of cross-attention.
-        head_dim: width of a cross-attention head.
-        self_attention: self-attention blocks after each modality's update; 0 for none.
-        self_num_heads: heads of self-attention (default: `num_heads`).
-        self_head_dim: width of a self-attention head (default: `head_dim`).
-        attention_dropout: dropout of attention.
-        ff_dropout: dropout at the end of each feed-forward.
-        ff_mult: hidden width of a feed-forward over `latent_dim`.
-        gate: gate of the feed-forwards, "selu" or "gelu".
-        temperature: divides attention scores before the softmax.
-        activation: makes the module applied after each attention's output projection; none in the paper.
-        self_attention_when_absent: run the self-attention blocks also after a modality that a patient lacks, as the
-            authors' release does.
+        latent_dim: Width d of the latents.
+        token_dims: Width c of each modality's tokens, in the order of fusion.
+        num_heads: Heads of cross-attention.
+        head_dim: Width of a cross-attention head.
+        self_attention: Self-attention blocks after each modality's update; 0 for none.
+        self_num_heads: Heads of self-attention (default: `num_heads`).
+        self_head_dim: Width of a self-attention head (default: `head_dim`).
+        attention_dropout: Dropout of attention.
+        ff_dropout: Dropout at the end of each feed-forward.
+        ff_mult: Hidden width of a feed-forward over `latent_dim`.
+        gate: Gate of the feed-forwards, "selu" or "gelu".
+        temperature: Divisor of attention scores before the softmax.
+        activation: Function that makes the module applied after each attention's output projection; none in the paper.
+        self_attention_when_absent: Whether the self-attention blocks run also after a modality that a patient lacks, as
+            in the authors' release.
 
     Shape:
         latents: (b, m, d); tokens: (b, n_j, c_j) each; returns (b, m, d)

@@ -1,4 +1,4 @@
-"""The door for new fusion layers, and what they may record for a trace."""
+"""Base class for fusion layers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FusionLayer(nn.Module, ABC):
             returns: (b, m, d)
 
         Args:
-            latents: the state S of every patient.
-            tokens: what the encoders returned.
-            recorder: takes attention weights when the caller asked for a trace.
+            latents: State S of every patient.
+            tokens: Tokens that the encoders returned.
+            recorder: Recorder of attention weights where a trace is wanted.
         """

@@ -54,30 +54,30 @@ class HEALNet(nn.Module):
     whole batch lacks get gradients of zero, so that DistributedDataParallel works with `find_unused_parameters=False`.
 
     Args:
-        encoders: a `ModalityEncoder` per modality; their order is the order of fusion.
-        out_dim: width of the output: time bins for a discrete survival loss, 1 for Cox.
-        depth: number of fusion layers.
-        num_latents: latents m.
-        latent_dim: width d of a latent.
-        num_heads: attention heads h.
-        head_dim: width of a head.
-        self_attention: self-attention blocks after each modality's update; 0 for none.
-        tie_layers: one set of weights for all layers.
-        attention_dropout: dropout of attention; in cross-attention it drops whole tokens.
-        ff_dropout: dropout at the end of each feed-forward.
-        ff_mult: hidden width of a feed-forward over `latent_dim`.
-        gate: gate of the feed-forwards, "selu" or "gelu".
-        temperature: divides attention scores before the softmax.
-        layers: your own fusion layers instead (the sizes above then only shape latents and head).
-        head: any module (b, m, d) -> output instead of `MeanHead`; a tensor, or a tuple or mapping of tensors.
-        output: meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
+        encoders: Encoder per modality; their order is the order of fusion.
+        out_dim: Width of the output: time bins for a discrete survival loss, 1 for Cox.
+        depth: Number of fusion layers.
+        num_latents: Latents m.
+        latent_dim: Width d of a latent.
+        num_heads: Attention heads h.
+        head_dim: Width of a head.
+        self_attention: Self-attention blocks after each modality's update; 0 for none.
+        tie_layers: Whether all layers share one set of weights.
+        attention_dropout: Probability of dropout in attention; in cross-attention it drops whole tokens.
+        ff_dropout: Dropout at the end of each feed-forward.
+        ff_mult: Hidden width of a feed-forward over `latent_dim`.
+        gate: Gate of the feed-forwards, "selu" or "gelu".
+        temperature: Divisor of attention scores before the softmax.
+        layers: Fusion layers of your own instead (the sizes above then only shape latents and head).
+        head: Module (b, m, d) -> output instead of `MeanHead`; a tensor, or a tuple or mapping of tensors.
+        output: Meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
             "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
             "value" (one number). None leaves it undeclared.
         token_group: Process group, or one dimension of a `DeviceMesh`, over whose processes each patient's tokens are split;
             see `healnet.fusion.token_parallel`. Each process is given its own part of the same patients' inputs.
 
     Attributes:
-        arguments: the arguments above but for `encoders`, from which a saved model is rebuilt; None for one with `layers` or
+        arguments: Arguments above but for `encoders`, from which a saved model is rebuilt; None for one with `layers` or
             a `head` of your own.
 
     Shape:
@@ -184,9 +184,9 @@ class HEALNet(nn.Module):
         """A model with the weights of a checkpoint of the authors' release; it gives the same logits and latents.
 
         Args:
-            state_dict: of the release's `HealNet`.
-            **arguments: those of the release's constructor (n_modalities, channel_dims, num_spatial_axes, out_dims, ...);
-                see `healnet.fusion.original.load_original`.
+            state_dict: Weights of the release's `HealNet`.
+            **arguments: Arguments of the release's constructor (n_modalities, channel_dims, num_spatial_axes,
+                out_dims, ...); see `healnet.fusion.original.load_original`.
 
         Returns:
             A model whose modalities are named "0", "1", ... and take tensors of shape (b, *axes, channels).
@@ -240,9 +240,9 @@ class HEALNet(nn.Module):
         """The output, and where each layer looked, in one pass.
 
         Args:
-            inputs: as for `forward`.
-            keep: which axes of the weights survive the mean over heads and latents: "none", "heads", "latents", "both".
-            gradient_of: a quantity of the output, one number per patient, such as the risk; `trace.gradients` then holds
+            inputs: Inputs as for `forward`.
+            keep: Axes of the weights that survive the mean over heads and latents: "none", "heads", "latents", "both".
+            gradient_of: Quantity of the output, one number per patient, such as the risk; `trace.gradients` then holds
                 each attention weight times the gradient of that quantity with respect to it, reduced in the same way.
             sink: Function (modality, layer, patient, block, weights) that takes the weights of modalities that are a
                 `Stream`, a block at a time, for instance into a file; they are not in the trace.

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' release, loaded into our parts.
+"""Load checkpoints of the authors' release.
 
 The release (github.com/konst-int-i/healnet) differs from the paper in ways that change numbers. Each is expressed here:
 softmax temperature 0.5; LeakyReLU after each attention's output projection; tied layers that share one cross feed-forward
@@ -60,27 +60,27 @@ def load_original(
 
     Args:
         model_class: `HEALNet` or a subclass; `HEALNet.from_original` calls this function.
-        state_dict: of the release's `HealNet`; of a tied model with or without the repeated entries.
-        n_modalities: number of modalities.
-        channel_dims: channels of each.
-        num_spatial_axes: axes of each, 1 to 4.
-        out_dims: width of the logits.
-        depth: number of fusion layers.
+        state_dict: Weights of the release's `HealNet`; those of a tied model with or without the repeated entries.
+        n_modalities: Number of modalities.
+        channel_dims: Channels of each modality.
+        num_spatial_axes: Axes of each modality, 1 to 4.
+        out_dims: Width of the logits.
+        depth: Number of fusion layers.
         num_freq_bands: Fourier bands per axis.
-        max_freq: highest Fourier frequency, doubled.
-        l_c: number of latents.
-        l_d: width of a latent.
-        x_heads: heads of cross-attention.
-        l_heads: heads of self-attention.
-        cross_dim_head: width of a cross-attention head.
-        latent_dim_head: width of a self-attention head.
-        attn_dropout: attention dropout; in training, cross-attention drops whole tokens where the release drops single
+        max_freq: Highest Fourier frequency, doubled.
+        l_c: Number of latents.
+        l_d: Width of a latent.
+        x_heads: Heads of cross-attention.
+        l_heads: Heads of self-attention.
+        cross_dim_head: Width of a cross-attention head.
+        latent_dim_head: Width of a self-attention head.
+        attn_dropout: Attention dropout; in training, cross-attention drops whole tokens where the release drops single
             weights, with the same expectation.
-        ff_dropout: feed-forward dropout.
-        weight_tie_layers: layers after the first share weights.
-        fourier_encode_data: positions are concatenated to the channels.
+        ff_dropout: Feed-forward dropout.
+        weight_tie_layers: Whether layers after the first share weights.
+        fourier_encode_data: Whether positions are concatenated to the channels.
         self_per_cross_attn: 0 or 1 self-attention blocks; the release's own forward pass fails with more.
-        final_classifier_head: without it the model returns latents.
+        final_classifier_head: Whether there is a head; without, the model returns latents.
         snn: SELU gate; GELU otherwise.
 
     Raises:

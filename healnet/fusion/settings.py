@@ -1,4 +1,4 @@
-"""What the shapes of a model's weights do not fix: stored with the weights, and compared when they are loaded.
+"""Settings that the shapes of a model's weights do not fix: stored with the weights, compared when they are loaded.
 
 Eight heads of 16 and four of 32 have weights of one shape, as have two temperatures, two orders of the modalities, two gates
 or two scales of positions: such weights load without an error into a model that gives other risks.

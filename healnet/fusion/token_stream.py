@@ -27,7 +27,7 @@ class TokenStream:
 
     Attributes:
         present: (b,) bool, who has a real token.
-        parameters: weights of the encoder that need a gradient.
+        parameters: Weights of the encoder that need a gradient.
     """
 
     def __init__(self, name: str, encoder: nn.Module, stream: Stream) -> None:

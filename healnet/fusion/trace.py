@@ -1,4 +1,4 @@
-"""What a model attended to: collected on request, reduced as it is made, never kept on modules."""
+"""Attention weights of a model: collected on request, averaged while they are computed, never kept on modules."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TraceRecorder:
     """Collects attention weights while a model runs. Fusion layers call `record`, or `add` with weights of their own.
 
     Args:
-        keep: which axes survive the mean: "none" gives (b, n), "heads" (b, h, n), "latents" (b, m, n) and "both"
+        keep: Axes that survive the mean: "none" gives (b, n), "heads" (b, h, n), "latents" (b, m, n) and "both"
             (b, h, m, n).
-        gradients: hold on to what `differentiate` needs.
+        gradients: Whether to keep what `differentiate` needs.
         sink: Function that takes the weights of streamed modalities block by block; they are not in the trace.
 
     Raises:
@@ -117,11 +117,11 @@ class AttentionTrace(Mapping[str, Tensor]):
     zeros. Detached from the graph. A modality that the whole batch lacked is not in the trace.
 
     Attributes:
-        keep: which axes were kept.
-        latents: per modality, the self-attention among latents that followed its updates, mean over heads, rows summing to
+        keep: Axes that were kept.
+        latents: Per modality, the self-attention among latents that followed its updates, mean over heads, rows summing to
             one: (layers * blocks, b, m, m). The identity for patients without the modality.
-        gradients: per modality, each weight times the gradient of the quantity asked for with respect to it, reduced like
-            the weights; empty unless asked for.
+        gradients: Per modality, each weight times the gradient of the quantity `gradient_of` with respect to it, averaged
+            like the weights; empty unless `gradient_of` was given.
 
     Shape:
         keep="none": (layers, b, n); "heads": (layers, b, h, n); "latents": (layers, b, m, n); "both": (layers, b, h, m, n)

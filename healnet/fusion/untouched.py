@@ -1,4 +1,4 @@
-"""Parameters that a batch does not need get a gradient of exactly zero, so that every process has the same to average."""
+"""Give parameters that a batch does not use a gradient of exactly zero, so that every process has the same to average."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Building blocks that know torch and einops alone: no biology here."""
+"""Building blocks that depend on torch and einops alone: attention, feed-forward and positions."""

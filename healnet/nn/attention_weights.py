@@ -1,4 +1,4 @@
-"""The weights of an attention, made again after it is finished and reduced as they are made, for a trace."""
+"""Recompute the weights of a finished attention, averaged while they are computed, for a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coordinates in real units as places on [-1, 1], whatever the padding and whoever else is in the batch."""
+"""Scale coordinates in real units to positions on [-1, 1], independent of padding and of other patients."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def within_extent(
     groups: Tensor | None = None,
     shards: TokenShards | None = None,
 ) -> Tensor:
-    """Coordinates as fractions of the bounding box of their own set: its centre is 0, its longest side spans [-1, 1].
+    """Coordinates as fractions of the bounding box of their own set: its center is 0, its longest side spans [-1, 1].
 
     One scale for all axes, so shapes keep their proportions. A set is what is real of one patient, or of one group of that
     patient (one slide of several).
 
     Args:
-        coords: floating-point coordinates.
+        coords: Floating-point coordinates.
         mask: True = real. Masked places are 0.
-        groups: non-negative integer group of each place; None puts a patient's places in one group.
+        groups: Non-negative integer group of each place; None puts a patient's places in one group.
         shards: Processes that have other places of the same sets.
 
     Shape:
@@ -97,7 +97,7 @@ def bounding_boxes(
 
 
 def within_boxes(coords: Tensor, low: Tensor, high: Tensor, groups: Tensor) -> Tensor:
-    """Coordinates as fractions of the boxes of their groups: the centre is 0, the longest side spans [-1, 1].
+    """Coordinates as fractions of the boxes of their groups: the center is 0, the longest side spans [-1, 1].
 
     Shape:
         coords: (b, n, a); low, high: (b, g, a); groups: (b, n), integers below g; returns (b, n, a)
@@ -105,13 +105,13 @@ def within_boxes(coords: Tensor, low: Tensor, high: Tensor, groups: Tensor) -> T
     index = groups.unsqueeze(-1).expand_as(coords)
     low, high = low.gather(1, index), high.gather(1, index)
     span = (high - low).amax(dim=-1, keepdim=True)
-    # One place, or none (-inf): at the centre, rather than 0 / 0.
+    # One place, or none (-inf): at the center, rather than 0 / 0.
     span = torch.where(span > 0, span, torch.ones_like(span))
     return (2 * coords - low - high) / span
 
 
 def within_scale(coords: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Coordinates on a fixed scale: 0 becomes -1 and `scale` becomes 1, for everybody alike. Masked places are 0.
+    """Coordinates on a fixed scale: 0 becomes -1 and `scale` becomes 1, for all patients alike. Masked places are 0.
 
     Shape:
         coords: (b, n, a); mask: (b, n); returns (b, n, a)

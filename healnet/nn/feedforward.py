@@ -1,4 +1,4 @@
-"""Feed-forward blocks: the gated one of the fusion layers, and the self-normalising one."""
+"""Feed-forward blocks: the gated one of the fusion layers, and a self-normalizing one."""
 
 from __future__ import annotations
 

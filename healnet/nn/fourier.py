@@ -1,4 +1,4 @@
-"""Fourier features of positions: how a token says where or when it is."""
+"""Fourier features of positions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def fourier_features(positions: Tensor, num_bands: int, max_freq: float) -> Tens
     Perceiver, arXiv 2103.03206, sec. 3.2; the order is that of HEALNet's release).
 
     Args:
-        positions: coordinates, on [-1, 1] where they are relative.
-        num_bands: number of frequencies; 0 leaves the coordinate alone.
-        max_freq: the sampling rate whose Nyquist frequency is the highest band.
+        positions: Coordinates, on [-1, 1] where they are relative.
+        num_bands: Number of frequencies; 0 leaves the coordinate alone.
+        max_freq: Sampling rate whose Nyquist frequency is the highest band.
 
     Shape:
         positions: (..., a) -> (..., a * (2 * num_bands + 1))

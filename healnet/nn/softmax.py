@@ -1,4 +1,4 @@
-"""The state of a softmax over some of the tokens, which merges with that over the others.
+"""State of a softmax over some of the tokens, which merges with that over the others: `SoftmaxState`.
 
 So attention may be taken over parts (chunks of one tensor, pieces read from disk, shards of several processes), exactly.
 

@@ -1,4 +1,11 @@
-"""The low end of a graph's Laplacian spectrum, in quantities that do not depend on the choice of eigenvectors."""
+"""Low end of a graph's Laplacian spectrum, in quantities that do not depend on the choice of eigenvectors.
+
+Why not SciPy's shift-invert, `eigsh(I - walk, sigma=-1e-3)`, alone? It factorizes the matrix, and factors of a graph without
+small separators (gene networks, neighbors in feature space) fill up. Measured on one core, four positions, ours against
+shift-invert, equal to 1e-9, repeated eigenvalues of a torus included: cells in the plane 0.06 to 0.02 s at 2,500 nodes, 0.33
+to 0.11 s at 10,000, 4.5 to 0.9 s at 40,000; a random graph of degree 6 0.03 to 1.3 s and 59 MB at 2,500 nodes, 0.14 s to
+more than two minutes at 10,000. Positions are computed once per graph, so a bound on the worst case is worth more.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +22,7 @@ _DENSE = 512
 # Eigenvalues nearer to each other than this, relative to themselves, are one: LAPACK's eigenvectors of eigenvalues of size 1
 # are then good to 1e-16 / 1e-5. In a large graph, whose lowest eigenvalues are small, so are their distances.
 _EQUAL = 1e-5
-# Eigenvectors computed beyond those asked for, and how many more an eigenspace at the end of the list may need.
+# Eigenvectors computed beyond those wanted, and how many more an eigenspace at the end of the list may need.
 _GUARD = 4
 _EXTRA = 16
 
@@ -26,8 +33,8 @@ def lowest_eigenspaces(walk: Any, degree: Any, count: int, dense: int = _DENSE) 
     Args:
         walk: D^-1/2 A D^-1/2 of a connected graph of at least two nodes, SciPy CSR.
         degree: (n,) the degrees.
-        count: nontrivial eigenvalues of I - walk to take, from the lowest, with their multiplicities.
-        dense: up to so many nodes the whole spectrum is computed; also where `count` is a good part of it.
+        count: Nontrivial eigenvalues of I - walk to take, from the lowest, with their multiplicities.
+        dense: Number of nodes up to which the whole spectrum is computed; also where `count` is a good part of it.
     """
     n = walk.shape[0]
     trivial = np.sqrt(degree / degree.sum())[:, None]

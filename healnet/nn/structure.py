@@ -1,6 +1,6 @@
-"""Structural positions: where a node stands in its graph, from the edges alone.
+"""Structural positions of the nodes of a graph, from its edges alone.
 
-Both kinds commute with relabelling the nodes, whatever the symmetries of the graph, and look at each connected part by
+Both kinds commute with relabeling the nodes, whatever the symmetries of the graph, and look at each connected part by
 itself. Edges are taken as undirected and simple: directions, repetitions and loops are ignored. SciPy does the sparse work.
 """
 
@@ -48,7 +48,7 @@ def return_probabilities(edge_index: Tensor, num_nodes: int, length: int) -> Ten
     """
     if length < 2:
         raise ValueError(f"expected a length of at least 2, got {length}: no walk is back after one step")
-    walk, _ = _normalised_adjacency(edge_index, num_nodes)
+    walk, _ = _normalized_adjacency(edge_index, num_nodes)
     counts = np.diff(walk.indptr)
     _announce(walk, counts, length)
     result = np.zeros((num_nodes, length - 1))
@@ -97,7 +97,7 @@ def _announce(walk: Any, counts: Any, length: int) -> None:
 
 
 def laplacian_positions(edge_index: Tensor, num_nodes: int, count: int) -> Tensor:
-    """The size of each node's entries in the `count` lowest nontrivial eigenvectors of the normalised Laplacian.
+    """The size of each node's entries in the `count` lowest nontrivial eigenvectors of the normalized Laplacian.
 
     Laplacian positions (Dwivedi and Bresson 2021, arXiv 2012.09699) are only defined up to a sign, and where an eigenvalue
     repeats, up to any rotation of its eigenspace, so that entries would differ between two numberings of one graph. What
@@ -123,9 +123,9 @@ def laplacian_positions(edge_index: Tensor, num_nodes: int, count: int) -> Tenso
     result = np.zeros((num_nodes, count))
     if count == 0 or num_nodes == 0:
         return torch.from_numpy(result)
-    walk, degree = _normalised_adjacency(edge_index, num_nodes)
+    walk, degree = _normalized_adjacency(edge_index, num_nodes)
     _, label = connected_components(walk, directed=False)
-    # Neighbours near each other in memory, and each part in one piece.
+    # Neighbors near each other in memory, and each part in one piece.
     order = reverse_cuthill_mckee(walk, symmetric_mode=True)
     order = order[np.argsort(label[order], kind="stable")]
     walk, degree = walk[order][:, order].tocsr(), degree[order]
@@ -137,7 +137,7 @@ def laplacian_positions(edge_index: Tensor, num_nodes: int, count: int) -> Tenso
     return torch.from_numpy(result)
 
 
-def _normalised_adjacency(edge_index: Tensor, num_nodes: int) -> tuple[Any, Any]:
+def _normalized_adjacency(edge_index: Tensor, num_nodes: int) -> tuple[Any, Any]:
     """D^-1/2 A D^-1/2 as a SciPy CSR matrix, and the degrees."""
     try:
         from scipy.sparse import coo_array

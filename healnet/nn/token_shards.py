@@ -1,4 +1,4 @@
-"""The processes among which each patient's tokens are split: `TokenShards`.
+"""Processes among which each patient's tokens are split: `TokenShards`.
 
 Attention over the tokens of all processes is attention over those of each, merged: the softmax's maximum, its sum and the
 weighted values are reduced over the group (`SoftmaxState`), and in the backward pass the gradient of the queries. What does
@@ -28,8 +28,8 @@ class TokenShards:
         group: Process group, or a one-dimensional `DeviceMesh`.
 
     Attributes:
-        rank: number of this process in the group.
-        size: number of processes.
+        rank: Number of this process in the group.
+        size: Number of processes.
 
     Raises:
         ValueError: a mesh of several dimensions.

@@ -1,4 +1,4 @@
-"""The few calls of PyTorch that have no public name, each with what it is for, so that a new release breaks one file."""
+"""Wrap the PyTorch calls that have no public name, in one file, because a new release may change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A law that does not hold, and comparisons that raise it."""
+"""Error for a law that does not hold, and comparisons that raise it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples with masks, made from the example that a user gives: who is absent, which elements are missing, more padding."""
+"""Make examples with masks from the one that a user gives: absent patients, missing elements, more padding."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class MaskedExample:
     """An input, and which elements of each of its tensors are masked.
 
     Attributes:
-        inputs: the input.
-        masked: per field of the input ("" of a plain tensor), True = masked.
-        channels_first: the mask is over (b, *axes) of values (b, c, *axes).
+        inputs: Input.
+        masked: Per field of the input ("" of a plain tensor), True = masked.
+        channels_first: The mask is over (b, *axes) of values (b, c, *axes).
     """
 
     inputs: Any

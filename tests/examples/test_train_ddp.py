@@ -49,7 +49,7 @@ def finish(processes, output, *arguments):
 def assert_same(weights, expected, atol):
     assert list(weights) == list(expected)
     for name, tensor in expected.items():
-        # They move every log hazard alike, so that Cox's loss has no gradient there, and AdamW makes steps of rounding errors.
+        # They move every log hazard alike: Cox's loss has no gradient there, and AdamW makes steps of rounding errors.
         if name in ("head.norm.bias", "head.linear.bias"):
             continue
         torch.testing.assert_close(

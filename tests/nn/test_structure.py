@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet.nn.spectrum import lowest_eigenspaces
-from healnet.nn.structure import _normalised_adjacency, laplacian_positions, return_probabilities
+from healnet.nn.structure import _normalized_adjacency, laplacian_positions, return_probabilities
 
 
 def ring(n):
@@ -165,7 +165,7 @@ def test_no_edges_and_no_nodes():
 
 
 def sparse_spectrum(edges, n, count, dense):
-    walk, degree = _normalised_adjacency(edges, n)
+    walk, degree = _normalized_adjacency(edges, n)
     return lowest_eigenspaces(walk, degree, count, dense=dense)
 
 
