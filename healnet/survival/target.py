@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival._checks import check_labels, check_times
+from healnet.survival._outcomes import read_events, read_times
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SurvivalTarget"]
 
@@ -24,17 +28,21 @@ class SurvivalTarget:
     """Follow-up times and event indicators of n patients, checked once, read-only afterwards.
 
     `event` has scikit-survival's sign: **True = the event was observed**. Tables with MCAT's `censorship`
-    (1 = *not* observed) go through `from_censorship`, so that the sign is turned in one place and by name.
+    (1 = *not* observed) go through `from_censorship`, so that the sign is turned in one place and by name; clinical tables
+    of cBioPortal, UCSC Xena and GDC through `from_frame`.
 
     Indexing with a slice, an integer array or a bool mask gives the target of those patients; so does an
     integer (one patient, length 1).
 
     Args:
-        time: (n,) finite, >= 0, in any unit. float64 inside.
-        event: (n,) bool, or numbers that are exactly 0 or 1.
+        time: Follow-up times, finite, >= 0, in any unit; float64 inside.
+        event: Events as bool, or numbers that are exactly 0 or 1.
+
+    Shape:
+        time, event: (n,) or (n, 1)
 
     Raises:
-        ValueError: axes other than one, lengths that differ, a time that is negative, infinite or NaN, a
+        ValueError: other shapes, lengths that differ, a time that is negative, infinite or NaN, a
             label other than bool or {0, 1}.
 
     Warns:
@@ -64,6 +72,78 @@ class SurvivalTarget:
             ValueError: as the constructor, with the label called `censorship`.
         """
         target = cls.unchecked(check_times(time), ~check_labels(censorship, "censorship"))
+        target._warn_about_share()
+        return target
+
+    @classmethod
+    def from_frame(
+        cls, frame: pd.DataFrame, time: str = "OS.time", event: str = "OS", scale: float = 1.0
+    ) -> SurvivalTarget:
+        """Read the outcomes of a clinical table, one patient per row, in the order of the rows.
+
+        Events may be bool, 0/1, text with its number in front (cBioPortal's "1:DECEASED", "0:LIVING") or a word (GDC's
+        "Dead", "Alive"). NaN, empty cells, "[Not Available]", "not reported" and the like are not known, and patients
+        without both time and event must be left out first: the table of the others is
+        ``frame[SurvivalTarget.has_outcome(frame, time, event)]``, so that it and the target stay in one order.
+
+        Args:
+            frame: Table, indexed by patient.
+            time: Name of the column of times; the default is UCSC Xena's.
+            event: Name of the column of events.
+            scale: Factor of the times: 12 / 365.25 turns days into months.
+
+        Raises:
+            ValueError: a column that is not there, an event column whose name says the opposite ("censorship"), a value
+                that cannot be read, patients without an outcome (named), a time that is negative, a scale that is not > 0.
+
+        Example:
+            >>> import pandas as pd
+            >>> table = pd.DataFrame({"OS_MONTHS": [44.5, 12.1], "OS_STATUS": ["1:DECEASED", "0:LIVING"]})
+            >>> SurvivalTarget.from_frame(table, "OS_MONTHS", "OS_STATUS")
+            SurvivalTarget(2 patients, 1 events, time 12.1 to 44.5)
+        """
+        if not 0 < scale < np.inf:
+            raise ValueError(f"expected scale > 0, got {scale}")
+        times, events = read_times(frame, time), read_events(frame, event)
+        lost = np.flatnonzero(np.isnan(times) | np.isnan(events))
+        if len(lost):
+            names = ", ".join(repr(frame.index[i]) for i in lost[:3]) + (", ..." if len(lost) > 3 else "")
+            raise ValueError(
+                f"expected {time!r} and {event!r} of every patient, got {len(lost)} of {len(frame)} without ({names}); "
+                f"leave them out with frame[SurvivalTarget.has_outcome(frame, {time!r}, {event!r})]"
+            )
+        target = cls.unchecked(check_times(times * scale), events.astype(np.bool_))
+        target._warn_about_share()
+        return target
+
+    @staticmethod
+    def has_outcome(frame: pd.DataFrame, time: str = "OS.time", event: str = "OS") -> NDArray[np.bool_]:
+        """Return which patients of a table have both time and event, (n,), as `from_frame` reads them.
+
+        Raises:
+            ValueError: as `from_frame`, but for patients without an outcome.
+        """
+        known: NDArray[np.bool_] = ~np.isnan(read_times(frame, time)) & ~np.isnan(read_events(frame, event))
+        return known
+
+    @classmethod
+    def from_structured(cls, array: NDArray[np.void]) -> SurvivalTarget:
+        """Take a structured array as scikit-survival's functions do: a bool field, the event, and a field of numbers.
+
+        Raises:
+            ValueError: another type of array, a wrong time.
+
+        Example:
+            >>> from sksurv.util import Surv
+            >>> SurvivalTarget.from_structured(Surv.from_arrays([True, False], [5.0, 3.0]))
+            SurvivalTarget(2 patients, 1 events, time 3 to 5)
+        """
+        names = sorted(array.dtype.names or (), key=lambda name: array.dtype[name] != np.bool_)  # event first
+        if len(names) != 2 or [array.dtype[name] == np.bool_ for name in names] != [True, False]:
+            raise ValueError(
+                f"expected a structured array of one bool field and one of numbers, got {array.dtype}"
+            )
+        target = cls.unchecked(check_times(array[names[1]]), array[names[0]].astype(np.bool_))
         target._warn_about_share()
         return target
 
@@ -121,5 +201,5 @@ class SurvivalTarget:
                 "`event` True where the event was seen? A censorship column (1 = not seen) belongs in "
                 "SurvivalTarget.from_censorship.",
                 UserWarning,
-                stacklevel=3,  # whoever called the constructor or from_censorship
+                stacklevel=3,  # points at the caller of the constructor
             )

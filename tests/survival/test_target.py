@@ -2,14 +2,22 @@
 
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sksurv.datasets import load_whas500
 from sksurv.util import Surv
 
 from healnet.survival import SurvivalTarget
+
+TABLES = Path(__file__).parents[1] / "reference" / "tables"
+NO_EVENT = (
+    "expected 0 or 1, bool, text that begins with '0:' or '1:', or a word as Dead and Alive in 'e', "
+    "got {} for patient '{}'"
+)
 
 
 def test_float64_times_and_bool_events():
@@ -27,6 +35,126 @@ def test_tensors_that_numpy_lacks():
 
 def test_python_bools_in_an_object_column():
     assert SurvivalTarget([1, 2], pd.Series([True, False], dtype=object)).event.tolist() == [True, False]
+
+
+def test_xenas_survival_file():
+    """One row has no outcome: it is reported, and left out by the line that the message gives."""
+    frame = pd.read_csv(TABLES / "xena_survival.txt", sep="\t", index_col="sample")
+    message = (
+        r"^expected 'OS.time' and 'OS' of every patient, got 1 of 5 without \('TCGA-OR-A5J5-01'\); "
+        r"leave them out with frame\[SurvivalTarget.has_outcome\(frame, 'OS.time', 'OS'\)\]$"
+    )
+    with pytest.raises(ValueError, match=message):
+        SurvivalTarget.from_frame(frame)
+    frame = frame[SurvivalTarget.has_outcome(frame, "OS.time", "OS")]
+    assert frame.index.str[-5:].tolist() == ["J1-01", "J2-01", "J3-01", "J4-01"]
+    assert SurvivalTarget.from_frame(frame) == SurvivalTarget([1355, 1677, 2091, 423], [1, 1, 0, 1])
+    months = SurvivalTarget.from_frame(frame, "PFI.time", "PFI", scale=12 / 365.25)
+    np.testing.assert_allclose(months.time, np.array([754, 289, 53, 126]) * 12 / 365.25)
+    assert SurvivalTarget.has_outcome(frame, "DFI.time", "DFI").tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [("OS", [1, 1, 0, 0]), ("DSS", [1, 1, 0, 0]), ("PFS", [1, 1, 1, 0]), ("DFS", [1, 1, 0])],
+)
+def test_cbioportals_statuses(name, events):
+    frame = pd.read_csv(TABLES / "cbioportal_outcomes.txt", sep="\t", comment="#", index_col="PATIENT_ID")
+    columns = {"time": f"{name}_MONTHS", "event": f"{name}_STATUS"}
+    frame = frame[SurvivalTarget.has_outcome(frame, **columns)]
+    target = SurvivalTarget.from_frame(frame, **columns)
+    assert target.event.tolist() == [event == 1 for event in events]
+    assert target.time.tolist() == [float(time) for time in frame[columns["time"]]]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [True, False],
+        [1, 0],
+        [1.0, 0.0],
+        ["1", "0"],
+        ["1.0", "0.0"],
+        ["Dead", "Alive"],
+        ["DECEASED", " living "],
+        pd.array([True, False], dtype="boolean"),
+        pd.Categorical(["yes", "no"]),
+        ["1: died of\nother causes", "0:ALIVE OR DEAD TUMOR FREE"],
+    ],
+)
+def test_ways_to_write_an_event(events):
+    frame = pd.DataFrame({"days": ["20", " 30.5 "], "vital_status": events})
+    assert SurvivalTarget.from_frame(frame, "days", "vital_status") == SurvivalTarget([20, 30.5], [1, 0])
+
+
+@pytest.mark.parametrize(
+    "unknown", [None, np.nan, "", " ", "[Not Available]", "Not Reported", "'--", "NA", pd.NA]
+)
+def test_ways_to_write_that_an_outcome_is_not_known(unknown):
+    frame = pd.DataFrame({"t": [1, unknown, 3, 4], "e": [1, 1, unknown, 0]})
+    assert SurvivalTarget.has_outcome(frame, "t", "e").tolist() == [True, False, False, True]
+    message = r"^expected 't' and 'e' of every patient, got 2 of 4 without \(1, 2\); leave them out"
+    with pytest.raises(ValueError, match=message):
+        SurvivalTarget.from_frame(frame, "t", "e")
+
+
+@pytest.mark.parametrize("name", ["censorship", "is_censored", "Alive", "survivor", "living_at_last_contact"])
+def test_an_event_column_whose_name_says_the_opposite_is_refused(name):
+    message = rf"^expected an event column in which 1 is the event, got '{name}', whose name says the opposite: if it is"
+    with pytest.raises(ValueError, match=message):
+        SurvivalTarget.from_frame(pd.DataFrame({"time": [1.0], name: [1]}), "time", name)
+
+
+FRAMES = [
+    ({}, "expected one column 't', got 0 in e"),
+    ({"t": [1.0, 2], "e": [1, 2]}, NO_EVENT.format("2", "b")),
+    ({"t": [1.0, 2], "e": ["1:DECEASED", "maybe"]}, NO_EVENT.format("'maybe'", "b")),
+    ({"t": [1.0, "soon"], "e": [1, 1]}, "expected a number in 't', got 'soon' for patient 'b'"),
+    (
+        {"t": [1.0, -2], "e": [1, 1]},
+        "expected time to be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), FRAMES)
+def test_tables_that_cannot_be_read_are_refused(columns, message):
+    frame = pd.DataFrame(columns or {"e": [1, 0]}, index=["a", "b"])
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        SurvivalTarget.from_frame(frame, "t", "e")
+    assert str(error.value) == message
+
+
+def test_a_column_that_is_there_twice_and_a_scale_of_zero_are_refused():
+    frame = pd.DataFrame([[1.0, 2.0, 1]], columns=["t", "t", "e"])
+    with pytest.raises(ValueError, match=r"^expected one column 't', got 2 in t, t, e$"):
+        SurvivalTarget.from_frame(frame, "t", "e")
+    with pytest.raises(ValueError, match=r"^expected scale > 0, got 0$"):
+        SurvivalTarget.from_frame(frame, "t", "e", scale=0)
+
+
+def test_a_flipped_status_in_a_table_warns_at_the_caller():
+    frame = pd.DataFrame({"t": range(30), "e": 1})
+    with pytest.warns(UserWarning, match=r"^30 of 30 patients \(100.0%\) have an observed event") as caught:
+        SurvivalTarget.from_frame(frame, "t", "e")
+    assert caught[0].filename == __file__
+
+
+def test_structured_arrays_of_scikit_survival():
+    _, whas = load_whas500()
+    target = SurvivalTarget.from_structured(whas)  # fields "fstat", "lenfol"
+    assert (target.time == whas["lenfol"]).all()
+    assert (target.event == whas["fstat"]).all()
+    assert SurvivalTarget.from_structured(target.to_structured()) == target
+    for wrong in (
+        np.zeros(2),
+        np.zeros(2, [("event", int), ("time", float)]),
+        np.zeros(2, [("event", bool)]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^expected a structured array of one bool field and one of numbers, got "
+        ):
+            SurvivalTarget.from_structured(wrong)
 
 
 def test_censorship_is_turned_by_name():

@@ -1,0 +1,87 @@
+"""Times and events as clinical tables write them: numbers, text, and the ways to write that something is not known."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from healnet.survival._checks import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["read_events", "read_times"]
+
+# In lower case. GDC's files write '-- and "not reported"; cBioPortal's and TCGA's put such words in brackets.
+_UNKNOWN = {"", "na", "n/a", "nan", "none", "null", "--", "'--", "unknown", "not reported", "not available"}
+_BRACKETS = re.compile(r"\[.*\]")
+# cBioPortal's statuses carry their number: "1:DECEASED", "0:DiseaseFree", "0:ALIVE OR DEAD TUMOR FREE".
+_NUMBERED = re.compile(r"([01])(\.0*)?(\s*:.*)?", re.DOTALL)
+_EVENT = {"dead", "deceased", "died", "event", "true", "yes", "recurred", "progressed", "recurred/progressed"}
+_NO_EVENT = {"alive", "living", "censored", "false", "no", "no event", "diseasefree", "disease free"}
+_OPPOSITE = re.compile(r"censor|alive|living|surviv(ed|or)", re.IGNORECASE)
+
+
+def read_times(table: pd.DataFrame, name: str) -> Floats:
+    """(n,) times of a column, NaN where not known.
+
+    Raises:
+        ValueError: no such column, a value that is no number.
+    """
+    return np.array([_time(value, name, row) for row, value in _column(table, name)], dtype=np.float64)
+
+
+def read_events(table: pd.DataFrame, name: str) -> Floats:
+    """(n,) events of a column: 1 = observed, 0 = censored, NaN = not known.
+
+    Raises:
+        ValueError: no such column, a name that says the opposite, a value that cannot be read.
+    """
+    if _OPPOSITE.search(name):
+        raise ValueError(
+            f"expected an event column in which 1 is the event, got {name!r}, whose name says the opposite: if it is 1 for "
+            "patients who did not have the event, take SurvivalTarget.from_censorship; if not, rename it"
+        )
+    return np.array([_event(value, name, row) for row, value in _column(table, name)], dtype=np.float64)
+
+
+def _column(table: pd.DataFrame, name: str) -> list[tuple[Any, Any]]:
+    if list(table.columns).count(name) != 1:
+        others = ", ".join(map(str, table.columns[:20])) + (", ..." if len(table.columns) > 20 else "")
+        raise ValueError(f"expected one column {name!r}, got {list(table.columns).count(name)} in {others}")
+    return list(zip(table.index.tolist(), table[name].astype(object).tolist(), strict=True))
+
+
+def _time(value: Any, name: str, row: Any) -> float:
+    if _unknown(value):
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected a number in {name!r}, got {value!r} for patient {row!r}") from error
+
+
+def _event(value: Any, name: str, row: Any) -> float:
+    if _unknown(value):
+        return np.nan
+    text = str(value).strip().lower()
+    numbered = _NUMBERED.fullmatch(text)
+    if numbered:
+        return float(numbered[1])
+    if text in _EVENT | _NO_EVENT:
+        return float(text in _EVENT)
+    raise ValueError(
+        f"expected 0 or 1, bool, text that begins with '0:' or '1:', or a word as Dead and Alive in {name!r}, "
+        f"got {value!r} for patient {row!r}"
+    )
+
+
+def _unknown(value: Any) -> bool:
+    if isinstance(value, str):
+        text = value.strip().lower()
+        return text in _UNKNOWN or _BRACKETS.fullmatch(text) is not None
+    import pandas as pd
+
+    return bool(pd.isna(value))
