@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from healnet.inputs import map_tensors, move, present
+from healnet.data.summary import to_html
+from healnet.inputs import map_tensors, move, present, values_of
 
 __all__ = ["Batch", "encode_ids"]
 
@@ -106,7 +109,23 @@ class Batch(NamedTuple):
         is_item = self.ids.dim() == 1
         parts = ["1 patient" if is_item else f"{len(self.ids)} patients"]
         parts += [_short(name, value, is_item) for name, value in self.inputs.items()]
-        return f"Batch({', '.join([*parts, *self.outcomes, *(f'label {name}' for name in self.labels)])})"
+        return f"Batch({', '.join([*parts, *self._rest()])})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                name,
+                _short("", value, self.ids.dim() == 1).strip(),
+                "" if value is None else values_of(value).dtype,
+            )
+            for name, value in self.inputs.items()
+        ]
+        rest = [(name, "x".join(map(str, value.shape)), value.dtype) for name, value in self._rest().items()]
+        columns = ["", "shape", "type"]
+        return f"<div>{escape(repr(self))}{to_html(pd.DataFrame([*rows, *rest], columns=columns).astype(str))}</div>"
+
+    def _rest(self) -> dict[str, Tensor]:
+        return self.outcomes | {f"label {name}": value for name, value in self.labels.items()}
 
 
 def encode_ids(ids: Iterable[str]) -> Tensor:

@@ -23,7 +23,7 @@ from healnet.data.modality import Index, Modality
 from healnet.data.modality_source import Source, as_modality, check_source
 from healnet.data.slide_bags import Bags
 from healnet.data.slide_folder import find_slides, list_feature_files, slides_of_patients
-from healnet.data.summary import Summary, patterns, summarise
+from healnet.data.summary import Summary, patterns, summarize
 from healnet.data.table import Features, Table
 from healnet.survival.target import SurvivalTarget
 
@@ -42,7 +42,7 @@ class Cohort:
       row that is otherwise filled is a *missing cell*.
     - slides: a mapping from patient id to patch files (paths, or what `read_patches` returns), one or several each.
       Files are checked now and read when a batch needs them. A patient whose files have no patches is absent.
-    - values of any other kind: a mapping from patient id to an array or tensor (channels last), a NamedTuple of tensors
+    - values of any other kind: a mapping from patient id to an array or tensor, a NamedTuple of tensors
       with a `mask`, or a function without arguments that reads one of these. A patient left out is absent.
 
     The patients' order is that of `patients` in every modality. Indexing gives the cohort of those patients (slice,
@@ -59,6 +59,7 @@ class Cohort:
             they are most often a sign of ids of another kind (slides, aliquots); "drop" leaves them out and lists them
             in `dropped`.
         slides: patient -> slide ids, which `with_patches` looks for; readers of tables fill it.
+        channels_first: modalities whose arrays are (c, *axes), for encoders built so; others are (*axes, c).
 
     Raises:
         ValueError: an id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
@@ -92,6 +93,7 @@ class Cohort:
         labels: pd.DataFrame | Mapping[str, Any] | None = None,
         unknown: Literal["raise", "drop"] = "raise",
         slides: Mapping[str, Sequence[str]] | None = None,
+        channels_first: Sequence[str] = (),
     ) -> None:
         if unknown not in ("raise", "drop"):
             raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
@@ -114,7 +116,7 @@ class Cohort:
         self._dropped: dict[str, tuple[str, ...]] = {}
         self._modalities: dict[str, Modality] = {}
         for name, source in sources.items():
-            self._modalities[name], strangers = _matched(name, source, index, unknown)
+            self._modalities[name], strangers = _matched(name, source, index, unknown, name in channels_first)
             if strangers:
                 self._dropped[name] = strangers
         self._labels = Labels.of({} if labels is None else labels, index, unknown)
@@ -284,7 +286,7 @@ class Cohort:
         table = pd.DataFrame.from_dict(
             rows, orient="index", columns=["patients", "features", "missing cells"]
         )
-        return summarise(self._target, self._labels.frame, missing, table.rename_axis("modality"))
+        return summarize(self._target, self._labels.frame, missing, table.rename_axis("modality"))
 
     def locate(self, patients: Iterable[str]) -> Index:
         """Positions of these patient ids, in the order asked for.
@@ -350,6 +352,7 @@ class Cohort:
         source: pd.DataFrame | Mapping[str, Any],
         *,
         unknown: Literal["raise", "drop"] = "raise",
+        channels_first: bool = False,
     ) -> Cohort:
         """The same patients with one more modality, which comes last: a table or mapping as the constructor takes it.
 
@@ -358,7 +361,9 @@ class Cohort:
         """
         if name in self._modalities:
             raise ValueError(f"the cohort already has a modality {name!r}")
-        modality, strangers = _matched(name, check_source(name, source), self._patients, unknown)
+        modality, strangers = _matched(
+            name, check_source(name, source), self._patients, unknown, channels_first
+        )
         dropped = self._dropped | ({name: strangers} if strangers else {})
         return self._with(modalities={**self._modalities, name: modality}, dropped=dropped)
 
@@ -469,6 +474,9 @@ class Cohort:
         parts += [f"{name} {modality}" for name, modality in self._modalities.items()]
         return f"Cohort({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
     def _with(self, **changes: Any) -> Cohort:
         """The same cohort but for some of its attributes."""
         other = copy.copy(self)
@@ -497,10 +505,14 @@ class Cohort:
 
 
 def _matched(
-    name: str, source: Source, patients: pd.Index, unknown: Literal["raise", "drop"]
+    name: str,
+    source: Source,
+    patients: pd.Index,
+    unknown: Literal["raise", "drop"],
+    channels_first: bool,
 ) -> tuple[Modality, tuple[str, ...]]:
     """The modality in the patients' order, and the ids in it that are left out."""
     strangers = left_out(f"modality {name!r}", source.ids, patients, unknown, source.columns)
     if strangers:
         log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
-    return as_modality(name, source, patients), strangers
+    return as_modality(name, source, patients, channels_first), strangers

@@ -18,8 +18,8 @@ def collate(items: Sequence[Batch]) -> Batch:
     """Items of `CohortDataset` into one `Batch`, padded where patients differ in size; padding is masked.
 
     Fields of one name are stacked; along an axis in which they differ they are padded at the end, with zeros, and masks
-    with False. The width of a token or channel (the axes that a mask does not have, last) must be the same for all, so
-    images that differ in size come with their channels last.
+    with False. The width of a token or channel must be the same for all: the axes that a mask does not have, last. Images
+    and volumes (c, *axes) are known by their masks over the axes, which `Cohort(..., channels_first=[...])` makes.
 
     Args:
         items: at least one; each with the same modalities.
@@ -78,6 +78,10 @@ def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
         raise ValueError(
             f"modality {name!r}: expected tensors or NamedTuples with a mask, got {kind.__name__}"
         )
+    if kind is Masked and _channels_first(values):
+        last = [Masked(value.values.movedim(0, -1), value.mask) for value in values]
+        padded: Masked = _collate_modality(name, last, patients)
+        return Masked(padded.values.movedim(-1, 1).contiguous(), padded.mask)
     if kind is Masked:
         values = _with_element_masks(values)
     masks = _pad([value.mask for value in values])
@@ -93,6 +97,15 @@ def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
         if parts[0].shape[: masks.dim() - 1] == values[0].mask.shape:
             _refuse_non_finite(name, fields[-1], masks, patients)
     return kind(*fields)
+
+
+def _channels_first(values: list[Masked]) -> bool:
+    """Whether arrays of several sizes are (c, *axes): their masks fit the last axes, and not all the first."""
+    masked = [(value.values.shape, value.mask.shape) for value in values if value.mask.dim()]
+    if len({value.values.shape for value in values}) == 1 or not masked:
+        return False
+    fit_last = all(mask == shape[1:] for shape, mask in masked)
+    return fit_last and any(mask != shape[: len(mask)] for shape, mask in masked)
 
 
 def _with_element_masks(values: list[Masked]) -> list[Masked]:

@@ -67,8 +67,14 @@ def check_source(name: str, source: Any) -> Source:
     return Source(ids, dict(zip(ids, source.values(), strict=True)))
 
 
-def as_modality(name: str, source: Source, patients: pd.Index) -> Modality:
+def as_modality(name: str, source: Source, patients: pd.Index, channels_first: bool = False) -> Modality:
     """A checked source as a modality of these patients, by what its entries are.
+
+    Args:
+        name: name of the modality, for messages.
+        source: what `check_source` returns.
+        patients: ids of the cohort.
+        channels_first: whether arrays are (c, *axes).
 
     Raises:
         ValueError: files or values that cannot be used.
@@ -80,7 +86,9 @@ def as_modality(name: str, source: Source, patients: pd.Index) -> Modality:
         return SparseTable.of(content, source.ids, pd.Index(source.columns), patients)
     kept = {patient: content[patient] for patient in patients if patient in content}
     files = [_is_files(entry) for entry in kept.values() if entry is not None]
-    return (Bags if files and all(files) else Values).of(name, kept, patients)
+    if files and all(files):
+        return Bags.of(name, kept, patients)
+    return Values.of(name, kept, patients, channels_first)
 
 
 def _is_files(entry: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,37 @@ import pandas as pd
 
 from healnet.survival.target import SurvivalTarget
 
-__all__ = ["Summary", "median_follow_up", "patterns", "summarise"]
+__all__ = ["Summary", "median_follow_up", "patterns", "summarize", "to_html"]
 
 
-class Summary(str):
-    """Text that a notebook shows as it is, line by line."""
+@dataclass(frozen=True)
+class Summary:
+    """A cohort in text or, in a notebook, as tables of HTML.
 
-    def __repr__(self) -> str:
-        return str(self)
+    Attributes:
+        head: lines on patients, outcomes and labels.
+        modalities: one row per modality: patients, features, missing cells.
+        combinations: how many patients have each combination of modalities, the most frequent first.
+    """
+
+    head: tuple[str, ...]
+    modalities: pd.DataFrame
+    combinations: pd.DataFrame
+
+    def __str__(self) -> str:
+        return "\n".join([*self.head, "", _align(self.modalities), "", _align(self.combinations)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "<br>".join(escape(line) for line in self.head)
+        return f"<div>{head}{to_html(self.modalities)}{to_html(self.combinations)}</div>"
+
+
+def to_html(table: pd.DataFrame) -> str:
+    """A table for a notebook, without its index."""
+    html: str = table.to_html(index=False, border=0, justify="left")
+    return html
 
 
 def median_follow_up(target: SurvivalTarget) -> float:
@@ -58,10 +83,10 @@ def patterns(missing: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index(drop=True)
 
 
-def summarise(
+def summarize(
     target: SurvivalTarget | None, labels: pd.DataFrame, missing: pd.DataFrame, modalities: pd.DataFrame
 ) -> Summary:
-    """The text of `Cohort.summary`.
+    """What `Cohort.summary` returns.
 
     Args:
         target: follow-up of the patients, None where it is not known.
@@ -75,7 +100,7 @@ def summarise(
     names = list(missing.columns)
     marks = pd.DataFrame(np.where(table[names], "●", "·"), columns=names)
     upset = pd.concat([table["patients"], marks], axis=1)
-    return Summary("\n".join([*head, "", _align(modalities.reset_index()), "", _align(upset)]))
+    return Summary(tuple(head), modalities.reset_index(), upset)
 
 
 def _outcomes(target: SurvivalTarget) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -23,20 +23,24 @@ __all__ = ["Values"]
 class Values(Modality):
     """Per patient a tensor, a NamedTuple of tensors with a `mask`, or a function that reads one of these; or None.
 
-    Arrays are channels-last, as `Masked` describes one patient's part of it: (*axes, c).
+    Arrays are (*axes, c), or with `channels_first` (c, *axes); the mask of elements is over the axes.
 
     Attributes:
         entries: of each patient.
         example: one entry that is not None, which a part of the cohort keeps though nobody in it has any.
         alike: whether all are tensors of one shape, known without reading any.
+        channels_first: whether arrays are (c, *axes).
     """
 
     entries: tuple[Any, ...]
     example: Any
     alike: bool
+    channels_first: bool = False
 
     @classmethod
-    def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Values:
+    def of(
+        cls, name: str, source: Mapping[str, Any], patients: pd.Index, channels_first: bool = False
+    ) -> Values:
         """The entries in the patients' order; arrays become float32 tensors of their own memory.
 
         Raises:
@@ -47,7 +51,7 @@ class Values(Modality):
         if not present:
             raise ValueError(f"modality {name!r}: none of the patients has it")
         shapes = {entry.shape if isinstance(entry, Tensor) else None for entry in present}
-        return cls(entries, present[0], len(shapes) == 1 and None not in shapes)
+        return cls(entries, present[0], len(shapes) == 1 and None not in shapes, channels_first)
 
     def missing(self) -> NDArray[np.bool_]:
         """(n,) True where the entry is None."""
@@ -55,7 +59,7 @@ class Values(Modality):
 
     def take(self, positions: Index) -> Values:
         """These patients' entries."""
-        return Values(tuple(self.entries[position] for position in positions), self.example, self.alike)
+        return replace(self, entries=tuple(self.entries[position] for position in positions))
 
     def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Values:
         """All entries; what has to be read cannot be compared before it is."""
@@ -65,8 +69,10 @@ class Values(Modality):
         kinds = {type(value.example) for value in values if not callable(value.example)}
         if len(kinds) > 1:
             raise ValueError(f"modality {name!r}: expected one type in all cohorts, got {type_names(kinds)}")
+        if len({value.channels_first for value in values}) > 1:
+            raise ValueError(f"modality {name!r}: channels come first in some of the cohorts only")
         shapes = {value.example.shape if value.alike else None for value in values}
-        return Values(entries, self.example, len(shapes) == 1 and None not in shapes)
+        return replace(self, entries=entries, alike=len(shapes) == 1 and None not in shapes)
 
     def reader(self, dtype: torch.dtype, max_patches: int | None) -> Reader:
         """Reads `Masked` arrays, and NamedTuples as they are; axes of length 0 of an absent patient."""
@@ -108,18 +114,24 @@ class _ValuesReader:
         if not isinstance(value, Tensor):
             return value
         # Arrays of one shape need no mask per element: one flag says whether the patient has it.
-        axes = 0 if self.values.alike else max(1, value.dim() - 1)
-        return Masked(value, torch.full(value.shape[:axes], present))
+        return Masked(value, torch.full(() if self.values.alike else self._axes(value), present))
+
+    def _axes(self, value: Tensor) -> torch.Size:
+        return value.shape[1:] if self.values.channels_first else value.shape[: max(1, value.dim() - 1)]
 
     def _absent(self) -> Any:
+        """As the example, with axes of length 0 where sizes differ between patients."""
         if isinstance(self.example, Tensor):
-            kept = self.example.shape if self.values.alike else (0,) * max(1, self.example.dim() - 1)
-            return self.example.new_zeros((*kept, *self.example.shape[len(kept) :]))
+            if self.values.alike:
+                return torch.zeros_like(self.example)
+            return self._empty(self.example, len(self._axes(self.example)))
         axes = self.example.mask.dim()
-        fields = [
-            field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:])) for field in self.example
-        ]
-        return type(self.example)(*fields)
+        return type(self.example)(*[self._empty(field, axes) for field in self.example])
+
+    def _empty(self, field: Tensor, axes: int) -> Tensor:
+        if self.values.channels_first and field.dim() > axes:
+            return field.new_zeros((*field.shape[:-axes], *(0,) * axes))
+        return field.new_zeros((*(0,) * min(axes, field.dim()), *field.shape[axes:]))
 
 
 def _read(entry: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from healnet.data import Batch, Cohort, CohortDataset, collate
+from healnet.encoders import GridEncoder
 from healnet.inputs import Masked, PatchBag
 from healnet.survival.target import SurvivalTarget
 
@@ -286,3 +287,40 @@ def test_a_part_in_which_nobody_has_a_modality_keeps_its_shape(tmp_path):
 def test_max_patches_is_a_number_of_patches():
     with pytest.raises(ValueError, match=r"^expected max_patches >= 1 or None, got 0$"):
         CohortDataset(cohort(), max_patches=0)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_volumes_with_their_channels_first_are_padded_by_ours(lazy):
+    volumes = {"p0": np.full((2, 3, 5), 1.0), "p3": np.full((2, 4, 2), 3.0)}
+    source = {p: (lambda volume=volume: volume) if lazy else volume for p, volume in volumes.items()}
+    whole = Cohort({**tables(), "ct": source}, TARGET, PATIENTS, channels_first=["ct"])
+    batch = CohortDataset(whole).batch([0, 1, 3])
+    ct = batch.inputs["ct"]
+    assert ct.values.shape == (3, 2, 4, 5)
+    assert ct.mask.shape == (3, 4, 5)
+    assert ct.mask.sum(dim=(1, 2)).tolist() == [15, 0, 8]
+    assert torch.equal(ct.values[0].sum(dim=0) == 2, ct.mask[0])
+    assert torch.equal(ct.values[2].sum(dim=0) == 6, ct.mask[2])
+    # A patient gets from the model's encoder in company what they get alone.
+    encoder = GridEncoder(channels=2, ndim=2, channels_first=True)
+    alone = encoder(torch.tensor(volumes["p3"], dtype=torch.float32)[None])
+    together = encoder(ct)
+    assert torch.equal(together.values[2][together.mask[2]], alone.values[0])
+    # Nobody in the batch has it: no token for anybody.
+    assert not encoder(CohortDataset(whole).batch([1, 2]).inputs["ct"]).mask.any()
+    more = cohort().with_modality("ct", source, channels_first=True)
+    assert torch.equal(CohortDataset(more).batch([0, 3]).inputs["ct"].values, ct.values[[0, 2]])
+
+
+def test_masked_volumes_with_their_channels_first_keep_their_masks():
+    real = torch.ones(3, 4, dtype=torch.bool)
+    real[0, 0] = False
+    scans = {
+        "p0": Masked(torch.ones(2, 3, 4), real),
+        "p1": Masked(torch.ones(2, 5, 1), torch.ones(5, 1).bool()),
+    }
+    whole = Cohort({**tables(), "ct": scans}, TARGET, PATIENTS, channels_first=["ct"])
+    ct = CohortDataset(whole).batch([0, 1, 2]).inputs["ct"]
+    assert ct.values.shape == (3, 2, 5, 4)
+    assert torch.equal(ct.mask[0, :3], real)
+    assert ct.mask.sum(dim=(1, 2)).tolist() == [11, 5, 0]

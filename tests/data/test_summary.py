@@ -1,4 +1,5 @@
 import math
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import KaplanMeierFitter
 
-from healnet.data import Cohort
+from healnet.data import Cohort, CohortDataset
 from healnet.data.summary import median_follow_up, patterns
 from healnet.survival.target import SurvivalTarget
 
@@ -55,4 +56,50 @@ def test_the_summary_of_a_cohort():
         "       2    ●    ·",
         "       1    ●    ●",
     ]
-    assert "median follow-up not reached" in cohort[[0]].summary()
+    assert "median follow-up not reached" in str(cohort[[0]].summary())
+
+
+class Cells(HTMLParser):
+    """The text of every cell, in the order of the page."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("br", "style"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append(data.strip())
+
+
+def texts(html):
+    cells = Cells()
+    cells.feed(html)
+    assert not cells.open
+    return cells.texts
+
+
+def test_a_notebook_shows_a_cohort_and_a_batch_as_tables():
+    rna = pd.DataFrame({"g": [1.0, np.nan]}, index=["p1", "p2"])
+    age = pd.DataFrame({"age": [50.0, 60.0]}, index=["p1", "p2"])
+    target = SurvivalTarget([2.0, 3.0], [True, False])
+    cohort = Cohort({"<age>": age, "rna": rna}, target, ["p1", "p2"], labels={"grade": ["a & b", "c"]})
+    assert texts(cohort._repr_html_()) == [
+        "2 patients, 1 events (50%), median follow-up 3 (reverse Kaplan-Meier)",
+        "label grade: 1 a & b, 1 c",
+        *["modality", "patients", "features", "missing cells"],
+        *["<age>", "2", "1", "0", "rna", "1", "1", "0"],
+        *["patients", "<age>", "rna", "1", "●", "●", "1", "●", "·"],
+    ]
+    assert texts(CohortDataset(cohort).batch()._repr_html_()) == [
+        "Batch(2 patients, <age> 2x1, rna 2x1 (1 have it), time, event, label grade)",
+        *["shape", "type"],
+        *["<age>", "2x1", "torch.float32", "rna", "2x1 (1 have it)", "torch.float32"],
+        *["time", "2", "torch.float64", "event", "2", "torch.bool", "label grade", "2", "torch.int64"],
+    ]
