@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from healnet.encoders.base import ModalityEncoder
-from healnet.fusion.model import HEALNet
 from healnet.inputs import hide, take
 from healnet.testing.encoder import check_encoder
 from healnet.testing.law import Laws, tensors
@@ -27,13 +27,14 @@ ABSENT = "all masked equals leaving it out"
 GRADIENTS = "gradients are finite under every pattern of absence"
 
 
-def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> None:
+def check_model(model: nn.Module, inputs: Mapping[str, Any], *, seed: int = 0) -> None:
     """Check a whole model against the laws: each encoder by `check_encoder`, then all together.
 
     The output may be a tensor, or a tuple or mapping of tensors, each with the patients first.
 
     Args:
-        model: Model to check.
+        model: Model to check: `HEALNet`, or any that takes the same inputs. Its `encoders`, a mapping from modality, and its
+            `trace` are checked where it has them.
         inputs: Example batch of at least two patients, with every modality, finite, floating point.
         seed: Seed of the random pattern of absence.
 
@@ -45,11 +46,13 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
     model = copy.deepcopy(model).double().eval()
     inputs = {name: as_double(value) for name, value in inputs.items()}
     sizes = {name: example_size(value) for name, value in inputs.items()}
-    if len(set(sizes.values())) != 1 or set(sizes) != set(model.encoders):
+    encoders = getattr(model, "encoders", None)
+    modalities = list(inputs) if encoders is None else list(encoders)
+    if len(set(sizes.values())) != 1 or set(sizes) != set(modalities):
         raise ValueError(
-            f"expected an example with one batch of each modality {list(model.encoders)}, got batch sizes {sizes}"
+            f"expected an example with one batch of each modality {modalities}, got batch sizes {sizes}"
         )
-    for name, encoder in model.encoders.items():
+    for name, encoder in ({} if encoders is None else encoders).items():
         assert isinstance(encoder, ModalityEncoder)
         check_encoder(encoder, inputs[name], modality=name, seed=seed)
     names, batch = list(inputs), next(iter(sizes.values()))
@@ -79,9 +82,10 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
     with laws.holds(REPEATS):
         again = model(hidden)
     laws.same(REPEATS, result, again, "dropout or noise in evaluation mode, or a counter or cache")
-    with laws.holds(TRACED):
-        traced = model.trace(hidden)[0]
-    laws.same(TRACED, result, traced, "a branch on the recorder in a fusion layer")
+    if hasattr(model, "trace"):  # models of other designs need not have one
+        with laws.holds(TRACED):
+            traced = model.trace(hidden)[0]
+        laws.same(TRACED, result, traced, "a branch on the recorder in a fusion layer")
     for row in range(batch):
         index = torch.tensor([row])
         own = {name: take(inputs[name], index) for i, name in enumerate(names) if not absent[row, i]}
@@ -107,7 +111,7 @@ def check_model(model: HEALNet, inputs: Mapping[str, Any], *, seed: int = 0) -> 
     _check_gradients(laws, model, hidden)
 
 
-def _check_gradients(laws: Laws, model: HEALNet, hidden: Mapping[str, Any]) -> None:
+def _check_gradients(laws: Laws, model: nn.Module, hidden: Mapping[str, Any]) -> None:
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with laws.holds(GRADIENTS):
         total = torch.zeros((), dtype=torch.float64)
