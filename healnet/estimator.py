@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -14,7 +15,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from sksurv.functions import StepFunction
-from tqdm.auto import tqdm
 
 from healnet.data import Cohort
 from healnet.survival import SurvivalTarget, concordance
@@ -127,12 +127,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        with tqdm(total=recipe.members * recipe.epochs, unit="epoch", disable=not self.verbose) as bar:
-
-            def progress(loss: float) -> None:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-
+        with _progress_bar(recipe.members * recipe.epochs, self.verbose) as progress:
             self.ensemble_ = fit_ensemble(cohort, recipe, int(seed), device=self.device, progress=progress)
         steps = target.time[target.event]
         self.unique_times_ = np.unique(np.append(0.0, steps))
@@ -213,6 +208,22 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         for name in names:
             groups.setdefault(name.split(":", 1)[0], []).append(name)
         return groups
+
+
+@contextmanager
+def _progress_bar(total: int, show: bool) -> Iterator[Callable[[float], None] | None]:
+    if not show:
+        yield None
+        return
+    from tqdm.auto import tqdm  # here, for in a notebook without widgets its import warns
+
+    with tqdm(total=total, unit="epoch") as bar:
+
+        def progress(loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+        yield progress
 
 
 def _target(y: ArrayLike | SurvivalTarget | None) -> SurvivalTarget:

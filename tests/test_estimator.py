@@ -171,6 +171,13 @@ def test_outcomes_of_another_kind_are_refused(cohort):
         HEALNetSurvivalAnalysis().fit(cohort, cohort.target[:59])
 
 
+def test_progress_is_shown_on_request(cohort, y, capsys):
+    HEALNetSurvivalAnalysis(members=2, epochs=3, verbose=True).fit(cohort, y)
+    assert "6/6" in capsys.readouterr().err
+    HEALNetSurvivalAnalysis(members=2, epochs=3).fit(cohort, y)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_it_is_imported_when_first_used():
     code = (
         "import sys, healnet\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 __all__ = ["SlideBar"]
 
