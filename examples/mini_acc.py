@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from classical import elastic_net, forest
 from matplotlib.figure import Figure
-from sksurv.ensemble import RandomSurvivalForest
-from sksurv.linear_model import CoxnetSurvivalAnalysis
 from tqdm import tqdm
 
 from healnet.data import Cohort
@@ -36,28 +35,6 @@ def healnet(
     return fit_ensemble(train_cohort, RECIPE, seed, progress=report).predict(test_cohort)
 
 
-def flat(train_cohort: Cohort, test_cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-    """All tables side by side, gaps filled with training means, standardized: what the baselines take."""
-    seen, new = train_cohort.to_frame(), test_cohort.to_frame()
-    seen, new = (frame.fillna(seen.mean()).fillna(0) for frame in (seen, new))
-    mean, std = seen.mean(), seen.std(ddof=0).replace(0, 1)
-    return ((seen - mean) / std).to_numpy(), ((new - mean) / std).to_numpy()
-
-
-def elastic_net(train_cohort: Cohort, test_cohort: Cohort) -> np.ndarray:
-    """Elastic-net Cox at the middle of its path."""
-    seen, new = flat(train_cohort, test_cohort)
-    model = CoxnetSurvivalAnalysis(l1_ratio=0.1, n_alphas=30).fit(seen, train_cohort.target.to_structured())
-    return model.predict(new, alpha=model.alphas_[len(model.alphas_) // 2])
-
-
-def forest(train_cohort: Cohort, test_cohort: Cohort, seed: int) -> np.ndarray:
-    """Random survival forest."""
-    seen, new = flat(train_cohort, test_cohort)
-    model = RandomSurvivalForest(n_estimators=200, min_samples_leaf=5, random_state=seed)
-    return model.fit(seen, train_cohort.target.to_structured()).predict(new)
-
-
 def run_fold(
     train_cohort: Cohort, test_cohort: Cohort, seed: int, report: Callable[[float], None]
 ) -> dict[str, np.ndarray]:
@@ -68,8 +45,8 @@ def run_fold(
     }
     risks["fused (complete cases)"] = fit(train_cohort[train_cohort.complete()], test_cohort)
     risks["fused (all patients)"] = fit(train_cohort, test_cohort)
-    risks["elastic-net Cox"] = elastic_net(train_cohort, test_cohort)
-    risks["random survival forest"] = forest(train_cohort, test_cohort, seed)
+    risks["elastic-net Cox"] = elastic_net(train_cohort, middle=True).predict(test_cohort)
+    risks["random survival forest"] = forest(train_cohort, seed, leaf=5).predict(test_cohort)
     return risks
 
 

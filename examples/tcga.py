@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from classical import elastic_net, forest
 from matplotlib.figure import Figure
-from sksurv.ensemble import RandomSurvivalForest
-from sksurv.linear_model import CoxnetSurvivalAnalysis
 from tqdm import tqdm
 
 from healnet.data import Cohort, read_omics, read_splits
@@ -41,17 +40,9 @@ def healnet(seen: Cohort, new: Cohort, seed: int, report: Callable[[float], None
 
 
 def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:
-    """Elastic-net Cox at the middle of its path, then a forest: tables side by side, gaps filled with training means."""
-    a, b = seen.select(seen.tables).to_frame(), new.select(new.tables).to_frame()
-    a, b = (frame.fillna(a.mean()).fillna(0) for frame in (a, b))
-    mean, std = a.mean(), a.std(ddof=0).replace(0, 1)
-    a, b = (((frame - mean) / std).to_numpy() for frame in (a, b))
-    outcome = seen.target.to_structured()
-    cox = CoxnetSurvivalAnalysis(l1_ratio=0.1, n_alphas=30).fit(a, outcome)
-    yield cox.predict(b, alpha=cox.alphas_[len(cox.alphas_) // 2])
-    forest = RandomSurvivalForest(n_estimators=100, min_samples_leaf=5, random_state=seed, n_jobs=-1)
-    forest.fit(a, outcome).set_params(n_jobs=1)  # threads would add the trees up in an order of their own
-    yield forest.predict(b)
+    """Elastic-net Cox at the middle of its path, then a forest."""
+    yield elastic_net(seen, middle=True).predict(new)
+    yield forest(seen, seed, trees=100, leaf=5, cores=-1).predict(new)
 
 
 def manifest(args: argparse.Namespace) -> dict:

@@ -174,7 +174,7 @@ def train_model(
         recipe: Settings of the loop.
         progress: Function called with the mean loss after every epoch.
     """
-    device = model.latents.device
+    device = next(model.parameters()).device
     hide = ModalityDropout(recipe.modality_dropout)
     data = CohortDataset(cohort, max_patches=recipe.max_patches)
     loader: Sequence[Batch] | DataLoader[Batch]
@@ -262,10 +262,10 @@ def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
 
     Patients are read in batches of 64, once for all models.
     """
-    data = CohortDataset(cohort, dtype=models[0].latents.dtype)
+    data = CohortDataset(cohort, dtype=next(models[0].parameters()).dtype)
     outputs: list[list[Tensor]] = [[] for _ in models]
     for start in range(0, len(cohort), _PREDICTED_AT_ONCE):
         batch = data.batch(np.arange(start, min(start + _PREDICTED_AT_ONCE, len(cohort))))
         for found, model in zip(outputs, models, strict=True):
-            found.append(model(batch.to(model.latents.device).inputs).cpu())
+            found.append(model(batch.to(next(model.parameters()).device).inputs).cpu())
     return [torch.cat(found) for found in outputs]

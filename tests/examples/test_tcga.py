@@ -55,14 +55,14 @@ def inputs(tmp_path):
 
 @pytest.fixture
 def run(inputs, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
     spec = importlib.util.spec_from_file_location("tcga", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, members=1, epochs=3))
     monkeypatch.setattr(
-        module,
-        "RandomSurvivalForest",
-        lambda n_estimators, **kwargs: RandomSurvivalForest(n_estimators=n_estimators // 20, **kwargs),
+        "classical.RandomSurvivalForest",
+        lambda n_estimators, **kwargs: RandomSurvivalForest(n_estimators // 20, **kwargs),
     )
 
     def call(*args, output="out"):

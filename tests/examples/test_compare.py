@@ -1,0 +1,186 @@
+"""The comparison run whole on two small cohorts in the published layout, and its tests by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from healnet.training import Recipe
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+import compare
+import missing
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+ROW = ["cohort", "fold", "model", "c_index", "uno", "ibs", "d_calibration_p", "seconds"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two cohorts of 40 patients, two folds each."""
+    folder = tmp_path_factory.mktemp("tcga")
+    rng = np.random.default_rng(0)
+    for name in ("aaaa", "bbbb"):
+        n, risk = 40, rng.normal(size=40)
+        ids = [f"TCGA-{name}-{i:02d}" for i in range(n)]
+        genes = {
+            f"G{j}{suffix}": rng.normal(size=n) + risk
+            for j in range(4)
+            for suffix in ("_rnaseq", "_cnv", "_mut")
+        }
+        table = pd.DataFrame(
+            {
+                "case_id": ids,
+                "slide_id": [f"{patient}-01Z.svs" for patient in ids],
+                "age": 60 + 5 * risk,
+                "is_female": rng.integers(0, 2, n),
+                "survival_months": rng.exponential(20 * np.exp(-risk)).round(2) + 0.01,
+                "censorship": (np.arange(n) % 3 == 0).astype(int),
+                **genes,
+            }
+        )
+        table.to_csv(folder / f"tcga_{name}_all_clean.csv.zip", index=False)
+        (folder / f"tcga_{name}").mkdir()
+        for fold in range(2):
+            sides = {"train": ids[1 - fold :: 2], "val": ids[fold::2]}
+            pd.DataFrame(sides).to_csv(folder / f"tcga_{name}" / f"splits_{fold}.csv")
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "TCGA_RECIPE", Recipe(members=1, epochs=3, batch_size=16))
+
+    def call(module, *args):
+        common = ["--tables", folder, "--splits", folder, "--output", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", ["example", *map(str, [*common, *args])])
+        module.main()
+        return tmp_path / "out"
+
+    return call
+
+
+@pytest.mark.slow
+def test_every_model_on_every_fold_then_nothing_is_left_to_do(run, capsys):
+    models = ["healnet", "MultiModN", "table-weighted ridge", "clinical Cox"]
+    output = run(compare, "--models", ",".join(models))
+    results = pd.read_csv(output / "results.csv")
+    assert list(results.columns) == ROW
+    assert len(results) == 2 * 2 * 4
+    assert results[["c_index", "uno", "ibs", "d_calibration_p"]].notna().all(axis=None)
+    assert results["ibs"].between(0, 0.5).all()
+    assert (
+        results.groupby("model")["c_index"].mean()[models[2:]] > 0.6
+    ).all()  # three epochs teach a network little
+    printed = capsys.readouterr().out
+    assert "4 folds of 2 cohort(s)" in printed
+    assert f"{results[results.model == 'healnet'].groupby('cohort')['c_index'].mean().mean():.3f}" in printed
+    assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (output / "jobs").iterdir()}
+    run(compare, "--models", ",".join(models))
+    assert {path: path.stat().st_mtime_ns for path in (output / "jobs").iterdir()} == before
+    with pytest.raises(SystemExit, match=r"holds results with other budget; choose another --output$"):
+        run(compare, "--models", "healnet", "--budget", 1)
+
+
+@pytest.mark.slow
+def test_a_few_of_everything_and_two_processes(folder, tmp_path):
+    command = [
+        sys.executable,
+        EXAMPLES / "compare.py",
+        "--tables",
+        folder,
+        "--splits",
+        folder,
+        "--output",
+        tmp_path,
+    ]
+    command += [
+        "--cohorts",
+        "bbbb",
+        "--folds",
+        "1",
+        "--models",
+        "table-weighted ridge,clinical Cox",
+        "--workers",
+        "2",
+    ]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert results[["cohort", "fold"]].drop_duplicates().to_numpy().tolist() == [["bbbb", 1]]
+    assert sorted(results["model"]) == ["clinical Cox", "table-weighted ridge"]
+
+
+@pytest.mark.slow
+def test_missing_modalities_by_share_place_and_way(run, capsys):
+    output = run(missing, "--cohorts", "aaaa", "--quick")
+    results = pd.read_csv(output / "missing.csv")
+    assert list(results.columns) == ["cohort", "fold", "way", "place", "share", "c_index"]
+    counted = results[results["way"] == "healnet"].groupby(["place", "share"]).size()
+    assert counted.to_dict() == {(place, share): 2 for place in missing.PLACES for share in (0.0, 0.5, 0.9)}
+    nothing_hidden = results[results["share"] == 0].groupby(["fold", "way"])["c_index"].nunique()
+    assert (nothing_hidden == 1).all()  # the three places are one experiment there
+    assert (output / "missing.png").read_bytes().startswith(b"\x89PNG")
+    assert "zeros" in capsys.readouterr().out
+
+
+def test_what_is_hidden_grows_with_the_share_and_leaves_everybody_something(folder):
+    plan = compare.Plan(Recipe(), 1, 0, tables=folder, splits=folder, clinical=("age", "is_female"))
+    cohort, _ = compare.load(plan, "aaaa")
+    some, most = (missing.hidden(cohort, share, 7).missing() for share in (0.5, 0.9))
+    assert not cohort.missing().any(axis=None)
+    assert (most | ~some).all(axis=None)
+    assert not most.all(axis=1).any()
+    assert some.mean().between(0.3, 0.7).all()
+    assert missing.hidden(cohort, 0.0, 7).missing().equals(cohort.missing())
+    seen, (new,) = missing.prepared(
+        "training means", missing.hidden(cohort, 0.5, 7), [missing.hidden(cohort, 0.9, 8)]
+    )
+    column = missing.hidden(cohort, 0.5, 7).table("rna").iloc[:, 0]
+    filled = new.table("rna").iloc[:, 0]
+    gone = missing.hidden(cohort, 0.9, 8).missing()["rna"].to_numpy()
+    np.testing.assert_allclose(filled[gone], column.mean())
+    assert not seen.missing().any(axis=None)
+    assert len(missing.prepared("complete patients", missing.hidden(cohort, 0.5, 7), [])[0]) < 10
+
+
+def test_holm_by_hand():
+    p = pd.Series({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5})
+    assert compare.holm(p).round(10).to_dict() == {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.5}
+
+
+def c_table(values, cohorts):
+    index = pd.MultiIndex.from_tuples(cohorts, names=["cohort", "fold"])
+    return pd.DataFrame(values, index=index, columns=["healnet", "other", "same"])
+
+
+def test_over_the_folds_of_one_cohort_the_variance_counts_their_overlap():
+    rng = np.random.default_rng(0)
+    c = c_table(rng.uniform(0.6, 0.7, (5, 3)), [("acc", fold) for fold in range(5)])
+    c["same"] = c["healnet"]
+    table = compare.against_ours(c)
+    d = (c["other"] - c["healnet"]).to_numpy()
+    t = d.mean() / np.sqrt((1 / 5 + 0.25) * d.var(ddof=1))
+    assert table.loc["other", "p"] == pytest.approx(2 * stats.t.cdf(-abs(t), 4))
+    assert table.loc["other", "p_holm"] == pytest.approx(min(1, 2 * table.loc["other", "p"]))
+    assert table.loc["other", "difference"] == pytest.approx(d.mean())
+    assert table.loc["same", "p"] == 1
+    plain = stats.ttest_1samp(d, 0)
+    assert table.loc["other", "p"] > plain.pvalue
+
+
+def test_over_six_cohorts_it_is_wilcoxons_test_of_their_means():
+    rng = np.random.default_rng(0)
+    cohorts = [(name, fold) for name in "abcdefgh" for fold in range(3)]
+    c = c_table(rng.uniform(0.6, 0.7, (24, 3)), cohorts)
+    c["other"] = c["healnet"] - rng.uniform(0.01, 0.02, 24)
+    table = compare.against_ours(c)
+    assert table.loc["other", "p"] == pytest.approx(2 / 2**8)  # all eight on one side
+    few = compare.against_ours(c.loc[list("abcde")])
+    assert few["p"].isna().all()
+    assert few["high"]["other"] < 0
