@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.encode import encode, encoder_dict
@@ -73,6 +74,8 @@ class HEALNet(nn.Module):
         output: Meaning of the raw output, kept as the attribute `output` for what reads it, such as `healnet.explain`:
             "cox" (a log hazard), "discrete" (logits of the hazard in each time bin), "classes" (logits of classes) or
             "value" (one number). None leaves it undeclared.
+        checkpoint_layers: Layers whose intermediate results are computed a second time in the backward pass instead of kept
+            (activation checkpointing): True for all, or their numbers.
         token_group: Process group, or one dimension of a `DeviceMesh`, over whose processes each patient's tokens are split;
             see `healnet.fusion.token_parallel`. Each process is given its own part of the same patients' inputs.
 
@@ -118,6 +121,7 @@ class HEALNet(nn.Module):
         layers: Iterable[FusionLayer] | None = None,
         head: nn.Module | None = None,
         output: Output | None = None,
+        checkpoint_layers: bool | Sequence[int] = False,
         token_group: ProcessGroup | DeviceMesh | None = None,
     ) -> None:
         super().__init__()
@@ -177,6 +181,12 @@ class HEALNet(nn.Module):
 
             layers = [layer()] * depth if tie_layers else [layer() for _ in range(depth)]
         self.layers = nn.ModuleList(layers)
+        every = range(len(self.layers)) if checkpoint_layers is True else checkpoint_layers or ()
+        if not set(every) <= set(range(len(self.layers))):
+            raise ValueError(
+                f"expected checkpoint_layers to be numbers of layers below {len(self.layers)}, got {list(every)}"
+            )
+        self._checkpointed = frozenset(every)
         self.head = MeanHead(latent_dim, out_dim) if head is None else head
 
     @classmethod
@@ -301,8 +311,25 @@ class HEALNet(nn.Module):
         if self.token_shards is not None and self.training:
             alike = same_random_numbers(self.token_shards, latents.device)
         with alike:
-            for layer in self.layers:
-                latents = layer(latents, tokens, recorder)
+            for number, layer in enumerate(self.layers):
+                if number in self._checkpointed and self.training and recorder is None:
+                    latents = _recomputed(layer, latents, tokens)
+                else:
+                    latents = layer(latents, tokens, recorder)
                 if unused and self.training and not isinstance(layer, HybridFusionLayer):
                     latents = touch(latents, [layer])
         return touch(latents, unused) if self.training else latents
+
+
+def _recomputed(layer: nn.Module, latents: Tensor, tokens: Mapping[str, Tokens | TokenStream]) -> Tensor:
+    """A layer's latents, by activation checkpointing."""
+
+    def run(latents: Tensor) -> Tensor:
+        # Nothing cached on the tokens: both runs have to compute the same.
+        fresh = {
+            n: Tokens(x.values, x.mask, x.shards) if isinstance(x, Tokens) else x for n, x in tokens.items()
+        }
+        return layer(latents, fresh, None)
+
+    updated: Tensor = checkpoint(run, latents, use_reentrant=False)
+    return updated

@@ -20,7 +20,7 @@ __all__ = ["check_settings", "settings_of", "settings_tensor"]
 Settings = dict[str, dict[str, Any]]
 
 # Of these, a model in evaluation mode does not depend.
-_IGNORED = ("training", "inplace", "output", "checkpoint")
+_IGNORED = ("training", "inplace", "output")
 
 
 def settings_of(model: nn.Module) -> Settings:

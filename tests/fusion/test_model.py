@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet import HEALNet, Masked, Tokens
-from healnet.encoders import ModalityEncoder, OmicEncoder
+from healnet import HEALNet, Masked, PatchBag, Tokens
+from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
 from healnet.testing import check_model
 
 WIDTHS = {"clinical": 5, "rna": 13, "protein": 7}
@@ -295,6 +295,94 @@ def test_an_encoder_that_breaks_its_promise_is_named(result, message):
 def test_bad_encoders_are_refused_by_name(encoders, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         HEALNet(encoders)
+
+
+@pytest.mark.parametrize("checkpoint_layers", [True, (1,)])
+@pytest.mark.parametrize("tokens", ["features", 3])
+def test_checkpointed_layers_run_twice_and_give_the_same_gradients(tokens, checkpoint_layers):
+    dropout = {"attention_dropout": 0.3, "ff_dropout": 0.3}
+    plain, checkpointed = (
+        build(tokens, **dropout, checkpoint_layers=x).double() for x in (False, checkpoint_layers)
+    )
+    runs = []
+    for number, layer in enumerate(checkpointed.layers):
+        layer.register_forward_pre_hook(lambda *_, number=number: runs.append(number))
+    inputs = batch_of(4, dtype=torch.float64)
+    inputs["rna"] = Masked(inputs["rna"], torch.tensor([True, False, True, True]))
+    gradients = []
+    for model in (plain, checkpointed):
+        torch.manual_seed(1)
+        model(inputs).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+    assert runs == ([0, 1, 1, 0] if checkpoint_layers is True else [0, 1, 1])
+    runs.clear()
+    checkpointed.eval()(inputs).sum().backward()
+    assert runs == [0, 1]  # in training alone
+
+
+def test_a_layer_that_is_not_there_cannot_be_checkpointed():
+    message = "expected checkpoint_layers to be numbers of layers below 2, got [0, 2]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build(checkpoint_layers=[0, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trains_to_the_same_loss(dtype):
+    """Autocast, and for float16 a gradient scaler; the same 150 steps in float32 are the reference."""
+
+    def draw(generator):
+        inputs = {name: torch.randn(64, f, generator=generator) for name, f in WIDTHS.items()}
+        noise = 0.5 * torch.randn(64, 2, generator=generator)
+        return inputs, inputs["rna"][:, :2] + inputs["protein"][:, :2].tanh() + noise
+
+    def train(half):
+        model = build(3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        scaler = torch.amp.GradScaler("cpu", enabled=half and dtype == torch.float16)
+        generator, losses = torch.Generator().manual_seed(7), []
+        for _ in range(150):
+            inputs, target = draw(generator)
+            with torch.autocast("cpu", dtype=dtype, enabled=half):
+                loss = (model(inputs).float() - target).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+        return sum(losses[:10]) / 10, sum(losses[-50:]) / 50
+
+    (first, full), (_, half) = train(False), train(True)
+    assert full < 0.5 * first
+    assert half == pytest.approx(full, rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
+@pytest.mark.parametrize("training", [False, True])
+def test_ragged_bags_compile_to_few_graphs(training):
+    """Bags of six lengths: the first compiles, the second makes the length a variable, and no other compiles again."""
+    torch.manual_seed(0)
+    model = HEALNet({"slide": PatchEncoder(5), "rna": OmicEncoder(4)}, **SIZES).train(training)
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    generator = torch.Generator().manual_seed(0)
+    for n in (40, 33, 57, 21, 90, 64):
+        bag = PatchBag(
+            torch.randn(2, n, 5, generator=generator),
+            1000 * torch.rand(2, n, 2, generator=generator),
+            torch.arange(n) < torch.tensor([[n], [n // 2]]),
+        )
+        inputs = {"slide": bag, "rna": torch.randn(2, 4, generator=generator)}
+        with torch.set_grad_enabled(training):
+            got, expected = compiled(inputs), model(inputs)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) <= 2
 
 
 @pytest.mark.parametrize(
