@@ -24,6 +24,7 @@ from healnet.slides.patch_geometry import (
 )
 from healnet.slides.patch_rows import Rows, Selection, TensorRows, table_shape
 from healnet.slides.torch_file import load_array
+from healnet.streams import Pieces
 
 __all__ = ["PatchFile", "read_patches"]
 
@@ -91,6 +92,35 @@ class PatchFile:
         if self.positions is None:
             return features, None
         return features, torch.from_numpy(read_coords(self.positions, rows))
+
+    def pieces(self, rows: int = 8192, *, dtype: torch.dtype | None = torch.float32) -> Pieces:
+        """The patches for a `healnet.Stream`, which reads so many rows at once: a bag that need not fit in memory.
+
+        Args:
+            rows: Number of patches that are read at once.
+            dtype: Type of the features; None keeps that of the file.
+
+        Example::
+
+            file = read_patches("features/slide-1.h5")
+            log_hazard = model({"slide": Stream([file.pieces()])})
+        """
+        return Pieces(_FeatureSource(self.features, dtype), (rows,), coords=self.coords)
+
+
+@dataclass(frozen=True)
+class _FeatureSource:
+    """Rows of a file as `Pieces` slice them."""
+
+    rows: Rows
+    dtype: torch.dtype | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.shape
+
+    def __getitem__(self, where: tuple[slice]) -> np.ndarray[Any, Any]:
+        return self.rows.read(where[0], self.dtype)
 
 
 def read_patches(

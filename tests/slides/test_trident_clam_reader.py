@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from healnet import HEALNet
+from healnet import HEALNet, PatchBag, Stream
 from healnet.data import Cohort, CohortDataset, collate
 from healnet.encoders import PatchEncoder
 from healnet.slides.trident_clam_reader import read_patches
@@ -147,6 +147,19 @@ def test_tensors_of_every_float_type_in_both_of_torchs_formats(tmp_path, zipped,
     kept = torch.float32 if dtype == torch.bfloat16 else dtype  # NumPy has no bfloat16
     assert read_patches(path).load(dtype=None)[0].dtype == kept
     assert coords is None
+
+
+def test_a_bag_is_streamed_from_its_file(tmp_path):
+    features = torch.randn(11, 5)
+    coords = np.random.default_rng(0).integers(0, 9999, (11, 2))
+    write_h5(tmp_path / "s.h5", {"features": features.numpy().astype(np.float16), "coords": coords})
+    file = read_patches(tmp_path / "s.h5")
+    torch.manual_seed(0)
+    model = HEALNet({"slide": PatchEncoder(5)}).eval()
+    whole, places = file.load()
+    bag = PatchBag(whole[None], places[None], torch.ones(1, 11, dtype=torch.bool))
+    streamed = model({"slide": Stream([file.pieces(rows=4)])})
+    assert torch.allclose(streamed, model({"slide": bag}), rtol=0, atol=1e-6)
 
 
 def test_numbers_of_the_other_byte_order(tmp_path):
