@@ -34,11 +34,11 @@ from healnet.explain import (
     input_gradients,
     integrated_gradients,
     occlude,
+    patient_report,
     plot_contribution_bars,
     plot_faithfulness,
     plot_gene_bars,
     rank_genes,
-    report,
     shapley_modalities,
 )
 from healnet.survival import BreslowBaseline, concordance
@@ -68,7 +68,7 @@ def explain(model: HEALNet, by_gene: HEALNet, batch: Batch, shares: ModalityShap
         "rollout (a token each)": attention_scores(by_gene, inputs, method="rollout")["rna"],
         "gradient attention (a token each)": attention_scores(by_gene, inputs)["rna"],
         "gradient": input_gradients(model, inputs)["rna"],
-        "integrated gradients": integrated_gradients(model, inputs, steps=16)["rna"],
+        "integrated gradients": integrated_gradients(model, inputs)["rna"],
     }
     found = {method: scores[has] for method, scores in found.items()}
     found["activation pattern"] = activation_pattern(model, inputs, modalities=["rna"], outcome=shares)[
@@ -111,7 +111,9 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
     return ranks
 
 
-def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: Mapping[str, Any]) -> Path:
+def write_report(
+    model: HEALNet, seen: Cohort, new: Cohort, unscaled: Cohort, output: Path, maps: Mapping[str, Any]
+) -> Path:
     """About the patient of highest risk in a test fold; the curve stands on the training patients' baseline."""
     inputs = CohortDataset(new).batch().inputs
     with torch.no_grad():
@@ -119,7 +121,8 @@ def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: 
         risks = model(inputs)
     worst = int(risks.argmax())
     baseline = BreslowBaseline.fit(trained, seen.target)
-    return report(
+    tables = {name: unscaled.table(name).iloc[worst] for name in ("rna", "clinical", "protein")}
+    return patient_report(
         model,
         CohortDataset(new[[worst]]).batch().inputs,
         str(new.patients[worst]),
@@ -127,9 +130,10 @@ def write_report(model: HEALNet, seen: Cohort, new: Cohort, output: Path, maps: 
         curve=(baseline.times, baseline.survival(risks[worst], baseline.times)[0]),
         curve_steps=True,
         cohort_risks=trained.squeeze(1),
-        features={name: list(new.table(name).columns) for name in ("rna", "clinical", "protein")},
+        features=tables,
         maps=maps,
-    )
+        details={"cohort": "mini-ACC"},
+    ).path
 
 
 def main() -> None:
@@ -164,14 +168,19 @@ def main() -> None:
             rna = batch.inputs["rna"].mask.any(dim=1)
             curves = {
                 "gradient x input": gradient_x_input(model, batch.inputs)["rna"],
-                "occlusion": occlude(model, batch.inputs, "rna"),
+                "occlusion": occlude(model, batch.inputs, modalities=["rna"])["rna"],
             }
             curves = {k: faithfulness(model, batch.inputs, {"rna": v}) for k, v in curves.items()}
             picture = plot_faithfulness(curves, quantity="log hazard")
             picture.figure.savefig(options.output / "faithfulness.png", dpi=150)
             areas = ", ".join(f"{k} {v.area_above_random()[rna].mean():+.2f}" for k, v in curves.items())
             path = write_report(
-                model, seen, new, options.output, {"Are the gene scores faithful to the model?": picture}
+                model,
+                seen,
+                new,
+                cohort[test],
+                options.output,
+                {"Are the gene scores faithful to the model?": picture},
             )
 
     ranks = draw(scores, names, options.output)

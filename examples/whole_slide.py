@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
@@ -24,10 +23,10 @@ from healnet.explain import (
     attention_scores,
     faithfulness,
     occlude,
+    patient_report,
     plot_contact_sheet,
     plot_faithfulness,
-    plot_slide_heatmap,
-    report,
+    plot_slide_panels,
     to_geojson,
     top_patches,
 )
@@ -125,7 +124,7 @@ def train(features: torch.Tensor, coords: torch.Tensor, dark: np.ndarray, steps:
 
 def explain(
     model: HEALNet, slide: Slide, bag: PatchBag, footprint: float, dark: np.ndarray, output: Path
-) -> Figure:
+) -> dict[str, tuple]:
     """Scores of every tile of the slide: how faithful they are, heat maps, the top tiles, a file for QuPath."""
     inputs = {"slide": bag}
     found = {
@@ -143,18 +142,14 @@ def explain(
     plot_faithfulness(curves, quantity="log hazard").figure.savefig(output / "faithfulness.png", dpi=150)
 
     coords, best = bag.coords[0].numpy(), "gradient-weighted attention"
-    figure = Figure(figsize=(12, 0.4 + 4.9 * slide.height / slide.width), layout="constrained")
-    for ax, name in zip(figure.subplots(1, 2), ("mean attention", best), strict=True):
-        plot_slide_heatmap(slide, coords, footprint, scores[name], ax=ax, label=f"{name}, percentile")
-    figure.savefig(output / "heatmap.png", dpi=150)
-    top = top_patches(slide, coords, footprint, scores[best], k=8)
-    captions = [f"({patch.x}, {patch.y})" for patch in top]
-    sheet = plot_contact_sheet([patch.image for patch in top], captions)
+    heatmap = plot_slide_panels(slide, coords, footprint, scores[best], label=f"{best}, percentile")
+    heatmap.figure.savefig(output / "heatmap.png", dpi=150)
+    sheet = plot_contact_sheet(top_patches(slide, coords, footprint, scores[best], k=8))
     sheet.figure.savefig(output / "top_patches.png", dpi=150)
     others = {name: score for name, score in scores.items() if name != best}
     path = output / f"{slide.name}.geojson"
     to_geojson(coords, footprint, scores[best], path, name=best, measurements=others, slide=slide.name)
-    return figure
+    return {"Where the model looked": heatmap, "The patches that raise the risk most": sheet}
 
 
 def main() -> None:
@@ -210,10 +205,10 @@ def main() -> None:
     )
 
     bag = bags(features, coords, np.arange(len(features))[None])
-    heatmap = explain(model, slide, bag, file.footprint, dark, args.output)
+    maps = explain(model, slide, bag, file.footprint, dark, args.output)
     with torch.no_grad():
         curve = baseline.survival(model({"slide": bag}), baseline.times)[0]
-    page = report(
+    report = patient_report(
         model,
         {"slide": bag},
         slide.name,
@@ -222,9 +217,14 @@ def main() -> None:
         curve_steps=True,
         time_unit="simulated years",
         cohort_risks=known.squeeze(1),
-        maps={"Where the model looked": heatmap},
+        maps=maps,
+        details={
+            "slide": slide.name,
+            "encoder": file.encoder or "unknown",
+            "patch": f"{TILE} px at {MPP:g} µm/px",
+        },
     )
-    print(f"Pictures, {slide.name}.geojson for QuPath and {page.name} are in {args.output}")
+    print(f"Pictures, {slide.name}.geojson for QuPath and {report.path.name} are in {args.output}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ __all__ = [
     "despine",
     "direction_legend",
     "draw_scale_bar",
+    "narrow_png",
     "new_axes",
     "new_figure",
     "on_scale",
@@ -323,3 +324,31 @@ def png(figure: Figure, dpi: float = 144) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def narrow_png(figure: Figure, width: float = 3.6, dpi: float = 220) -> bytes:
+    """The figure as PNG, laid out anew for a phone: texts keep their size, up to 4 panels stand below each other."""
+    from matplotlib.gridspec import GridSpec
+
+    size = figure.get_size_inches()
+    placed = [(ax, spec) for ax in figure.axes if (spec := ax.get_subplotspec()) is not None]
+    columns = 1 if len(placed) <= 4 else 2
+    rows = -(-len(placed) // columns)
+    try:
+        grid = GridSpec(max(rows, 1), columns, figure=figure)
+        for i, (ax, _) in enumerate(placed):
+            ax.set_subplotspec(grid[i])
+        figure.set_size_inches(width, 4 * width * rows)
+        figure.draw_without_rendering()
+        # Pictures keep their shape and curves get three quarters of their width; then title and label of each row.
+        heights = [
+            0.75 * width if ax.get_aspect() == "auto" else ax.get_window_extent().height / figure.dpi
+            for ax, _ in placed
+        ]
+        above = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+        figure.set_size_inches(width, max(sum(above) + 0.4 * rows, 1.0))
+        return png(figure, dpi)
+    finally:
+        for ax, spec in placed:
+            ax.set_subplotspec(spec)
+        figure.set_size_inches(*size)

@@ -66,8 +66,8 @@ from healnet.explain.gradients import gradient_x_input, input_gradients
 from healnet.explain.graph_overlay import plot_graph_overlay
 from healnet.explain.integrated_gradients import integrated_gradients
 from healnet.explain.occlusion import group_by_square, occlude, occlude_modalities
+from healnet.explain.patient_report import PatientReport, patient_report
 from healnet.explain.pyramid import to_pyramid_tiff
-from healnet.explain.report import report
 from healnet.explain.risk import Risk
 from healnet.explain.score_map import ScoreRaster, score_map
 from healnet.explain.shapley import (
@@ -82,6 +82,7 @@ from healnet.explain.volumes import plot_image_overlay, plot_orthogonal_slices, 
 __all__ = [
     "Faithfulness",
     "ModalityShapley",
+    "PatientReport",
     "Risk",
     "ScoreRaster",
     "TopPatch",
@@ -97,6 +98,7 @@ __all__ = [
     "mean_attention",
     "occlude",
     "occlude_modalities",
+    "patient_report",
     "plot_contact_sheet",
     "plot_contribution_bars",
     "plot_faithfulness",
@@ -108,7 +110,6 @@ __all__ = [
     "plot_slide_panels",
     "rank_genes",
     "regions_to_geojson",
-    "report",
     "rollout",
     "score_map",
     "shapley_modalities",

@@ -213,17 +213,22 @@ def curve(times: ArrayLike, survival: ArrayLike, time_unit: str, steps: bool = F
     return f'<svg viewBox="0 0 450 250" role="img" aria-label="Predicted survival">{"".join(parts)}</svg>'
 
 
-def picture(image: bytes, description: str) -> str:
-    """A PNG inside the page.
+def picture(image: bytes, description: str, narrow: bytes | None = None) -> str:
+    """A PNG inside the page, and another one that narrow screens show instead.
 
     Raises:
         ValueError: bytes that are no PNG.
     """
+    wide = f'<img alt="{escaped(description)}" src="{_data(image)}">'
+    if narrow is None:
+        return wide
+    return f'<picture><source media="(max-width: 600px)" srcset="{_data(narrow)}">{wide}</picture>'
+
+
+def _data(image: bytes) -> str:
     if not image.startswith(_PNG):
         raise ValueError(f"expected the bytes of a PNG, got {image[:8]!r}")
-    return (
-        f'<img alt="{escaped(description)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-    )
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _ticks(end: float) -> list[float]:

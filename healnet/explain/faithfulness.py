@@ -144,8 +144,8 @@ def plot_faithfulness(
 ) -> Panels:
     """Mean deletion and insertion curves of several scores side by side, random orders in grey.
 
-    Where the last elements go and where the first come, the whole modality goes or comes with them; the shaded ends, where
-    a curve may jump for this reason, say so.
+    Where the last elements go and where the first come, the whole modality goes or comes with them; the ends where
+    a curve may jump for this reason are shaded.
 
     Args:
         curves: name of a score -> its curves on the same patients.
@@ -178,12 +178,12 @@ def plot_faithfulness(
     left.axvspan(share[-2], 100, color="0.93", zorder=0)
     right.axvspan(0, share[1], color="0.93", zorder=0)
     left.set(
-        xlabel="highest-scored elements hidden (%)\nshaded: the last go, and the modality is absent",
+        xlabel="highest-scored elements hidden (%)\nshaded: until none is left",
         ylabel=f"mean {quantity}",
         title="Deletion",
     )
     right.set(
-        xlabel="highest-scored elements shown (%)\nshaded: the first come, and it is absent no longer",
+        xlabel="highest-scored elements shown (%)\nshaded: from none at all",
         title="Insertion",
     )
     right.legend(frameon=False, fontsize="small")

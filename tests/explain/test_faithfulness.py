@@ -77,9 +77,9 @@ def test_curves_are_drawn_as_they_are():
     assert list(left.lines[1].get_ydata()) == [4, 0, -2, -3, 0]
     assert list(right.lines[1].get_ydata()) == [0, 4, 6, 7, 4]
     assert list(left.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
-    # Where the whole modality goes, or comes, a curve may jump: the ends say so.
-    assert left.get_xlabel().endswith("shaded: the last go, and the modality is absent")
-    assert right.get_xlabel().endswith("shaded: the first come, and it is absent no longer")
+    # Where the whole modality goes, or comes, a curve may jump.
+    assert left.get_xlabel().endswith("shaded: until none is left")
+    assert right.get_xlabel().endswith("shaded: from none at all")
     assert [ax.patches[0].get_x() for ax in (left, right)] == [75, 0]
     assert [ax.patches[0].get_width() for ax in (left, right)] == [25, 25]
     with pytest.raises(ValueError, match=r"^expected at least one score's curves, got none$"):

@@ -28,7 +28,7 @@ HOSTILE = [
 # The only tags and attributes this module writes.
 TAGS = set(
     "html head meta title style body main h1 h2 bdi div dl dt dd section p table colgroup col thead tbody tr th td i svg "
-    "line text polyline circle img footer".split()
+    "line text polyline circle img picture source footer".split()
 )
 
 
@@ -52,7 +52,8 @@ class Reader(HTMLParser):
 def whole(text):
     table = _html.bars([text], [1.0], [text], heads=(text, text, text))
     cards = [_html.card(text, table, text), _html.card(text, _html.curve([1, 2], [0.9, 0.4], text))]
-    picture = _html.picture(b"\x89PNG\r\n\x1a\n", text)
+    image = b"\x89PNG\r\n\x1a\n"
+    picture = _html.picture(image, text, narrow=image)
     return _html.page(text, _html.facts([(text, text)]), [*cards, _html.card(text, picture, wide=True)], text)
 
 

@@ -1,31 +1,37 @@
-"""One HTML file per patient: curve, modality contributions, maps, genes. Opens offline, on a desk or a phone."""
+"""One HTML file about one patient: curve, modality contributions, maps, genes. Opens offline, on a desk or a phone."""
 
 from __future__ import annotations
 
+import datetime
+import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from healnet._evaluation import evaluating
 from healnet._files import atomic_path
-from healnet._plotting import png
+from healnet._plotting import narrow_png, png
 from healnet.explain import _html
 from healnet.explain._checks import modality_names
 from healnet.explain.gradients import gradient_x_input
-from healnet.explain.risk import Risk
+from healnet.explain.risk import Risk, quantity_name
 from healnet.explain.shapley import ModalityShapley, shapley_modalities
-from healnet.inputs import batch_size, real_elements, values_of
+from healnet.inputs import Graph, PatchBag, batch_size, real_elements, values_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from healnet._plotting import Panels
 
-__all__ = ["report"]
+__all__ = ["PatientReport", "patient_report"]
 
 _FOOT = (
     "For research. These figures say what the model computed, not what is true of the patient: a contribution is about this "
@@ -34,7 +40,25 @@ _FOOT = (
 _LACKS = "The patient lacks this modality."
 
 
-def report(
+@dataclass(frozen=True)
+class PatientReport:
+    """A written report; a notebook shows it when it is the last expression of a cell.
+
+    Attributes:
+        path: the file.
+        html: its text.
+    """
+
+    path: Path
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        # In a frame of its own, so that its style stays inside; sandboxed, because nothing in it needs to run.
+        text = html.escape(self.html, quote=True)
+        return f'<iframe srcdoc="{text}" sandbox width="100%" height="720" style="border: 0"></iframe>'
+
+
+def patient_report(
     model: nn.Module,
     inputs: Mapping[str, Any],
     patient: str,
@@ -45,61 +69,87 @@ def report(
     curve_steps: bool = False,
     time_unit: str = "days",
     cohort_risks: ArrayLike | Tensor | None = None,
-    features: Mapping[str, Sequence[str]] | None = None,
+    features: Mapping[str, Sequence[str] | Mapping[str, float] | pd.Series] | None = None,
+    units: Mapping[str, str | Mapping[str, str]] | None = None,
     maps: Mapping[str, Figure | Axes | Panels | bytes] | None = None,
+    details: Mapping[str, str] | None = None,
+    date: str | None = None,
     k: int = 12,
-) -> Path:
-    """Write ``report_<patient>.html`` about one patient and return its path.
+) -> PatientReport:
+    """Write ``report_<patient>.html`` about one patient.
 
     Contributions are Shapley values over the modalities; genes are scored by gradient times input, whose sign is a
     direction and which works behind any encoder. Everything is in the one file: no scripts, nothing loaded from elsewhere.
     All text is escaped, and the id is percent-encoded in the file's name.
 
     Args:
-        model: any model that takes `inputs`; used in evaluation mode.
-        inputs: one patient's, a batch of one, with up to 8 modalities.
+        model: model that takes `inputs`; used in evaluation mode.
+        inputs: inputs of one patient, a batch of one, with up to 8 modalities.
         patient: the id, any text.
         folder: where to write; made if it is not there.
         risk: function from the output to one number per patient; by default as `model.output` says.
         curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
             of a Cox model ``BreslowBaseline.fit(...).survival(log_hazard, times)[0]``.
         curve_steps: S stays as it is until the next time, as a Cox model's does, instead of a straight line in between.
-        time_unit: of the curve.
+        time_unit: unit of the curve's times.
         cohort_risks: risks of the patients to compare with.
-        features: modality -> names of its (f,) features, for tables: their most important features are listed.
-        maps: title -> picture: what a `plot_*` function returns, a matplotlib figure, or the bytes of a PNG.
-        k: features listed per modality.
+        features: modality -> names of its (f,) features, for tables, or their values by name (a dict or a row of the table)
+            before they were scaled: the most important features are listed, with these values.
+        units: modality -> unit of these values, one for all features or one for each by name.
+        maps: title -> picture: what a `plot_*` function returns, a matplotlib figure, or the bytes of a PNG. All but bytes
+            are laid out a second time for the width of a phone.
+        details: further facts to state, such as ``{"encoder": file.encoder, "slide": file.slide}``.
+        date: date of the report; today's by default.
+        k: number of features listed per modality.
 
     Raises:
         ValueError: more than one patient; names that do not fit a modality; what `shapley_modalities` refuses; an empty id.
     """
     if batch_size(inputs) != 1:
         raise ValueError(f"expected the inputs of one patient, got {batch_size(inputs)}")
+    quantity = quantity_name(model, risk)
     shares = shapley_modalities(model, inputs, risk=risk)
-    head = _facts(inputs, shares, cohort_risks)
+    facts = _facts(model, inputs, shares, quantity, cohort_risks)
+    facts += [*(details or {}).items(), ("date", datetime.date.today().isoformat() if date is None else date)]
     cards = []
     if curve is not None:
         times, survival = map(_array, curve)
         cards.append(_html.card("Predicted survival", _html.curve(times, survival, time_unit, curve_steps)))
-    cards.append(_contributions(shares))
+    cards.append(_contributions(shares, quantity))
     for modality, names in (features or {}).items():
-        cards.append(_features(model, inputs, modality, names, risk, k))
+        cards.append(
+            _features(model, inputs, modality, names, (units or {}).get(modality, ""), quantity, risk, k)
+        )
     for title, picture in (maps or {}).items():
-        image = picture if isinstance(picture, bytes) else png(picture.figure.figure)
-        cards.append(_html.card(title, _html.picture(image, title), wide=True))
+        cards.append(_html.card(title, _picture(picture, title), wide=True))
+    text = _html.page(patient, _html.facts(facts), cards, _FOOT)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"report_{_html.safe_name(patient)}.html"
     with atomic_path(path) as partial:
-        partial.write_text(_html.page(patient, head, cards, _FOOT), encoding="utf-8")
-    return path
+        partial.write_text(text, encoding="utf-8")
+    return PatientReport(path, text)
+
+
+def _picture(picture: Figure | Axes | Panels | bytes, title: str) -> str:
+    if isinstance(picture, bytes):
+        return _html.picture(picture, title)
+    figure = picture.figure.figure
+    return _html.picture(png(figure), title, narrow_png(figure))
 
 
 def _facts(
-    inputs: Mapping[str, Any], shares: ModalityShapley, cohort_risks: ArrayLike | Tensor | None
-) -> str:
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    shares: ModalityShapley,
+    quantity: str,
+    cohort_risks: ArrayLike | Tensor | None,
+) -> list[tuple[str, str]]:
     risk = float(shares.risk[0])
-    pairs = [("risk", f"{risk:.3f}")]
+    pairs = [(quantity, f"{risk:.3f}")]
+    if quantity == quantity_name(model, None) and getattr(model, "output", None) == "classes":
+        with evaluating(model), torch.no_grad():
+            pairs.append(("predicted class", str(int(model(inputs).argmax()))))
     if cohort_risks is not None:
         others = _array(cohort_risks)
         if others.ndim != 1 or not len(others):
@@ -109,7 +159,13 @@ def _facts(
     has = [name for name, there in shares.has.items() if there[0]]
     pairs.append(("has", ", ".join(has) or "nothing"))
     lacks = [name for name in inputs if name not in has]
-    return _html.facts([*pairs, ("lacks", ", ".join(lacks))] if lacks else pairs)
+    if lacks:
+        pairs.append(("lacks", ", ".join(lacks)))
+    for name in has:
+        for kind, parts in ((PatchBag, "patches"), (Graph, "nodes")):
+            if isinstance(inputs[name], kind):
+                pairs.append((f"{parts} of {name}", f"{int(real_elements(inputs[name]).sum()):,}"))
+    return pairs
 
 
 def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
@@ -118,23 +174,27 @@ def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
     return np.asarray(plain, dtype=np.float64)
 
 
-def _contributions(shares: ModalityShapley) -> str:
+def _contributions(shares: ModalityShapley, quantity: str) -> str:
     values = {name: float(value[0]) if shares.has[name][0] else np.nan for name, value in shares.items()}
     notes = ["absent" if np.isnan(v) else f"{v:+.3f}" for v in values.values()]
     nothing, risk = float(shares.nothing[0]), float(shares.risk[0])
     note = (
-        f"Shapley values: with nothing known the risk is {nothing:.3f}; what each modality adds leads to {risk:.3f}. "
-        "Larger is worse."
+        f"Shapley values: from a {quantity} of {nothing:.3f} with nothing known, what each modality adds "
+        f"leads to {risk:.3f}."
     )
+    if quantity in ("log hazard", "risk score", "risk"):
+        note += " Larger is worse."
     bars = _html.bars(list(values), list(values.values()), notes)
-    return _html.card("What each modality adds", bars, note)
+    return _html.card(f"What each modality adds to the {quantity}", bars, note)
 
 
 def _features(
     model: nn.Module,
     inputs: Mapping[str, Any],
     modality: str,
-    names: Sequence[str],
+    features: Sequence[str] | Mapping[str, float] | pd.Series,
+    units: str | Mapping[str, str],
+    quantity: str,
     risk: Risk | None,
     k: int,
 ) -> str:
@@ -143,21 +203,27 @@ def _features(
         return _html.card(title, "", _LACKS)
     value = inputs[modality_names(inputs, [modality])[0]]
     numbers, real = values_of(value), real_elements(value)
+    raw = None if isinstance(features, Sequence) else dict(features.items())
+    names = [str(name) for name in (features if raw is None else raw)]
     if numbers.shape != (1, len(names)):
         raise ValueError(
-            f"modality {modality!r}: {len(names)} feature names do not fit an input of shape {tuple(numbers.shape)}"
+            f"modality {modality!r}: expected names of the features of an input {tuple(numbers.shape)}, got {len(names)}"
         )
     if not bool(real.any()):
         return _html.card(title, "", _LACKS)
     scores = (
         gradient_x_input(model, inputs, modalities=[modality], risk=risk)[modality][0].cpu().double().numpy()
     )
+    shown = numbers[0].tolist() if raw is None else list(raw.values())
     top = [i for i in np.argsort(-np.abs(scores), kind="stable") if real[0, i]][:k]
+    unit = [units if isinstance(units, str) else units.get(name, "") for name in names]
     table = _html.bars(
         [names[i] for i in top],
         scores[top],
-        [f"{float(numbers[0, i]):.2f}" for i in top],
+        [f"{float(shown[i]):.4g} {unit[i]}".strip() for i in top],
         heads=("feature", "lowers | raises", "value"),
     )
-    note = "Gradient times value: what each value, as the model got it, adds to the risk, to first order."
+    note = f"Gradient times value: what each value adds to the {quantity}, to first order."
+    if raw is None:
+        note += " Values as the model got them."
     return _html.card(title, table, note)
