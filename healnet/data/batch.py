@@ -71,7 +71,7 @@ class Batch(NamedTuple):
         """(b,) float64 follow-up times.
 
         Raises:
-            ValueError: a batch without outcomes; `outcomes` is empty then.
+            ValueError: A batch without outcomes; `outcomes` is empty then.
         """
         return self._outcome("time")
 
@@ -80,7 +80,7 @@ class Batch(NamedTuple):
         """(b,) bool, True = the event was observed.
 
         Raises:
-            ValueError: a batch without outcomes; `outcomes` is empty then.
+            ValueError: A batch without outcomes; `outcomes` is empty then.
         """
         return self._outcome("event")
 

@@ -23,7 +23,7 @@ def check_ids(ids: Iterable[object], owner: str) -> pd.Index:
     Integers become strings, so that a table that was read with `2016` and one that was read with `"2016"` still join.
 
     Raises:
-        ValueError: an id that is neither a string nor an integer, is empty, or occurs twice.
+        ValueError: An id that is neither a string nor an integer, is empty, or occurs twice.
     """
     names: list[str] = []
     for identity in ids:
@@ -43,7 +43,7 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """A modality's table as float64 with string ids and string column names; NaN = a missing cell.
 
     Raises:
-        ValueError: duplicated ids or columns, no columns, a column that is not numeric, an infinite cell. Each names
+        ValueError: Duplicated ids or columns, no columns, a column that is not numeric, an infinite cell. Each names
             the modality.
     """
     owner = f"modality {name!r}"

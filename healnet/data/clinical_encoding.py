@@ -48,14 +48,14 @@ def encode_clinical(
     missing, unless they are among the levels.
 
     Args:
-        table: findings, indexed by patient id.
-        ordinal: column -> its levels from the lowest; they become 0, 1, 2, ...
-        one_hot: columns, or column -> its levels; each level becomes a column `name=level` of 0 and 1. Pass the levels
-            where new patients must get the columns of the training patients.
-        dates: column -> another column of dates, or one date; the value becomes the number of days since that.
+        table: Findings, indexed by patient id.
+        ordinal: Levels of a column by its name, from the lowest; they become 0, 1, 2, ...
+        one_hot: Columns, or the levels of each by its name; each level becomes a column `name=level` of 0 and 1. Pass
+            the levels where new patients must get the columns of the training patients.
+        dates: By column of dates, another such column or one date; the value becomes the number of days since that.
 
     Raises:
-        ValueError: a column that is not there, is text and in no argument, or is an outcome by its name; a level that is not
+        ValueError: A column that is not there, is text and in no argument, or is an outcome by its name; a level that is not
             listed; a date that cannot be read.
 
     Example:

@@ -49,25 +49,25 @@ class Cohort:
     integer array, bool mask, one integer); `select` that of those modalities. Tables handed out are read-only.
 
     Args:
-        modalities: name -> table or mapping, or a MuData. Patients are found by id; ids are compared as strings.
-        target: follow-up of the patients, in the order of `patients`; None for a cohort without outcomes.
+        modalities: Tables or mappings by name, or a MuData. Patients are found by id; ids are compared as strings.
+        target: Follow-up of the patients, in the order of `patients`; None for a cohort without outcomes.
         patients: (n,) unique ids; None, without a target, for all patients of the modalities.
-        labels: classes and numbers to predict: a DataFrame indexed by patient id, or name -> Series or mapping by patient
+        labels: Classes and numbers to predict: a DataFrame indexed by patient id, or name -> Series or mapping by patient
             id, or a sequence in the order of `patients`. Text, bool and categories are classes, numbered in sorted or
             in the categories' own order (`classes`); integers stay as they are; floats are numbers. Patients may lack some.
-        unknown: treatment of patients of a modality or label who are not in `patients`: "raise" refuses them, because
+        unknown: Treatment of patients of a modality or label who are not in `patients`: "raise" refuses them, because
             they are most often a sign of ids of another kind (slides, aliquots); "drop" leaves them out and lists them
             in `dropped`.
-        slides: patient -> slide ids, which `with_patches` looks for; readers of tables fill it.
-        channels_first: modalities whose arrays are (c, *axes), for encoders built so; others are (*axes, c).
+        slides: Slide ids by patient, which `with_patches` looks for; readers of tables fill it.
+        channels_first: Modalities whose arrays are (c, *axes), for encoders built so; others are (*axes, c).
 
     Raises:
-        ValueError: an id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
+        ValueError: An id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
             infinite cell, an unknown patient, a modality none of whose patients is in the cohort, a patient without any
             modality, a file that cannot be used, a target of another type.
 
     Warns:
-        UserWarning: fewer than half of the patients who could be found in a modality are, with `unknown="drop"`.
+        UserWarning: Fewer than half of the patients who could be found in a modality are, with `unknown="drop"`.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -148,7 +148,7 @@ class Cohort:
         """Follow-up of the n patients.
 
         Raises:
-            ValueError: a cohort without outcomes; `has_target` tells.
+            ValueError: A cohort without outcomes; `has_target` tells.
         """
         if self._target is None:
             raise ValueError("the cohort has no outcomes; it was built without a target")
@@ -207,7 +207,7 @@ class Cohort:
         """How the cohort holds a modality: a `Table`, `Bags` or `Values`.
 
         Raises:
-            ValueError: a modality the cohort does not have.
+            ValueError: A modality the cohort does not have.
         """
         self._check_names([name])
         return self._modalities[name]
@@ -216,7 +216,7 @@ class Cohort:
         """One modality's (n, features) table, read-only: a row of NaN where the patient lacks it.
 
         Raises:
-            ValueError: a modality the cohort does not have, or one that is not a table.
+            ValueError: A modality the cohort does not have, or one that is not a table.
         """
         modality = self.modality(name)
         if not isinstance(modality, Features):
@@ -237,7 +237,7 @@ class Cohort:
         """One row per slide: `patient`, `slide`, `status` ("ok", "empty", "not found"), `patches`, `footprint`, `path`.
 
         Raises:
-            ValueError: a modality the cohort does not have, or one without files.
+            ValueError: A modality the cohort does not have, or one without files.
         """
         modality = self.modality(name)
         if not isinstance(modality, Bags):
@@ -289,10 +289,10 @@ class Cohort:
         return summarize(self._target, self._labels.frame, missing, table.rename_axis("modality"))
 
     def locate(self, patients: Iterable[str]) -> Index:
-        """Positions of these patient ids, in the order asked for.
+        """Positions of these patient ids, in the order given.
 
         Raises:
-            ValueError: an id the cohort does not have.
+            ValueError: An id the cohort does not have.
         """
         wanted = [patients] if isinstance(patients, str) else [str(patient) for patient in patients]
         found = self._patients.get_indexer(pd.Index(wanted, dtype=object))
@@ -304,11 +304,11 @@ class Cohort:
     def select(self, names: Sequence[str]) -> Cohort:
         """The same patients with these modalities only, in this order.
 
-        Nobody is left out, so that models of different modalities can be compared on the same folds: a patient who has
+        No patient is left out, so that models of different modalities can be compared on the same folds: a patient who has
         none of them gets the model's answer to nothing.
 
         Raises:
-            ValueError: no name, or a modality the cohort does not have.
+            ValueError: No name, or a modality the cohort does not have.
         """
         names = [names] if isinstance(names, str) else list(names)
         self._check_names(names)
@@ -318,10 +318,10 @@ class Cohort:
         """The same patients with other numbers in some of the tables, as a transform gives them back.
 
         Args:
-            tables: name -> DataFrame, which is checked and copied, or `Table`, which is taken as it is.
+            tables: DataFrames by name, which are checked and copied, or `Table`s, which are taken as they are.
 
         Raises:
-            ValueError: an unknown modality, other patients than the cohort's, or cells the constructor would refuse.
+            ValueError: An unknown modality, other patients than the cohort's, or cells the constructor would refuse.
         """
         self._check_names(list(tables))
         changed = dict(self._modalities)
@@ -338,7 +338,7 @@ class Cohort:
         """The same patients with other outcomes, in their order, or without any.
 
         Raises:
-            ValueError: a target of another type or length.
+            ValueError: A target of another type or length.
         """
         if target is not None and not isinstance(target, SurvivalTarget):
             raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
@@ -357,7 +357,7 @@ class Cohort:
         """The same patients with one more modality, which comes last: a table or mapping as the constructor takes it.
 
         Raises:
-            ValueError: a name that is taken, or what the constructor would refuse.
+            ValueError: A name that is taken, or what the constructor would refuse.
         """
         if name in self._modalities:
             raise ValueError(f"the cohort already has a modality {name!r}")
@@ -381,14 +381,14 @@ class Cohort:
         opened and checked, and nothing of it kept. Slides that have no file or no patches are listed by `files`.
 
         Args:
-            folder: of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it.
-            name: of the new modality, which comes last.
-            patient_of: slide name -> patient id, as `lambda slide: slide[:12]` for TCGA; files of other patients are
-                left out.
-            workers: processes that open files side by side; None decides by their number.
+            folder: Folder of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it.
+            name: Name of the new modality, which comes last.
+            patient_of: Function from a slide's name to a patient id, as `lambda slide: slide[:12]` for TCGA;
+                files of other patients are left out.
+            workers: Processes that open files side by side; None decides by their number.
 
         Raises:
-            ValueError: a name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
+            ValueError: A name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
                 used, that belong to two patients, or that differ in width, encoder or coordinates.
         """
         folder = Path(folder)
@@ -422,11 +422,11 @@ class Cohort:
         """Cross-validation folds of patients: `n_splits` pairs (train, test) of positions.
 
         Args:
-            n_splits: number of folds.
-            seed: random seed of the shuffle.
+            n_splits: Number of folds.
+            seed: Random seed of the shuffle.
             stratify: "event", a label of classes, or several of these, whose shares are the same in every fold; by
                 default the event where outcomes are known, else nothing.
-            within: a label of classes each of which is split by itself. In a joined cohort `within="cohort"` gives every
+            within: Label of classes each of which is split by itself. In a joined cohort `within="cohort"` gives every
                 cohort the folds that it has alone.
         """
         groups = self._groups(stratify)
@@ -457,7 +457,7 @@ class Cohort:
         patients = self._patients[positions]
         if patients.has_duplicates:
             raise ValueError(
-                f"patient {shorten(patients[patients.duplicated()].unique())} is asked for more than once"
+                f"patient {shorten(patients[patients.duplicated()].unique())} is given more than once"
             )
         return self._with(
             modalities={name: modality.take(positions) for name, modality in self._modalities.items()},

@@ -22,10 +22,10 @@ def collate(items: Sequence[Batch]) -> Batch:
     and volumes (c, *axes) are known by their masks over the axes, which `Cohort(..., channels_first=[...])` makes.
 
     Args:
-        items: at least one; each with the same modalities.
+        items: Items of one or more patients, each with the same modalities.
 
     Raises:
-        ValueError: no items, modalities or types or widths that differ between patients, or a value that is not finite
+        ValueError: No items, modalities or types or widths that differ between patients, or a value that is not finite
             and not masked. Each names the modality and the patient.
 
     Example:

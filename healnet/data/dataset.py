@@ -22,21 +22,21 @@ class CohortDataset(Dataset[Batch]):
 
     - Tables become `Masked(values, mask)` with one mask element per feature: a missing cell, or an absent patient's whole
       row, is value 0 and mask False. No NaN reaches a batch.
-    - Slides become a `PatchBag`: the patches of all of a patient's slides, read from disk when the item is asked for,
+    - Slides become a `PatchBag`: the patches of all of a patient's slides, read from disk when the item is,
       coords (n, 3) with the slide's number last. An absent patient has 0 patches.
     - Arrays become `Masked` volumes; NamedTuples stay what they are. Of an absent patient every axis has length 0, or
       where all arrays have one shape, there are zeros of that shape.
 
-    A cohort of tables works with the loader's default collation; with slides or anything else whose size differs
-    between patients give the loader `collate_fn=collate`.
+    The loader's default collation works for a cohort of tables; with slides or anything else whose size differs between
+    patients give the loader `collate_fn=collate`.
 
     Args:
-        cohort: whose patients to serve, in its order. Standardise it before.
-        dtype: of tables' values and of patch features.
-        max_patches: for training, a random part of so many patches of a patient who has more; None serves all. It is
+        cohort: Patients to serve, in its order; standardize it before.
+        dtype: Type of tables' values, patch features and labels of numbers.
+        max_patches: Number of patches to serve, for training, of a patient who has more; None serves all. The part is
             drawn by the seed, the patient's id and the number of times that the patient was served before, so that it is
             new in every epoch and the same for any number of workers.
-        seed: random seed of `max_patches`.
+        seed: Random seed of `max_patches`.
 
     Raises:
         ValueError: `max_patches` below 1.
@@ -101,9 +101,9 @@ class CohortDataset(Dataset[Batch]):
         return total
 
     def batch(self, positions: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_] | None = None) -> Batch:
-        """Patients by position or bool mask in one batch, everybody by default: for evaluation, or a small cohort."""
-        everybody = np.arange(len(self))
-        chosen = everybody if positions is None else everybody[positions]
+        """Patients by position or bool mask in one batch, all by default: for evaluation, or a small cohort."""
+        everyone = np.arange(len(self))
+        chosen = everyone if positions is None else everyone[positions]
         return collate([self[int(position)] for position in chosen])
 
     def _draw(self, position: int) -> np.random.Generator:

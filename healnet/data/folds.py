@@ -17,15 +17,15 @@ def stratified_folds(group: ArrayLike, n_splits: int = 5, seed: int = 0) -> list
     folds, and their numbers of patients of any one group, differ by at most one.
 
     Args:
-        group: (n,) what to stratify by: bool (True = event), integers or text.
-        n_splits: number of folds, at least 2.
-        seed: random seed of the shuffle; the same seed gives the same folds everywhere.
+        group: (n,) group of each patient: bool (True = event), integers or text.
+        n_splits: Number of folds, at least 2.
+        seed: Random seed of the shuffle; the same seed gives the same folds everywhere.
 
     Returns:
         `n_splits` pairs (train, test) of sorted positions.
 
     Raises:
-        ValueError: fewer than 2 folds, or a group of fewer patients than folds.
+        ValueError: Fewer than 2 folds, or a group of fewer patients than folds.
 
     Example:
         >>> folds = stratified_folds([True, True, False, False, False, False], n_splits=2)
@@ -50,7 +50,7 @@ def stratified_holdout(group: ArrayLike, fraction: float = 0.2, seed: int = 0) -
     """One split: (the rest, `fraction` held out), stratified by group. Both are sorted positions.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or one that leaves a side empty.
+        ValueError: A fraction outside (0, 1), or one that leaves a side empty.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")

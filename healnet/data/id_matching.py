@@ -24,17 +24,17 @@ def left_out(
     """The ids that are not among the patients, once it is plain that they may be left out.
 
     Args:
-        owner: name of the source, for messages.
-        ids: unique ids of the source's rows.
-        patients: unique ids of the cohort.
-        unknown: "raise" refuses ids that are not the cohort's, "drop" leaves them out.
-        columns: names of the source's columns, which are ids where a table should have been transposed.
+        owner: Name of the source, for messages.
+        ids: Unique ids of the source's rows.
+        patients: Unique ids of the cohort.
+        unknown: Treatment of ids that are not the cohort's: "raise" refuses them, "drop" leaves them out.
+        columns: Names of the source's columns, which are ids where a table should have been transposed.
 
     Raises:
-        ValueError: no id is the cohort's; or `unknown="raise"` and some are not.
+        ValueError: No id is the cohort's; or `unknown="raise"` and some are not.
 
     Warns:
-        UserWarning: fewer than half of the ids that could be the cohort's are (half of the source, or of the cohort where
+        UserWarning: Fewer than half of the ids that could be the cohort's are (half of the source, or of the cohort where
             that is smaller).
     """
     strangers = ids.difference(patients, sort=False)

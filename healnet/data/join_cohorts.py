@@ -39,19 +39,19 @@ def join_cohorts(
     cohort by itself, transform before joining.
 
     Args:
-        cohorts: name -> cohort, with outcomes all of them or none. No patient may be in two.
-        time_unit: unit of follow-up, "days", "weeks", "months" or "years": one for all cohorts, or one for each by name;
+        cohorts: Cohorts by name, with outcomes all of them or none. No patient may be in two.
+        time_unit: Unit of follow-up, "days", "weeks", "months" or "years": one for all cohorts, or one for each by name;
             times are then converted to the unit of the first cohort. Nothing in a cohort tells months from days, so it
             must be said where there are outcomes.
-        label: name of the label that holds the cohort's name; its classes are in the order of `cohorts`.
-        modality: name of a table of one 0/1 column per cohort to add as the last modality; None for no such input.
+        label: Name of the label that holds the cohort's name; its classes are in the order of `cohorts`.
+        modality: Name of a table of one 0/1 column per cohort to add as the last modality; None for no such input.
 
     Raises:
-        ValueError: no cohorts, a patient of two cohorts, outcomes in some cohorts only, no or another `time_unit`, a name
+        ValueError: No cohorts, a patient of two cohorts, outcomes in some cohorts only, no or another `time_unit`, a name
             that is taken, a modality that is of different kinds, integer labels that a cohort lacks.
 
     Warns:
-        UserWarning: a cohort shares not one feature of a table with the others, as when genes are named otherwise.
+        UserWarning: A cohort shares not one feature of a table with the others, as when genes are named otherwise.
 
     Example:
         >>> def cohort(ids, **genes):
@@ -95,7 +95,7 @@ def join_splits(splits: Mapping[str, Sequence[Split]]) -> list[Split]:
     """Each cohort's own folds as folds of the joined cohort: the first of all, the second of all, ...
 
     Raises:
-        ValueError: no splits, or cohorts with different numbers of folds.
+        ValueError: No splits, or cohorts with different numbers of folds.
 
     Example:
         >>> from pathlib import Path

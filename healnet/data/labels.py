@@ -38,13 +38,13 @@ class Labels:
         """Labels joined by patient id.
 
         Args:
-            source: a DataFrame indexed by patient id, or name -> Series or mapping by patient id, or a sequence in the
+            source: A DataFrame indexed by patient id, or by name a Series or mapping by patient id, or a sequence in the
                 patients' order.
-            patients: ids of the cohort.
-            unknown: treatment of ids that are not the cohort's, as `left_out`'s.
+            patients: Ids of the cohort.
+            unknown: Treatment of ids that are not the cohort's, as `left_out`'s.
 
         Raises:
-            ValueError: a sequence of another length, an infinite number, integers with gaps, values of another kind.
+            ValueError: A sequence of another length, an infinite number, integers with gaps, values of another kind.
         """
         if isinstance(source, pd.DataFrame):
             source = {str(name): column for name, column in source.items()}
@@ -60,7 +60,7 @@ class Labels:
         Classes are numbered in the order of their first appearance.
 
         Raises:
-            ValueError: a label that is of classes in one cohort and of numbers in another; integers that a cohort lacks.
+            ValueError: A label that is of classes in one cohort and of numbers in another; integers that a cohort lacks.
         """
         columns = {}
         for name in dict.fromkeys(chain.from_iterable(frame.columns for frame in frames)):
@@ -105,7 +105,7 @@ class Labels:
         """(n,) numbers of the classes, -100 where unknown; integers as they are.
 
         Raises:
-            ValueError: no such label, or one of floats.
+            ValueError: No such label, or one of floats.
         """
         if name not in self.frame:
             raise ValueError(f"unknown label {name!r}; the cohort has {shorten(self.frame) or 'none'}")
@@ -123,7 +123,7 @@ class Labels:
         """(n,) the label's name and each patient's class or integer, as "grade high" or "grade unknown".
 
         Raises:
-            ValueError: as `codes`.
+            ValueError: As `codes`.
         """
         classes = self.classes.get(name)
         codes = self.codes(name)

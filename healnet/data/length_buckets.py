@@ -21,12 +21,12 @@ class LengthBuckets(Sampler[list[int]]):
 
     Args:
         lengths: (n,) tokens per patient, as `CohortDataset.lengths` gives them.
-        batch_size: patients in a batch.
-        pool: batches that are sorted together.
-        seed: with the number of the epoch it decides the order; epochs are counted from the first iteration.
+        batch_size: Number of patients in a batch.
+        pool: Number of batches that are sorted together.
+        seed: Random seed, which with the number of the epoch decides the order; epochs are counted from the first iteration.
 
     Raises:
-        ValueError: no patients, or sizes below 1.
+        ValueError: No patients, or sizes below 1.
 
     Example:
         >>> sorted(map(sorted, LengthBuckets([9, 1, 8, 2], batch_size=2)))

@@ -39,21 +39,21 @@ def read_matrix(
     TCGA's barcodes into patients.
 
     Args:
-        path: the file.
-        genes_in_rows: whether features are in rows and samples in columns (Xena's and cBioPortal's molecular data), or
-            samples in rows. Files do not say it.
-        duplicates: treatment of features that occur twice, as symbols of genes do in cBioPortal's matrices: "raise"
+        path: The file.
+        genes_in_rows: Orientation, which files do not say: features in rows and samples in columns (Xena's and cBioPortal's
+            molecular data), or samples in rows.
+        duplicates: Treatment of features that occur twice, as symbols of genes do in cBioPortal's matrices: "raise"
             refuses them, "first" keeps the first, "mean" averages them without their missing cells.
-        names: column of the features' names (with `genes_in_rows`) or of the samples' ids; the first by default.
-        leave_out: columns that are neither, where there are any; with `genes_in_rows` the other identifiers of genes.
-        max_bytes: limit of the unpacked text.
+        names: Column of the features' names (with `genes_in_rows`) or of the samples' ids; the first by default.
+        leave_out: Columns that are neither, where there are any; with `genes_in_rows` the other identifiers of genes.
+        max_bytes: Limit of the unpacked text.
 
     Returns:
         (samples, features) float64, in the order of the file. Features without a name are left out and logged.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that cannot be read whole, a cell that is no number, a sample that occurs twice, a feature
+        FileNotFoundError: No such file.
+        ValueError: A file that cannot be read whole, a cell that is no number, a sample that occurs twice, a feature
             that does with `duplicates="raise"`, no column `names`. The message names the file.
 
     Example:

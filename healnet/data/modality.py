@@ -35,12 +35,12 @@ class Modality(ABC):
         """The modality of several cohorts, one after the other.
 
         Args:
-            name: name of the modality, for messages.
-            parts: each cohort's, or the number of its patients where it has none; this one is among them.
-            patients: ids of all patients, in the order of the parts.
+            name: Name of the modality, for messages.
+            parts: Each cohort's, or the number of its patients where it has none; this one is among them.
+            patients: Ids of all patients, in the order of the parts.
 
         Raises:
-            ValueError: parts that are of another kind than this one, or do not fit together.
+            ValueError: Parts that are of another kind than this one, or do not fit together.
         """
 
     @abstractmethod
@@ -48,8 +48,8 @@ class Modality(ABC):
         """A function that reads one patient's input; it can be pickled, for a loader's workers.
 
         Args:
-            dtype: type of the numbers.
-            max_patches: limit of the patches of a patient, of which a random part is read.
+            dtype: Type of the numbers.
+            max_patches: Limit of the patches of a patient, of which a random part is read.
         """
 
     def lengths(self) -> NDArray[np.int64]:
@@ -70,7 +70,7 @@ def of_one_kind(name: str, kind: type[_M], parts: Sequence[Modality | int]) -> l
     """The parts, all of this kind of modality or numbers of patients who lack it.
 
     Raises:
-        ValueError: a part of another kind.
+        ValueError: A part of another kind.
     """
     checked: list[_M | int] = [part for part in parts if isinstance(part, kind | int)]
     if len(checked) < len(parts):

@@ -22,10 +22,10 @@ class ModalityDropout(nn.Module):
     `Masked`.
 
     Args:
-        p: probability in [0, 1]. At 1 every patient keeps exactly one modality.
+        p: Probability in [0, 1]. At 1 every patient keeps exactly one modality.
 
     Raises:
-        ValueError: p outside [0, 1].
+        ValueError: P outside [0, 1].
 
     Example:
         >>> inputs = {"rna": torch.zeros(4, 3), "clinical": torch.zeros(4, 2)}
@@ -44,14 +44,14 @@ class ModalityDropout(nn.Module):
         """Hide modalities of `Batch.inputs`.
 
         Args:
-            inputs: modality -> Tensor, or a NamedTuple with a bool `mask` whose first axis is b; None = absent for all.
-            generator: for draws that can be repeated; on its own device.
+            inputs: By modality a tensor, or a NamedTuple with a bool `mask` whose first axis is b; None = absent for all.
+            generator: Source of draws that can be repeated; on its own device.
 
         Returns:
             The same keys, each with a mask that hides what was drawn.
 
         Raises:
-            ValueError: an input that is neither a tensor nor has a mask, or batch sizes that differ. Names the modality.
+            ValueError: An input that is neither a tensor nor has a mask, or batch sizes that differ. Names the modality.
         """
         names = [name for name, value in inputs.items() if value is not None]
         if not self.training or self.p == 0 or not names:

@@ -36,12 +36,12 @@ def check_source(name: str, source: Any) -> Source:
     """What a user gives as a modality, by its ids.
 
     Args:
-        name: name of the modality, for messages.
-        source: a DataFrame, an AnnData (`obs_names` are the patients, `X` the numbers, which stay sparse if they are), or a
+        name: Name of the modality, for messages.
+        source: A DataFrame, an AnnData (`obs_names` are the patients, `X` the numbers, which stay sparse if they are), or a
             mapping from patient id.
 
     Raises:
-        ValueError: ids or cells that `check_ids` and `check_table` refuse, or a source of another type.
+        ValueError: Ids or cells that `check_ids` and `check_table` refuse, or a source of another type.
     """
     if hasattr(source, "obs_names") and hasattr(source, "var_names") and hasattr(source, "X"):
         source = source.to_memory() if getattr(source, "isbacked", False) else source
@@ -71,13 +71,13 @@ def as_modality(name: str, source: Source, patients: pd.Index, channels_first: b
     """A checked source as a modality of these patients, by what its entries are.
 
     Args:
-        name: name of the modality, for messages.
-        source: what `check_source` returns.
-        patients: ids of the cohort.
-        channels_first: whether arrays are (c, *axes).
+        name: Name of the modality, for messages.
+        source: What `check_source` returns.
+        patients: Ids of the cohort.
+        channels_first: Whether arrays are (c, *axes).
 
     Raises:
-        ValueError: files or values that cannot be used.
+        ValueError: Files or values that cannot be used.
     """
     content = source.content
     if isinstance(content, pd.DataFrame):

@@ -46,25 +46,26 @@ def read_omics(
     one of them has is taken from there. The time keeps its unit (MCAT: months).
 
     Args:
-        path: `.csv`, a zip archive of one, or `.parquet`, told apart by content.
-        suffixes: suffix -> name of the modality; by default `_rnaseq` -> "rna", `_cnv` -> "cnv", `_mut` -> "mutations". A
+        path: A `.csv` file, a zip archive of one, its gzip, or `.parquet`, told apart by content.
+        suffixes: Name of the modality by suffix; by default `_rnaseq` -> "rna", `_cnv` -> "cnv", `_mut` -> "mutations". A
             suffix that no column has gives no modality.
-        clinical: columns of the modality "clinical", in this order; none for no such modality.
-        patient: column of patient ids.
-        slide: column of slide ids, kept for `Cohort.with_patches`; None, or a column that is not there, for tables
+        clinical: Columns of the modality "clinical", in this order; none for no such modality.
+        patient: Column of patient ids.
+        slide: Column of slide ids, kept for `Cohort.with_patches`; None, or a column that is not there, for tables
             without slides.
-        time: column of follow-up times.
-        censorship: column with 1 = the event was *not* seen, 0 = it was.
-        missing_outcome: patients without time or censorship are refused ("raise"), or left out and logged ("drop").
-        max_bytes: limit of the unpacked text.
+        time: Column of follow-up times.
+        censorship: Column with 1 = the event was *not* seen, 0 = it was.
+        missing_outcome: Treatment of patients without time or censorship: "raise" refuses them, "drop" leaves them out and
+            logs it.
+        max_bytes: Limit of the unpacked text.
 
     Returns:
         The patients in the order of their first rows. `Cohort.summary` tells how many cells are missing.
 
     Raises:
-        FileNotFoundError: no such file.
-        ImportError: a parquet file without pyarrow.
-        ValueError: a file that cannot be read whole; columns that are absent, not numeric, or outcomes asked for as
+        FileNotFoundError: No such file.
+        ImportError: A parquet file without pyarrow.
+        ValueError: A file that cannot be read whole; columns that are absent, not numeric, or outcomes named as
             inputs; rows of one patient that differ; a slide of two patients; outcomes that cannot be. The message names
             the file.
     """

@@ -28,8 +28,8 @@ class Bags(Modality):
     """The slides of each patient, in the order given. A patient without any patch is absent.
 
     Attributes:
-        slides: of each patient.
-        dim: width of the features, which a part of the cohort keeps though nobody in it has any.
+        slides: Slides of each patient.
+        dim: Width of the features, which a part of the cohort keeps though no patient in it has any.
     """
 
     slides: tuple[tuple[SlideFile, ...], ...]
@@ -47,13 +47,13 @@ class Bags(Modality):
         """Open every file, and check that they are of one kind.
 
         Args:
-            name: of the modality, for messages.
-            source: patient -> path, `PatchFile`, `SlideFile`, or several of them.
-            patients: the cohort's.
-            workers: see `open_files`.
+            name: Name of the modality, for messages.
+            source: By patient a path, `PatchFile`, `SlideFile`, or several of them.
+            patients: Ids of the cohort.
+            workers: Number of processes, as `open_files` takes it.
 
         Raises:
-            ValueError: a file that cannot be used, that belongs to two patients, or whose features have another width
+            ValueError: A file that cannot be used, that belongs to two patients, or whose features have another width
                 or encoder than the rest; coordinates in some files only; no patches in any file.
         """
         listed = [_several(source.get(patient)) for patient in patients]

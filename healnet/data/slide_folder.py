@@ -35,7 +35,7 @@ def list_feature_files(folder: Path) -> dict[str, Path]:
     for it has coordinates.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: No such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{shown(folder)}: expected a folder of feature files, and there is none")
@@ -55,12 +55,12 @@ def find_slides(
     """Each patient's patch files, by slide name; a slide without a file is kept as "not found".
 
     Args:
-        folder: the folder, for messages.
-        files: what `list_feature_files` found in it.
-        slides: patient -> slide ids.
+        folder: The folder, for messages.
+        files: Feature file by slide name, from `list_feature_files`.
+        slides: Slide ids by patient.
 
     Raises:
-        ValueError: none of the slides has a file.
+        ValueError: None of the slides has a file.
     """
     wanted = [slide_name(name) for names in slides.values() for name in names]
     if not any(name in files for name in wanted):

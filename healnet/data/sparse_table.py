@@ -26,10 +26,10 @@ class SparseTable(Features):
     `frame` fills the zeros in, and so does whatever changes all cells: `Standardizer`, and joining cohorts.
 
     Attributes:
-        rows: (n, features) in compressed rows.
+        rows: (n, features) numbers, in compressed rows.
         has: (n,) True where the patient has the modality.
-        patients: their ids.
-        names: of the features.
+        patients: Ids of the n patients.
+        names: Names of the features.
     """
 
     rows: sparse.csr_array

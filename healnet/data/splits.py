@@ -25,15 +25,15 @@ _SIDES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: who trains, who validates, who tests, by id. `cohort[cohort.locate(split.train)]` are the patients.
+    """One fold: ids to train, to validate and to test on. `cohort[cohort.locate(split.train)]` are the patients.
 
     Attributes:
-        fold: the number in the file's name.
-        train: ids to train on.
-        val: ids to validate on. MCAT's splits have no test set; there this is the fold to report.
-        test: ids to test on; empty in MCAT's splits.
-        unknown: ids of the file that the cohort does not have; left out of the three above.
-        path: the file.
+        fold: Number in the file's name.
+        train: Ids to train on.
+        val: Ids to validate on. MCAT's splits have no test set; there this is the fold to report.
+        test: Ids to test on; empty in MCAT's splits.
+        unknown: Ids of the file that the cohort does not have; left out of the three above.
+        path: The file.
     """
 
     fold: int
@@ -53,12 +53,12 @@ def read_splits(folder: str | Path, cohort: Cohort | None = None) -> list[Split]
     """The splits of a folder, in the order of their numbers: `splits_0.csv`, `splits_1.csv`, ...
 
     Args:
-        folder: with `splits_<i>.csv`, each with the columns `train`, `val` and perhaps `test`, padded with empty cells.
-        cohort: whose patients they are. Slide ids (CLAM's layout) become patient ids, ids that the cohort does not
+        folder: Folder with `splits_<i>.csv`, with columns `train`, `val` and perhaps `test`, padded with empty cells.
+        cohort: Cohort of the patients. Slide ids (CLAM's layout) become patient ids, ids that the cohort does not
             have are counted, logged and left out, and no patient may be on two sides. Without it ids stay as they are.
 
     Raises:
-        ValueError: no splits in the folder; a file that cannot be read, lacks a column or has an empty side; an id that
+        ValueError: No splits in the folder; a file that cannot be read, lacks a column or has an empty side; an id that
             is listed twice; a patient on two sides, if only by two of their slides; a side none of whose ids the cohort has.
             The message names the file.
     """

@@ -1,4 +1,4 @@
-"""Per-column standardisation whose statistics see the training patients only: `Standardizer`."""
+"""Per-column standardization whose statistics see the training patients only: `Standardizer`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _IQR_TO_STD = 0.7413011092528009
 
 
 class Standardizer:
-    """Each table's columns less their centre, over their scale, over the real cells of the patients it was fitted on.
+    """Subtract each column's center and divide by its scale, both of the real cells of the training patients.
 
     Missing cells stay missing and absent patients stay absent. Modalities that are not tables pass through. A column that
-    is constant in training is centred and divided by 1 (listed in `constant`); one without a single real cell in
+    is constant in training is centered and divided by 1 (listed in `constant`); one without a single real cell in
     training has no statistics, so its cells become missing everywhere (listed in `unseen`).
 
     Args:
         method: "mean" for mean and standard deviation (with n in the denominator); "median" for the median and the
             interquartile range scaled to a standard deviation, which a few wild values do not move (the standard
             deviation itself where most cells hold one value, as mutations do).
-        clip: limit of the standardized values on both sides, None for no limit. Protects from values far outside
+        clip: Limit of the standardized values on both sides, None for no limit. Protects from values far outside
             what training saw.
 
     Example:
@@ -57,10 +57,10 @@ class Standardizer:
         self._sorted: dict[str, NDArray[np.float64]] = {}
 
     def fit(self, cohort: Cohort) -> Standardizer:
-        """Take the statistics of these patients, and of nobody else. Returns itself.
+        """Take the statistics of these patients alone. Returns itself.
 
         Raises:
-            ValueError: a cohort without patients.
+            ValueError: A cohort without patients.
         """
         if not len(cohort):
             raise ValueError("expected at least one patient to fit on")
@@ -74,7 +74,7 @@ class Standardizer:
         """The same patients with standardized tables. Columns are found by name, and come in the order of the fit.
 
         Raises:
-            ValueError: before `fit`, a modality that was not fitted, or columns that differ.
+            ValueError: Before `fit`, a modality that was not fitted, or columns that differ.
         """
         changed = {}
         for name in cohort.tables:
@@ -93,7 +93,7 @@ class Standardizer:
         With method="rank", center and scale are those of the normal scores.
 
         Raises:
-            ValueError: before `fit`.
+            ValueError: Before `fit`.
         """
         if self._statistics is None:
             raise ValueError("the Standardizer is not fitted; call fit(cohort[train]) first")
@@ -101,19 +101,19 @@ class Standardizer:
 
     @property
     def constant(self) -> dict[str, list[str]]:
-        """Per modality, the columns with one value in all of training: centred, not scaled."""
+        """Per modality, the columns with one value in all of training: centered, not scaled."""
         return {name: list(table.index[table["constant"]]) for name, table in self.statistics.items()}
 
     @property
     def unseen(self) -> dict[str, list[str]]:
-        """Per modality, the columns without a real cell in training: missing for everybody from here on."""
+        """Per modality, the columns without a real cell in training: missing for all patients from here on."""
         return {name: list(table.index[table["cells"] == 0]) for name, table in self.statistics.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON. With the method "rank" they hold each column's training cells, sorted.
 
         Raises:
-            ValueError: before `fit`.
+            ValueError: Before `fit`.
         """
         tables = {}
         for name, table in self.statistics.items():
@@ -130,7 +130,7 @@ class Standardizer:
         """The standardizer that `to_dict` wrote.
 
         Raises:
-            ValueError: statistics that are not finite or of different lengths, a scale that is not positive.
+            ValueError: Statistics that are not finite or of different lengths, a scale that is not positive.
         """
         scaler = cls(state["method"], state["clip"])
         scaler._statistics = {}

@@ -19,9 +19,9 @@ class Summary:
     """A cohort in text or, in a notebook, as tables of HTML.
 
     Attributes:
-        head: lines on patients, outcomes and labels.
-        modalities: one row per modality: patients, features, missing cells.
-        combinations: how many patients have each combination of modalities, the most frequent first.
+        head: Lines on patients, outcomes and labels.
+        modalities: One row per modality: patients, features, missing cells.
+        combinations: Number of patients who have each combination of modalities, the most frequent first.
     """
 
     head: tuple[str, ...]
@@ -71,7 +71,7 @@ def patterns(missing: pd.DataFrame) -> pd.DataFrame:
     """How many patients share each pattern of modalities, the most frequent first: an UpSet plot as a table.
 
     Args:
-        missing: (n, modalities) bool, True = lacks it.
+        missing: (n, modalities) bool, True = the patient lacks it.
 
     Returns:
         One row per pattern: a bool column per modality, True = has it, and `patients`.
@@ -89,10 +89,10 @@ def summarize(
     """What `Cohort.summary` returns.
 
     Args:
-        target: follow-up of the patients, None where it is not known.
+        target: Follow-up of the patients, None where it is not known.
         labels: (n, labels) classes and numbers.
-        missing: (n, modalities) bool, True = lacks it.
-        modalities: one row per modality, of anything to be shown beside the number of patients.
+        missing: (n, modalities) bool, True = the patient lacks it.
+        modalities: One row per modality: patients, features, missing cells.
     """
     head = [f"{len(missing)} patients" + ("" if target is None else _outcomes(target))]
     head += [f"label {name}: {_spread(column)}" for name, column in labels.items()]

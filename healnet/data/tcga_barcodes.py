@@ -42,16 +42,16 @@ def tcga_patients(
     ties so), or the first. Barcodes may be written with dots and in lower case, as R and file names do.
 
     Args:
-        source: a table indexed by barcodes, or barcodes.
-        sample_types: two-digit codes that are wanted, the most wanted first; by default tumors, the primary one first.
+        source: A table indexed by barcodes, or the barcodes alone.
+        sample_types: Two-digit codes that are wanted, the most wanted first; by default tumors, the primary one first.
             Others are left out: normal tissue has 10 to 14. A barcode of a patient, without a sample, is always taken.
-        aliquot: which aliquot of several, "last" or "first".
+        aliquot: Aliquot to take of several, "last" or "first".
 
     Returns:
         The table with one row per patient, or patient -> chosen barcode, in the order of the patients' first samples.
 
     Raises:
-        ValueError: an id that is no barcode of TCGA, two equal ones, no sample of a type that is wanted.
+        ValueError: An id that is no barcode of TCGA, two equal ones, no sample of a type that is wanted.
 
     Example:
         >>> tcga_patients(["TCGA-OR-A5J1-11A", "TCGA-OR-A5J1-01A", "TCGA-OR-A5J2-06A"])

@@ -44,11 +44,11 @@ class TextTable:
     """A table of text with a header, decoded and not yet parsed. Made by `open_text_table`.
 
     Attributes:
-        path: the file.
-        header: names of the columns.
-        text: all of the file, header included, without comments before it.
+        path: The file.
+        header: Names of the columns.
+        text: All of the file, header included, without comments before it.
         delimiter: "," or a tab.
-        skipped: number of lines of comments before the header.
+        skipped: Number of lines of comments before the header.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class TextTable:
         pandas would fill a short row with NaN and shift the columns of a long one without a word.
 
         Raises:
-            ValueError: no rows, a row of another length, a quote left open. The message names the file and the line.
+            ValueError: No rows, a row of another length, a quote left open. The message names the file and the line.
         """
         lines = bounded_lines(self.path, self.text, self.delimiter, self.skipped)
         next(lines)
@@ -88,7 +88,7 @@ class TextTable:
         True and False are 1 and 0. Numbers are rounded correctly, to the last bit.
 
         Raises:
-            ValueError: as `rows`; a cell among the numbers that is none.
+            ValueError: As `rows`; a cell among the numbers that is none.
         """
         place = {name: at for at, name in enumerate(self.header)}
         words = {name: place[name] for name in text}
@@ -136,14 +136,14 @@ def open_text_table(
     """Unpack and decode a table, and check its header.
 
     Args:
-        path: the file; a zip archive of one file or a gzip file, told by content, is unpacked.
-        max_bytes: limit of the unpacked text.
+        path: File; a zip archive of one file or a gzip file, told by content, is unpacked.
+        max_bytes: Limit of the unpacked text.
         delimiter: "," or a tab; None takes the one that the header has more of.
-        comment: first character of lines before the header that are skipped.
+        comment: First character of lines before the header that are skipped.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: an archive that is damaged, encrypted, or does not hold exactly one file; content that is empty,
+        FileNotFoundError: No such file.
+        ValueError: An archive that is damaged, encrypted, or does not hold exactly one file; content that is empty,
             larger than `max_bytes`, or compressed in another way; text that is not UTF-8 or holds NUL; a column without a
             name (but for the first) or with another's, too many columns. The message names the file.
     """

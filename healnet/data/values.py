@@ -26,10 +26,10 @@ class Values(Modality):
     Arrays are (*axes, c), or with `channels_first` (c, *axes); the mask of elements is over the axes.
 
     Attributes:
-        entries: of each patient.
-        example: one entry that is not None, which a part of the cohort keeps though nobody in it has any.
-        alike: whether all are tensors of one shape, known without reading any.
-        channels_first: whether arrays are (c, *axes).
+        entries: What each patient has, or None.
+        example: One entry that is not None, which a part of the cohort keeps though no patient in it has any.
+        alike: Whether all are tensors of one shape, known without reading any.
+        channels_first: Whether arrays are (c, *axes).
     """
 
     entries: tuple[Any, ...]
@@ -44,7 +44,7 @@ class Values(Modality):
         """The entries in the patients' order; arrays become float32 tensors of their own memory.
 
         Raises:
-            ValueError: an entry of another kind, one that is not finite, or none at all. Names modality and patient.
+            ValueError: An entry of another kind, one that is not finite, or none at all. Names modality and patient.
         """
         entries = tuple(_checked(name, patient, source.get(patient)) for patient in patients)
         present = [entry for entry in entries if entry is not None]

@@ -31,7 +31,7 @@ def load_breast_cancer() -> Cohort:
     The data carry no patient ids; rows are named `patient-001` to `patient-198` in their order.
 
     Raises:
-        ImportError: scikit-survival is not installed.
+        ImportError: Scikit-survival is not installed.
 
     Example:
         >>> load_breast_cancer()

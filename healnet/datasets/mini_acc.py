@@ -34,12 +34,12 @@ def load_mini_acc() -> Cohort:
     `clinical`         92        5 `age` in years, `is_female`, and the ordinal codes `stage` 1-4, `t` 1-4, `n` 0-1
     `rna`              79      198 expression, log2(1 + normalised RSEM count)
     `cnv`              90      198 copy number by GISTIC, -2 (deep loss) to 2 (amplification)
-    `protein`          46       33 reverse-phase protein array, as released (log scale, median-centred)
+    `protein`          46       33 reverse-phase protein array, as released (log scale, median-centered)
     `mutations`        90       97 1 = a non-silent mutation in the gene
     `mirna`            80      471 microRNA, log2(1 + reads per million of these 471)
     ============ ======== ======== ==========================================================================
 
-    Stage, T and N of two patients are unknown (missing cells). No transform here is fitted to the cohort; standardise with
+    Stage, T and N of two patients are unknown (missing cells). No transform here is fitted to the cohort; standardize with
     `healnet.data.Standardizer` on training patients. Left out of `clinical`, because they are results of the study, or
     treatment, or follow-up rather than baseline: molecular subtypes and clusters, purity, ploidy, genome doublings,
     `residual_tumor`, `radiation_therapy`, `number_of_lymph_nodes` (a finding of surgery, unknown for two thirds), and

@@ -206,7 +206,7 @@ def with_table(**changes):
         (lambda: cohort().select(["rna", "ct"]), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
         (lambda: cohort().select([]), "expected at least one modality"),
         (lambda: cohort().locate(["p1", "p9"]), "patient 'p9' is not in the cohort"),
-        (lambda: cohort()[[0, 1, 0]], "patient 'p1' is asked for more than once"),
+        (lambda: cohort()[[0, 1, 0]], "patient 'p1' is given more than once"),
         (lambda: cohort().files("rna"), "modality 'rna' has no patch files"),
         (
             lambda: cohort().replace({"rna": tables()["rna"]}),

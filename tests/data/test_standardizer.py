@@ -31,7 +31,7 @@ def transformed(scaler, of):
     return scaler.transform(of).table("rna").to_numpy()
 
 
-def test_centre_and_scale_by_hand_over_real_cells():
+def test_center_and_scale_by_hand_over_real_cells():
     whole = cohort([[1.0, NAN], [3.0, 4.0], [NAN, 8.0], [NAN, NAN]])
     values = transformed(Standardizer().fit(whole), whole)
     np.testing.assert_allclose(values, [[-1.0, NAN], [1.0, -1.0], [NAN, 1.0], [NAN, NAN]], rtol=0, atol=1e-15)
@@ -70,7 +70,7 @@ def test_training_columns_get_mean_zero_and_deviation_one_where_they_vary(n, col
             assert abs(cells.std(ddof=0) - 1) < 1e-12
 
 
-def test_a_constant_column_is_centred_not_scaled():
+def test_a_constant_column_is_centered_not_scaled():
     # 0.1 + 0.2 three times: the mean of equal numbers is not always that number, nor its deviation 0.
     whole = cohort([[0.1 + 0.2], [0.1 + 0.2], [0.1 + 0.2], [7.3]])
     scaler = Standardizer().fit(whole[:3])
