@@ -1,6 +1,4 @@
-"""Real CLAM coordinates, with generated features of their length, through reader, cohort, loader and model."""
-
-from pathlib import Path
+"""A folder in CLAM's layout through reader, cohort, loader and model."""
 
 import h5py
 import numpy as np
@@ -15,26 +13,40 @@ from healnet.encoders import OmicEncoder, PatchEncoder
 from healnet.slides import read_patches
 from healnet.survival import SurvivalTarget, cox_nll
 
-CLAM = Path(__file__).parents[2].parent / "shared" / "slides" / "clam_patches"
 DIM = 11
-
-pytestmark = pytest.mark.skipif(not CLAM.exists(), reason="CLAM's patch files are not beside this checkout")
+SLIDES = {
+    "TCGA-2V-A95S-01Z-00-DX1.9DFA": 148,
+    "TCGA-2Y-A9GS-01Z-00-DX1.8F5E": 1050,
+    "TCGA-2Y-A9H1-01Z-00-DX1.1B2C": 889,
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """CLAM's output folder: real `patches`, generated `h5_files` without attributes, a slide's `pt_files`."""
+    """CLAM's output folder: `patches` with its attributes, `h5_files` without any, a slide's `pt_files`."""
     root = tmp_path_factory.mktemp("clam")
-    (root / "patches").symlink_to(CLAM)
-    for kind in ("h5_files", "pt_files"):
+    for kind in ("patches", "h5_files", "pt_files"):
         (root / kind).mkdir()
-    for number, path in enumerate(sorted(CLAM.glob("*.h5"))):
-        with h5py.File(path) as file:
-            coords = file["coords"][:]
-        features = np.random.default_rng(number).normal(size=(len(coords), DIM)).astype(np.float32)
-        torch.save(torch.from_numpy(features), root / "pt_files" / f"{path.stem}.pt")
+    for number, (slide, n) in enumerate(SLIDES.items()):
+        rng = np.random.default_rng(number)
+        cells = rng.permutation(90 * 90)[:n]
+        coords = np.stack((cells % 90, cells // 90), axis=1).astype(np.int64) * 512 + [1024, 2048]
+        with h5py.File(root / "patches" / f"{slide}.h5", "w") as file:
+            file["coords"] = coords
+            # As CLAM writes them: the size at patch_level, whose pixels are `downsample` of level 0.
+            file["coords"].attrs.update(
+                patch_size=256,
+                patch_level=1,
+                downsample=np.array([2.0, 2.0]),
+                downsampled_level_dim=np.array([25_000, 24_000]),
+                level_dim=np.array([25_000, 24_000]),
+                name=slide,
+                save_path="/somewhere/else/patches",
+            )
+        features = rng.normal(size=(n, DIM)).astype(np.float32)
+        torch.save(torch.from_numpy(features), root / "pt_files" / f"{slide}.pt")
         if number:  # the first has CLAM's pt file only, whose geometry is in the patches file
-            with h5py.File(root / "h5_files" / path.name, "w") as file:
+            with h5py.File(root / "h5_files" / f"{slide}.h5", "w") as file:
                 file["features"], file["coords"] = features, coords.astype(np.int32)
     return root
 
@@ -52,7 +64,7 @@ def cohort(folder):
 def test_nobody_is_lost_and_nothing_is_mixed_up(cohort, folder):
     assert repr(cohort) == "Cohort(3 patients, 2 events, clinical 3x1, slide 2x11)"
     files = cohort.files()
-    assert files["patches"].tolist() == [1481, 10505, 8896]
+    assert files["patches"].tolist() == [148, 1050, 889]
     assert files["footprint"].tolist() == [512.0] * 3
     assert files["patient"].tolist() == ["TCGA-2V", "TCGA-2Y", "TCGA-2Y"]
     assert cohort.missing()["slide"].tolist() == [False, False, True]
@@ -60,7 +72,7 @@ def test_nobody_is_lost_and_nothing_is_mixed_up(cohort, folder):
     start = 0
     for number, slide in enumerate(files["slide"][1:]):
         opened = read_patches(folder / "h5_files" / f"{slide}.h5")
-        with h5py.File(CLAM / f"{slide}.h5") as file:
+        with h5py.File(folder / "patches" / f"{slide}.h5") as file:
             real = torch.from_numpy(file["coords"][:])
         part = slice(start, start + len(real))
         assert torch.equal(bag.coords[part, :2], real.float())
@@ -72,7 +84,7 @@ def test_nobody_is_lost_and_nothing_is_mixed_up(cohort, folder):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_trains(cohort, workers):
-    dataset = CohortDataset(cohort, max_patches=700)
+    dataset = CohortDataset(cohort, max_patches=70)
     torch.manual_seed(0)
     model = HEALNet(
         {"clinical": OmicEncoder(1, tokens="vector"), "slide": PatchEncoder(DIM)},
@@ -92,7 +104,7 @@ def test_it_trains(cohort, workers):
     )
     seen = []
     for batch in loader:
-        assert batch.inputs["slide"].features.shape[1] in (0, 700)
+        assert batch.inputs["slide"].features.shape[1] in (0, 70)
         out = model(batch.inputs).squeeze(-1)
         loss = cox_nll(out, batch.time, batch.event)
         loss.backward()
@@ -108,7 +120,7 @@ def test_a_patient_in_a_batch_gets_what_they_get_alone(cohort):
     sizes = {"out_dim": 2, "depth": 1, "num_latents": 4, "latent_dim": 8, "num_heads": 2, "head_dim": 4}
     encoders = {"clinical": OmicEncoder(1, tokens="vector"), "slide": PatchEncoder(DIM)}
     model = HEALNet(encoders, **sizes).double().eval()
-    dataset = CohortDataset(cohort, torch.float64, max_patches=600)
+    dataset = CohortDataset(cohort, torch.float64, max_patches=60)
     items = [dataset[0], dataset[2], dataset[1]]
     with torch.no_grad():
         together = model(collate(items).inputs)

@@ -386,6 +386,31 @@ def test_no_such_file(tmp_path):
         read_omics(tmp_path)
 
 
+def test_a_large_table_is_what_pandas_reads(tmp_path):
+    """A second reading: by pandas, first rows of patients by drop_duplicates, columns by suffix."""
+    rng = np.random.default_rng(3)
+    patients = np.repeat([f"TCGA-{i:04d}" for i in range(60)], rng.integers(1, 3, 60))
+    first = pd.factorize(patients)[0]
+    genes = [f"G{i}{suffix}" for suffix in SUFFIXES for i in range(70)]
+    cells = rng.normal(size=(60, len(genes))) * 10.0 ** rng.integers(-8, 9, len(genes))
+    cells[rng.random(cells.shape) < 0.02] = np.nan
+    raw = pd.DataFrame(cells[first], columns=genes).sample(frac=1, axis=1, random_state=0)
+    raw["age"], raw["is_female"] = rng.integers(20, 90, 60)[first], rng.integers(0, 2, 60)[first]
+    raw["survival_months"], raw["censorship"] = rng.exponential(30, 60)[first], rng.integers(0, 2, 60)[first]
+    raw.insert(0, "case_id", patients)
+    raw.insert(1, "slide_id", [f"{patient}-{row}.svs" for row, patient in enumerate(patients)])
+    path = tmp_path / "tcga.csv.zip"
+    raw.to_csv(path)
+    cohort = read_omics(path)
+    again = pd.read_csv(path, float_precision="round_trip").drop_duplicates("case_id").set_index("case_id")
+    assert cohort.patients.tolist() == again.index.tolist()
+    np.testing.assert_array_equal(cohort.target.event, again["censorship"] == 0)
+    np.testing.assert_array_equal(cohort.target.time, again["survival_months"])
+    for suffix, modality in SUFFIXES.items():
+        np.testing.assert_array_equal(cohort.table(modality), again[[c for c in again if c.endswith(suffix)]])
+    assert sum(map(len, cohort.slides.values())) == len(patients)
+
+
 @pytest.mark.skipif(not TCGA.exists(), reason="the TCGA tables are not beside this checkout")
 @pytest.mark.parametrize(
     ("name", "patients", "events", "widths"),
