@@ -90,7 +90,7 @@ def test_edges_are_kept_apart_from_the_callers():
     bins = TimeBins(edges)
     edges[1] = 9
     assert bins.edges.tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError, match=r"^assignment destination is read-only$"):
         bins.edges[0] = 1
 
 

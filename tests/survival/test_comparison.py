@@ -1,4 +1,6 @@
-"""The paired bootstrap, against resampling done the slow way."""
+"""The paired bootstrap, against every draw that there is."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -13,23 +15,50 @@ def cohort(seed=0, n=40):
     return rng, risk, target
 
 
-def test_every_draw_is_the_difference_on_the_resampled_cohort():
-    rng, risk, target = cohort()
-    a, b = np.round(risk + rng.normal(size=40), 1), rng.normal(size=40)  # rounded, so that risks tie
-    draws = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), size=200)
-    slow = []
-    for draw in draws:
-        rows = np.repeat(np.arange(40), draw)
-        slow.append(concordance(a[rows], target[rows]) - concordance(b[rows], target[rows]))
-    result = compare(a, b, target, bootstrap=200, seed=5, confidence=0.9)
-    np.testing.assert_allclose([result.low, result.high], np.quantile(slow, [0.05, 0.95]), atol=1e-12)
-    assert result.c_a == concordance(a, target)
+def c_index(risk, time, event):
+    """Harrell's C pair by pair; NaN without a pair."""
+    won = [
+        1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
+        for i, j in itertools.permutations(range(len(time)), 2)
+        if event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j]))
+    ]
+    return np.mean(won) if won else np.nan
+
+
+def all_draws(a, b, target):
+    """The differences on every one of the n^n equally likely resampled cohorts, and which are defined."""
+    n = len(target)
+    found = []
+    for draw in itertools.product(range(n), repeat=n):
+        rows = list(draw)
+        part = a[rows], b[rows], target.time[rows], target.event[rows]
+        found.append(c_index(part[0], *part[2:]) - c_index(part[1], *part[2:]))
+    return np.array(found)
+
+
+def test_the_bootstrap_agrees_with_every_possible_draw():
+    """With ties in risks and times; 5^5 = 3125 draws, some without a pair."""
+    target = SurvivalTarget([1, 2, 2, 3, 4], [True, True, False, True, False])
+    a, b = np.array([3.0, 4.0, 1.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0, 3.0, 4.0])
+    exact = all_draws(a, b, target)
+    defined = exact[~np.isnan(exact)]
+    result = compare(a, b, target, bootstrap=20_000, seed=5, confidence=0.6)
+    assert result.resamples / 20_000 == pytest.approx(len(defined) / len(exact), abs=0.01)
+    low, high = np.quantile(defined, [0.2, 0.8])
+    assert low < high
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.02)
+    assert result.p_value == pytest.approx(2 * min((defined <= 0).mean(), (defined >= 0).mean()), abs=0.02)
+    assert 0.05 < result.p_value < 0.95
+    assert result.c_a == concordance(a, target) == c_index(a, target.time, target.event)
     assert result.c_b == concordance(b, target)
     assert result.difference == result.c_a - result.c_b
-    assert result.p_value == pytest.approx(
-        2 * (1 + min(np.sum(np.array(slow) <= 0), np.sum(np.array(slow) >= 0))) / 201
-    )
-    assert result.resamples == 200
+
+
+def test_the_seed_repeats_the_draws():
+    rng, risk, target = cohort()
+    noise = rng.normal(size=40)
+    assert compare(risk, noise, target, seed=3) == compare(risk, noise, target, seed=3)
+    assert compare(risk, noise, target, seed=3).low != compare(risk, noise, target, seed=4).low
 
 
 def test_better_worse_and_equal():

@@ -1,7 +1,9 @@
 """Metrics against the recorded numbers, scikit-survival called directly, and cohorts on which they are undefined."""
 
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -293,22 +295,27 @@ def test_bootstrap_intervals_hold_the_value_and_repeat_with_the_seed():
     assert narrow.loc[0, "high"] < table.loc[0, "high"]
 
 
-def test_the_bootstrap_resamples_patients_with_their_predictions():
-    risk, target = simulated(7, n=30)
-    table = evaluate(risk, target, target, bootstrap=40, seed=3)
-    draws = np.random.default_rng(3).integers(30, size=(40, 30))
-    slow = [concordance(risk[draw], target[draw]) for draw in draws]
-    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist())
-
-
-def test_draws_in_which_a_value_is_undefined_are_counted():
-    target = SurvivalTarget([1, 2, 3], [True, False, False])
-    table = evaluate([3.0, 2.0, 1.0], target, target, bootstrap=50)
-    row = table.iloc[0]
-    assert row["value"] == 1
-    draws = np.random.default_rng(0).integers(3, size=(50, 3))
-    missing = sum(0 not in draw or set(draw) == {0} for draw in draws)
-    assert row["note"] == f"undefined in {missing} of 50 draws"
+def test_the_bootstrap_agrees_with_every_possible_draw():
+    """Of four patients there are 4^4 = 256; in some C is undefined, which the note counts."""
+    target = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
+    risk = np.array([2.0, 3.0, 4.0, 1.0])
+    exact = []
+    for draw in map(list, itertools.product(range(4), repeat=4)):
+        time, event, drawn = target.time[draw], target.event[draw], risk[draw]
+        won = [
+            drawn[i] > drawn[j] for i, j in np.ndindex(4, 4) if event[i] and time[j] > time[i]
+        ]  # no ties between different patients
+        exact.append(np.mean(won) if won else np.nan)
+    known = np.array(exact)[~np.isnan(exact)]
+    for confidence in (0.8, 0.2):
+        row = evaluate(risk, target, target, bootstrap=200, confidence=confidence).iloc[0]
+        assert row["value"] == 0.5
+        for limit, share in ((row["low"], (1 - confidence) / 2), (row["high"], (1 + confidence) / 2)):
+            assert (known < limit - 1e-9).mean() - 0.1 < share < (known <= limit + 1e-9).mean() + 0.1
+    undefined = re.fullmatch(r"undefined in (\d+) of 200 draws", row["note"])
+    assert int(undefined[1]) / 200 == pytest.approx(
+        1 - len(known) / 256, abs=0.07
+    )  # three standard deviations
 
 
 GOOD = simulated(8, n=20)
