@@ -46,12 +46,12 @@ _Values = TypeVar("_Values", Tensor, NDArray[Any])
 
 
 def as_tensor(values: ArrayOrTensor) -> Tensor:
-    """A tensor as it is, anything else copied: torch warns of read-only arrays, and reads lists as float32."""
+    """Return a tensor as it is, anything else as a copy: torch warns of read-only arrays, and reads lists as float32."""
     return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Anything as an array: also tensors that are joined to a graph, on a GPU, or bfloat16, which numpy lacks."""
+    """Return anything as an array: also tensors with a graph, on a GPU, or bfloat16, which numpy lacks."""
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()
@@ -60,12 +60,12 @@ def as_array(values: Any) -> NDArray[Any]:
 
 
 def column(values: _Values) -> _Values:
-    """(n,) from (n, 1); any other shape as it is."""
+    """Return (n,) from (n, 1), any other shape as it is."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def require(values: Tensor, right: Tensor, expected: str) -> Tensor:
-    """`values`, if all of them are right; inside a compiled graph too, where a Python `if` would break the graph.
+    """Return `values` if all are right; also inside a compiled graph, which a Python `if` would break.
 
     Raises:
         ValueError: one is not; names the first.
@@ -104,7 +104,7 @@ def _refusal(values: NDArray[Any], right: NDArray[Any], expected: str) -> ValueE
 
 
 def widen(outputs: Tensor, name: str) -> Tensor:
-    """float32 from half precision; float32 and float64 stay: losses accumulate in no less than float32.
+    """Return float32 from half precision, float32 and float64 as they are: losses accumulate in no less than float32.
 
     Raises:
         ValueError: not floating point.
@@ -115,7 +115,7 @@ def widen(outputs: Tensor, name: str) -> Tensor:
 
 
 def one_output(outputs: Tensor, name: str) -> Tensor:
-    """(b,) from (b,) or (b, 1), in no less than float32.
+    """Return (b,) from (b,) or (b, 1), in no less than float32.
 
     Raises:
         ValueError: another shape, not floating point.
@@ -127,7 +127,7 @@ def one_output(outputs: Tensor, name: str) -> Tensor:
 
 
 def check_logits(logits: Tensor) -> Tensor:
-    """(b, k), or (b, r, k) for r competing causes, in no less than float32.
+    """Return logits (b, k), or (b, r, k) for r competing causes, in no less than float32.
 
     Raises:
         ValueError: another number of axes, no bins, no causes, not floating point.
@@ -141,7 +141,7 @@ def check_logits(logits: Tensor) -> Tensor:
 
 
 def as_vector(values: ArrayOrTensor, name: str, like: Tensor) -> Tensor:
-    """(b,) on the device of `like`, one value for each of its b rows.
+    """Return values (b,) on the device of `like`, one for each of its b rows.
 
     Raises:
         ValueError: None, another shape than (b,) or (b, 1), something else than numbers.
@@ -163,7 +163,7 @@ def as_vector(values: ArrayOrTensor, name: str, like: Tensor) -> Tensor:
 
 
 def as_event(event: ArrayOrTensor, like: Tensor) -> Tensor:
-    """(b,) bool from bool or 0/1; bool needs no look at the values, so a GPU does not stall.
+    """Return (b,) bool from bool or 0/1; bool needs no look at the values, so a GPU does not stall.
 
     Raises:
         ValueError: another shape, or a label other than 0 and 1.
@@ -175,7 +175,7 @@ def as_event(event: ArrayOrTensor, like: Tensor) -> Tensor:
 
 
 def as_cause(cause: ArrayOrTensor, num_causes: int, like: Tensor) -> Tensor:
-    """(b,) int64: 0 = censored, 1..r = which of r causes was observed.
+    """Return (b,) int64: 0 = censored, 1..r = which of r causes was observed.
 
     Raises:
         ValueError: another shape or type, a cause outside 0..r.
@@ -191,7 +191,7 @@ def as_cause(cause: ArrayOrTensor, num_causes: int, like: Tensor) -> Tensor:
 
 
 def as_bins(y: ArrayOrTensor, num_bins: int, like: Tensor) -> Tensor:
-    """(b,) int64 in 0..k-1.
+    """Return the bin of each patient, (b,) int64 in 0..k-1.
 
     Raises:
         ValueError: another shape or type, a bin outside 0..k-1.
@@ -213,7 +213,7 @@ def _in_range(values: Tensor, largest: int, expected: str) -> Tensor:
 
 
 def check_times(time: ArrayLike) -> Floats:
-    """(n,) float64 follow-up times, finite and >= 0.
+    """Return (n,) float64 follow-up times, finite and >= 0.
 
     Raises:
         ValueError: another shape than (n,) or (n, 1), something else than numbers, a wrong time.
@@ -229,7 +229,7 @@ def check_times(time: ArrayLike) -> Floats:
 
 
 def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """(n,) bool from bool or exactly {0, 1}.
+    """Return (n,) bool from bool or exactly {0, 1}.
 
     Raises:
         ValueError: another shape than (n,) or (n, 1), another type, another label.
@@ -246,7 +246,7 @@ def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 
 def check_risk(risk: ArrayLike, n: int, name: str = "risk") -> Floats:
-    """(n,) float64, one finite value per patient.
+    """Return (n,) float64, one finite value per patient.
 
     Raises:
         ValueError: another shape than (n,) or (n, 1), a value that is not finite.
@@ -261,7 +261,7 @@ def check_risk(risk: ArrayLike, n: int, name: str = "risk") -> Floats:
 
 
 def check_probabilities(survival: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    """float64 probabilities of that shape; (n, 1) is taken as (n,).
+    """Return float64 probabilities of that shape; (n, 1) is taken as (n,).
 
     Raises:
         ValueError: another shape, a value outside [0, 1].
@@ -284,7 +284,7 @@ def _all(values: NDArray[Any], right: NDArray[np.bool_], expected: str) -> NDArr
 
 
 def check_times_at(times: _Values, num_patients: int) -> _Values:
-    """(t,) times for all patients, or (b, t) for each their own; >= 0.
+    """Return times >= 0: (t,) the same for all patients, or (b, t) each patient's own.
 
     Raises:
         ValueError: another shape, a time that is negative or NaN.
@@ -295,7 +295,7 @@ def check_times_at(times: _Values, num_patients: int) -> _Values:
 
 
 def check_nonnegative(times: _Values) -> _Values:
-    """Times of any shape, >= 0.
+    """Return times of any shape, >= 0.
 
     Raises:
         ValueError: a time that is negative or NaN.
@@ -307,7 +307,7 @@ def check_nonnegative(times: _Values) -> _Values:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """A setting with a few values.
+    """Refuse a setting that is none of the choices.
 
     Raises:
         ValueError: another value.
@@ -318,7 +318,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_inside(name: str, value: float, interval: str = "(0, 1)") -> None:
-    """A share, not a percentage.
+    """Refuse a number outside an interval, such as a percentage for a share.
 
     Args:
         name: Name of the argument.
@@ -336,7 +336,7 @@ def check_inside(name: str, value: float, interval: str = "(0, 1)") -> None:
 
 
 def check_least(name: str, value: int, least: int) -> None:
-    """A count.
+    """Refuse a count below the least.
 
     Raises:
         ValueError: fewer.

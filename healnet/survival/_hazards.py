@@ -10,7 +10,7 @@ __all__ = ["log_hazards"]
 
 
 def log_hazards(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The log probabilities, given no event before a bin, of none in it and of each cause in it.
+    """Return the log probabilities, given no event before a bin, of none in it and of each cause in it.
 
     One cause has the logistic hazard; r causes share a softmax with "no event", whose logit is 0 (Tutz and
     Schmid 2016, Modeling Discrete Time-to-Event Data, eq. 8.3), which for r = 1 is the same.

@@ -11,12 +11,12 @@ __all__ = ["exact", "reduce"]
 
 
 def exact(values: Tensor) -> Tensor:
-    """float64, where the device has it."""
+    """Return float64, where the device has it."""
     return values if values.device.type == "mps" else values.double()
 
 
 def reduce(terms: Tensor, reduction: str, count: Tensor | None = None) -> Tensor:
-    """Sum, mean (over `count` where it is not the number of terms), or the terms as they are.
+    """Return the sum, the mean (over `count` where it is not the number of terms), or the terms as they are.
 
     Of no terms the sum and mean are a zero that is joined to the graph.
 

@@ -1,4 +1,4 @@
-"""Times and events as clinical tables write them: numbers, text, and the ways to write that something is not known."""
+"""Reads times and events as clinical tables write them: numbers, text, and words for what is not known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPPOSITE = re.compile(r"censor|alive|living|surviv(ed|or)", re.IGNORECASE)
 
 
 def read_times(table: pd.DataFrame, name: str) -> Floats:
-    """(n,) times of a column, NaN where not known.
+    """Return the times of a column, (n,), NaN where not known.
 
     Raises:
         ValueError: no such column, a value that is no number.
@@ -34,7 +34,7 @@ def read_times(table: pd.DataFrame, name: str) -> Floats:
 
 
 def read_events(table: pd.DataFrame, name: str) -> Floats:
-    """(n,) events of a column: 1 = observed, 0 = censored, NaN = not known.
+    """Return the events of a column, (n,): 1 = observed, 0 = censored, NaN = not known.
 
     Raises:
         ValueError: no such column, a name that says the opposite, a value that cannot be read.

@@ -24,7 +24,7 @@ __all__ = ["partial_likelihood_terms"]
 def partial_likelihood_terms(
     eta: Tensor, time: Tensor, event: Tensor, efron: bool, strata: Tensor | None, weight: Tensor
 ) -> Tensor:
-    """(b,) w_i (log A - eta_i), averaged over the tied events' denominators, at events; zero elsewhere.
+    """Return w_i (log A - eta_i), averaged over the tied events' denominators, at events and zero elsewhere, (b,).
 
     Shape:
         eta, time, event, strata, weight: (b,)
@@ -98,7 +98,7 @@ def _solve(
 
 
 def _gradient(grad: Tensor, s: _Solved) -> Tensor:
-    """The gradient in eta from the gradient in the terms, (n,)."""
+    """Return the gradient in eta from the gradient in the terms, (n,)."""
     own = grad[s.order[s.rows]] * s.weight  # (e,)
     pull = _group_sum(own, s.tie, s.size) / s.size  # (t,) on each log(exp(O) + f exp(T)) of a tie
     on_tied = pull * _group_sum((s.log_part - s.log_sum).exp(), s.tie, s.size)

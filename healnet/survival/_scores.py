@@ -105,7 +105,7 @@ def _need_pairs(target: SurvivalTarget, tau: float) -> None:
         raise Undefined("no events" if tau == np.inf else f"no events before tau = {tau:g}")
     first = target.time[early].min()
     if not ((target.time > first) | ((target.time == first) & ~target.event)).any():
-        raise Undefined("no comparable pair: nobody was followed beyond the first event")
+        raise Undefined("no comparable pair: no patient was followed beyond the first event")
 
 
 def _need_train(train: SurvivalTarget, time: float) -> None:
@@ -128,7 +128,7 @@ def _need_both_outcomes(target: SurvivalTarget, train: SurvivalTarget, time: flo
     if not (target.event & (target.time <= time)).any():
         raise Undefined(f"no events by {time:g}")
     if not (target.time > time).any():
-        raise Undefined(f"nobody was followed beyond {time:g}")
+        raise Undefined(f"no patient was followed beyond {time:g}")
     _need_follow_up(target, train, time)
 
 

@@ -1,4 +1,4 @@
-"""Cox over more patients than one forward holds: collect the risks of several, then step once."""
+"""Cox's loss over more patients than fit into one forward pass: `CoxAccumulator`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["CoxAccumulator"]
 
 
 class CoxAccumulator:
-    """Collects log hazards, joined to their graphs, over several forwards, for one Cox loss over all.
+    """Collects log hazards with their graphs over several forward passes, for one Cox loss over all of them.
 
-    Bags of a whole slide come one patient at a time, and the partial likelihood of one patient is constant.
-    The loss over the collected patients has exactly the gradient of one forward of them all. Each collected
-    forward keeps its activations until `clear`, so collect as many patients as memory holds; with the model
-    under `torch.utils.checkpoint` only their inputs are kept.
+    Bags of whole slides are often read one patient at a time, and the partial likelihood of one patient is constant.
+    The loss over the collected patients has exactly the gradient of one forward pass of them all. Activations of each
+    pass are kept until `clear`, so collect as many patients as memory holds; with the model under
+    `torch.utils.checkpoint` only their inputs are kept.
 
     Args:
-        ties: "efron" or "breslow", as in `cox_nll`.
+        ties: Treatment of ties, "efron" or "breslow", as in `cox_nll`.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -38,7 +38,7 @@ class CoxAccumulator:
         self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]] = []
 
     def __len__(self) -> int:
-        """The number of patients collected."""
+        """Return the number of patients collected."""
         return sum(len(part[0]) for part in self._parts)
 
     def add(
@@ -49,7 +49,7 @@ class CoxAccumulator:
         strata: ArrayOrTensor | None = None,
         weights: ArrayOrTensor | None = None,
     ) -> None:
-        """Keep the outputs of one forward.
+        """Keep the outputs of one forward pass.
 
         Shape:
             log_hazard: (b,) or (b, 1)
@@ -76,7 +76,7 @@ class CoxAccumulator:
         self._parts.append(part)
 
     def loss(self, reduction: str = "mean") -> Tensor:
-        """`cox_nll` over everybody collected.
+        """Return `cox_nll` over all patients collected.
 
         Raises:
             ValueError: nothing was collected; what `cox_nll` refuses.
@@ -89,7 +89,7 @@ class CoxAccumulator:
         return cox_nll(eta, time, event, self.ties, strata, weights, reduction)
 
     def clear(self) -> None:
-        """Forget what was collected, and the graphs with it; after the step."""
+        """Forget what was collected, and the graphs with it; call it after the optimizer's step."""
         self._parts.clear()
 
 

@@ -1,4 +1,4 @@
-"""From a Cox model's log hazards to survival curves: `BreslowBaseline`."""
+"""Survival curves from a Cox model's log hazards: `BreslowBaseline`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class BreslowBaseline:
     some 35 apart its curves are wrong, infinite or NaN.
 
     Args:
-        times: (k,) distinct event times, ascending.
-        cumulative_hazard: (k,) H0 at them.
+        times: Distinct event times, (k,), ascending.
+        cumulative_hazard: Cumulative hazard H0 at these times, (k,).
         center: Mean log hazard c of the patients it was fitted on.
 
     Raises:
@@ -81,7 +81,7 @@ class BreslowBaseline:
 
     @classmethod
     def fit(cls, log_hazard: ArrayOrTensor, target: SurvivalTarget) -> BreslowBaseline:
-        """The baseline of training patients, from the model's raw outputs in `eval()`.
+        """Fit the baseline to training patients, from the model's raw outputs in `eval()`.
 
         Shape:
             log_hazard: (n,) or (n, 1)
@@ -130,13 +130,13 @@ class BreslowBaseline:
             ValueError: another shape, a log hazard that is not finite, a time that is negative or NaN.
         """
         eta = _checked(log_hazard)
-        asked = check_times_at(as_array(times), len(eta))
-        knots = self.times.astype(np.float32) if asked.dtype == np.float32 else self.times
-        so_far = np.append(0.0, self.cumulative_hazard)[np.searchsorted(knots, asked, side="right")]
+        points = check_times_at(as_array(times), len(eta))
+        knots = self.times.astype(np.float32) if points.dtype == np.float32 else self.times
+        so_far = np.append(0.0, self.cumulative_hazard)[np.searchsorted(knots, points, side="right")]
         return torch.from_numpy(np.exp(-self._relative(eta)[:, None] * so_far)).to(eta)
 
     def median(self, log_hazard: ArrayOrTensor) -> Tensor:
-        """The median survival time: the first event time at which S <= 1/2; inf where the curve ends above it.
+        """Return the median survival time: the first event time at which S <= 1/2; inf where the curve ends above it.
 
         Shape:
             log_hazard: (b,) or (b, 1)
@@ -151,7 +151,7 @@ class BreslowBaseline:
         return torch.from_numpy(medians).to(eta)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and floats, for JSON or a checkpoint."""
+        """Return plain lists and floats, for JSON or a checkpoint."""
         return {
             "times": self.times.tolist(),
             "cumulative_hazard": self.cumulative_hazard.tolist(),
@@ -160,7 +160,7 @@ class BreslowBaseline:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> BreslowBaseline:
-        """The baseline that `to_dict` wrote."""
+        """Return the baseline that `to_dict` wrote."""
         return cls(**state)
 
     def _relative(self, eta: Tensor) -> NDArray[np.float64]:

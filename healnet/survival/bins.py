@@ -26,7 +26,7 @@ __all__ = ["TimeBins"]
 
 @dataclass(frozen=True, eq=False)
 class TimeBins:
-    """k consecutive time bins, bin j holding the times in [edges[j], edges[j + 1]), and their edges.
+    """Consecutive time bins; bin j of k holds the times in [edges[j], edges[j + 1]).
 
     `TimeBins.fit` finds the edges; `TimeBins(edges)` takes edges that are given. Bins never change, compare by their
     edges, pickle, and go through JSON by `to_dict` and `from_dict`.
@@ -54,7 +54,7 @@ class TimeBins:
     whole of the bin they left in, as in MCAT; where that matters, take more bins.
 
     Args:
-        edges: (k + 1,) strictly increasing, from 0 on. The last is the nominal end of the last bin.
+        edges: Edges of the bins, (k + 1,), strictly increasing from 0 on. The last is the nominal end of the last bin.
 
     Raises:
         ValueError: fewer than two edges, edges that do not increase, are not finite or do not begin at 0.
@@ -74,13 +74,13 @@ class TimeBins:
 
     @classmethod
     def fit(cls, time: ArrayLike, event: ArrayLike, num_bins: int = 4, method: str = "quantile") -> TimeBins:
-        """Bins for the follow-up of the *training* patients, from 0 to their largest time.
+        """Fit bins to the follow-up of the *training* patients, from 0 to their largest time.
 
         Args:
-            time: (n,) follow-up times of the training patients.
-            event: (n,) bool, True = the event was observed.
-            num_bins: k.
-            method: "quantile", edges between the quantiles of the *event* times, so that each bin holds about
+            time: Follow-up times of the training patients, (n,).
+            event: Events of the training patients, (n,), True = observed.
+            num_bins: Number of bins, k.
+            method: Placing of the edges: "quantile", between quantiles of the *event* times, so that each bin holds about
                 as many events; or "uniform", bins of equal width.
 
         Raises:
@@ -118,7 +118,7 @@ class TimeBins:
     @overload
     def transform(self, time: Sequence[float] | NDArray[Any]) -> NDArray[np.int64]: ...
     def transform(self, time: Tensor | Sequence[float] | NDArray[Any]) -> Tensor | NDArray[np.int64]:
-        """The bin of each time, 0..k-1; times beyond the last edge belong to the last bin.
+        """Return the bin of each time, 0..k-1; times beyond the last edge belong to the last bin.
 
         A float32 tensor is compared with edges rounded to float32, so that a time that was an edge stays one.
 
@@ -138,12 +138,12 @@ class TimeBins:
         return torch.bucketize(precise, edges, right=True)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists and floats, for JSON or a checkpoint."""
+        """Return plain lists and floats, for JSON or a checkpoint."""
         return {"edges": self.edges.tolist()}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Sequence[float]]) -> TimeBins:
-        """The bins that `to_dict` wrote."""
+        """Return the bins that `to_dict` wrote."""
         return cls(state["edges"])
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Whether predicted probabilities are as large as they should be: over all times, and at one horizon."""
+"""Tests whether predicted probabilities are as large as they should be: over all times, and at one horizon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DCalibration(NamedTuple):
 
 
 def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 10) -> DCalibration:
-    r"""Whether predicted survival at the patients' own times is spread evenly over [0, 1].
+    r"""Test whether predicted survival at the patients' own times is spread evenly over [0, 1].
 
     For a calibrated model $S_i(T_i)$ of an event is uniform. A patient censored at $s = S_i(c_i)$ would have
     come to lie anywhere in [0, s], so their one count is spread evenly over it: (upper - lower) / s to each
@@ -94,20 +94,20 @@ class Calibration(NamedTuple):
 def calibration_groups(
     survival: ArrayLike, target: SurvivalTarget, time: float, num_groups: int = 10, confidence: float = 0.95
 ) -> Calibration:
-    """Predicted against observed probability of the event by a horizon, in groups of equal size.
+    """Compare predicted with observed probabilities of the event by a horizon, in groups of equal size.
 
     Patients are grouped by quantiles of the predicted probability (patients with the same prediction stay
     together); observed is one minus the Kaplan-Meier estimate of the group (D'Agostino and Nam 2003).
 
     Args:
-        survival: predicted S of each patient at the horizon.
-        target: the same patients.
-        time: the horizon.
-        num_groups: at most; fewer where predictions tie.
-        confidence: of the limits of the observed share.
+        survival: Predicted S of each patient at the horizon.
+        target: The same patients' follow-up.
+        time: Horizon, in the unit of the target's times.
+        num_groups: Largest number of groups; fewer where predictions tie.
+        confidence: Confidence of the limits of the observed share.
 
     Shape:
-        survival: (n,)
+        survival: (n,) or (n, 1)
 
     Raises:
         ValueError: no patients, lengths that differ, probabilities outside [0, 1], no groups.

@@ -1,4 +1,4 @@
-"""Whether one risk ranks better than another on the same patients: `compare`."""
+"""Tests whether one risk ranks better than another on the same patients: `compare`."""
 
 from __future__ import annotations
 

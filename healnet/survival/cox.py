@@ -21,7 +21,7 @@ def cox_nll(
     weights: ArrayOrTensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Negative log partial likelihood of Cox's proportional-hazards model (Cox 1972).
+    r"""Compute the negative log partial likelihood of Cox's proportional-hazards model (Cox 1972).
 
     With log hazards $\eta$, D(t) the d events at time t, R(t) everybody with a time >= t (censored at t
     included) and A(.) the sum of $w \exp \eta$ over a set, an event i at t contributes $w_i$ times
@@ -36,16 +36,18 @@ def cox_nll(
     events. Works within `torch.compile(fullgraph=True)`.
 
     Args:
-        log_hazard: (b,) or (b, 1) raw model outputs.
-        time: (b,) follow-up times.
-        event: (b,) bool, True = the event was observed.
-        ties: "efron" or "breslow".
-        strata: (b,) any numbers; patients are at risk together only within a stratum.
-        weights: (b,) > 0, a weight per patient.
-        reduction: "mean" per event (per unit of event weight), "sum", or "none": (b,) with the term of each
-            event in its row and zero in the rows of censored patients.
+        log_hazard: Raw model outputs.
+        time: Follow-up times.
+        event: Events, True = observed.
+        ties: Treatment of ties, "efron" or "breslow".
+        strata: Numbers of strata; patients are at risk together only within a stratum.
+        weights: Weights of the patients, > 0.
+        reduction: Reduction of the terms: "mean" per event (per unit of event weight), "sum", or "none", the term of
+            each event in its row and zero in the rows of censored patients.
 
     Shape:
+        log_hazard: (b,) or (b, 1)
+        time, event, strata, weights: (b,) or (b, 1)
         returns: a scalar, or (b,) for "none"; float32 for half precision, else of log_hazard's type. Without
             events it is zero, joined to the graph.
 

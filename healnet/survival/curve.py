@@ -1,4 +1,4 @@
-"""From survival at the ends of time bins to a curve in continuous time: `SurvivalCurve`."""
+"""Survival curves in continuous time from survival at the ends of time bins: `SurvivalCurve`."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ class SurvivalCurve:
         Raises:
             ValueError: another shape, a time that is negative or NaN.
         """
-        asked = check_times_at(as_tensor(times).to(self.edges), len(self))
-        upper, share = self._place(asked)
+        points = check_times_at(as_tensor(times).to(self.edges), len(self))
+        upper, share = self._place(points)
         if self.interpolation == "linear":
             return self._between(self.values, upper, share)
         return self._between(self.log_values, upper, share).exp()

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def hazard(logits: Tensor) -> Tensor:
-    """h(j) = P(event in bin j | none before): the sigmoid of the logit, or a softmax over competing causes.
+    """Return h(j) = P(event in bin j | none before): the sigmoid of the logit, or a softmax over competing causes.
 
     Shape:
         logits: (b, k), or (b, r, k) for r competing causes; raw model outputs.
@@ -58,20 +58,19 @@ def survival_function(logits: Tensor, bins: TimeBins, interpolation: str = "line
 def survival_function(
     logits: Tensor, bins: TimeBins | None = None, interpolation: str = "linear"
 ) -> Tensor | SurvivalCurve:
-    """S(j) = P(no event up to the end of bin j) = prod over i <= j of (1 - h(i)), computed in log space.
+    """Return S(j) = P(no event up to the end of bin j), the product of 1 - h(i) over i <= j, computed in log space.
 
     Args:
-        logits: raw model outputs.
-        bins: the bins that the logits stand for; with them the answer is a `SurvivalCurve` in continuous
-            time.
-        interpolation: of the curve, "linear" or "exponential"; see `SurvivalCurve`.
+        logits: Raw model outputs.
+        bins: Time bins that the logits stand for; with them the answer is a `SurvivalCurve` in continuous time.
+        interpolation: Interpolation of the curve, "linear" or "exponential"; see `SurvivalCurve`.
 
     Shape:
         logits: (b, k), or (b, r, k) for r competing causes, whose S is that of having had none of them.
         returns: (b, k), non-increasing along the bins; with `bins`, a curve of b patients.
 
     Raises:
-        ValueError: another number of axes, bins that are not fitted or of another number.
+        ValueError: another number of axes, another number of bins.
 
     Example:
         >>> survival_function(torch.tensor([[0.0, 0.0]]))
@@ -84,7 +83,7 @@ def survival_function(
 
 
 def risk_score(logits: Tensor) -> Tensor:
-    """One number per patient, larger = worse: minus the sum of S over the bins (MCAT's and PORPOISE's score).
+    """Return one number per patient, larger = worse: minus the sum of S over the bins (MCAT's and PORPOISE's score).
 
     Up to its sign it is the expected number of bins survived, so it lies in [-k, 0].
 
@@ -103,7 +102,7 @@ def risk_score(logits: Tensor) -> Tensor:
 
 
 def cumulative_incidence(logits: Tensor) -> Tensor:
-    """F_r(j) = P(event of cause r by the end of bin j) = sum over i <= j of h_r(i) S(i - 1).
+    """Return F_r(j) = P(event of cause r by the end of bin j) = sum over i <= j of h_r(i) S(i - 1).
 
     Over the causes it sums to 1 - S(j), which one minus a Kaplan-Meier estimate per cause does not.
 
@@ -136,7 +135,7 @@ def discrete_nll(
     bin_weights: ArrayOrTensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Negative log-likelihood of discrete-time survival, from raw logits.
+    r"""Compute the negative log-likelihood of discrete-time survival from raw logits.
 
     With $h(j) = \sigma(\phi_j)$ and $S(j) = \prod_{i \le j} (1 - h(i))$, $S(-1) = 1$, a patient with an event
     in bin y contributes $-\log h(y) - \log S(y - 1)$, a censored one $-(1 - \alpha) \log S(y)$ (Brown 1975,
@@ -149,14 +148,14 @@ def discrete_nll(
     Schmid 2016, ch. 8).
 
     Args:
-        logits: raw model outputs; float16 and bfloat16 are computed in float32.
-        y: the bin of each patient's time, 0-based, as `TimeBins.transform` gives it.
-        event: True = the event was observed; for competing causes integers, 0 = censored, 1..r = the cause.
-        alpha: in [0, 1]; terms of censored patients are multiplied by 1 - alpha, so that 0 is the likelihood
-            and 1 ignores them.
-        bin_weights: a weight per bin, divided by their mean here; a patient's term, event or censored, is
-            multiplied by the weight of their bin.
-        reduction: "mean" over patients, "sum", or "none".
+        logits: Raw model outputs; float16 and bfloat16 are computed in float32.
+        y: Bin of each patient's time, 0-based, as `TimeBins.transform` gives it.
+        event: Events, True = observed; for competing causes integers, 0 = censored, 1..r = the cause.
+        alpha: Discount of censored patients, in [0, 1]: their terms are multiplied by 1 - alpha, so that 0 is the
+            likelihood and 1 ignores them.
+        bin_weights: Weight of each bin, divided by their mean here; a patient's term, event or censored, is multiplied
+            by the weight of their bin.
+        reduction: Reduction of the terms: "mean" over patients, "sum", or "none".
 
     Shape:
         logits: (b, k), or (b, r, k).
@@ -191,9 +190,9 @@ def discrete_nll(
 def discrete_cross_entropy(
     logits: Tensor, y: ArrayOrTensor, event: ArrayOrTensor, alpha: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    r"""The cross-entropy form of discrete-time survival (MCAT's `ce_surv`), from raw logits.
+    r"""Compute the cross-entropy form of discrete-time survival (MCAT's `ce_surv`) from raw logits.
 
-    Each patient is asked one question, whether the event came by the end of their bin y: an event contributes
+    The label of each patient is whether the event came by the end of their bin y: an event contributes
     $-\log(1 - S(y))$, a censored patient $-\log S(y)$ (Zadeh and Schmid 2020, IEEE TPAMI 43:3126). MCAT mixes
     it with the likelihood of the events, $(1 - \alpha) \text{ce} + \alpha \, [\text{event}] \, \text{nll}$,
     alpha = 0.15 in its scripts. It does not say *when* within the first y bins an event came; `discrete_nll`
@@ -203,11 +202,11 @@ def discrete_cross_entropy(
     for all logits, where `log(1 - S)` gives inf and NaN.
 
     Args:
-        logits: raw model outputs; float16 and bfloat16 are computed in float32.
-        y: the bin of each patient's time, 0-based.
-        event: True = the event was observed.
-        alpha: in [0, 1], the share of the events' likelihood.
-        reduction: "mean" over patients, "sum", or "none".
+        logits: Raw model outputs; float16 and bfloat16 are computed in float32.
+        y: Bin of each patient's time, 0-based.
+        event: Events, True = observed.
+        alpha: Share of the events' likelihood, in [0, 1].
+        reduction: Reduction of the terms: "mean" over patients, "sum", or "none".
 
     Shape:
         logits: (b, k)
@@ -234,9 +233,9 @@ def discrete_cross_entropy(
     log_density = causes[:, 0] + log_survival[:, :-1]  # log P(event in bin j)
     later = torch.arange(logits.shape[1], device=y.device) > y.unsqueeze(1)
     log_event_by = log_density.masked_fill(later, -torch.inf).logsumexp(dim=1)
-    asked = torch.where(seen, log_event_by, _pick(log_survival, y + 1))
+    answer = torch.where(seen, log_event_by, _pick(log_survival, y + 1))
     likelihood = torch.where(seen, _pick(log_density, y), 0)
-    return reduce(-(1 - alpha) * asked - alpha * likelihood, reduction)
+    return reduce(-(1 - alpha) * answer - alpha * likelihood, reduction)
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cox over the patients of all processes, exactly: `distributed_cox_nll`."""
+"""Cox's loss over the patients of all processes: `distributed_cox_nll`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def distributed_cox_nll(
     group: dist.ProcessGroup | None = None,
     averaged: bool = True,
 ) -> Tensor:
-    """`cox_nll` over the patients of every process of a group, not the mean of the losses of each.
+    """Compute `cox_nll` over the patients of every process of a group, not the mean of the losses of each.
 
     A patient's term needs everybody at risk, so losses per process do not add up. Here each process gathers
     the others' risks (detached), puts its own back, joined to the graph, and takes the loss over all; its
@@ -32,16 +32,16 @@ def distributed_cox_nll(
     patients, or none.
 
     Args:
-        log_hazard: this process's raw outputs.
-        time: their times.
-        event: True = the event was observed.
-        ties: "efron" or "breslow".
-        strata: strata of the patients; on every process or on none.
-        weights: weights of the patients; on every process or on none.
-        reduction: "mean" per event of all processes, or "sum".
-        group: the process group; the default one if left out.
-        averaged: gradients will be *averaged* over the processes, as DistributedDataParallel does; so they
-            are multiplied by the number of processes here, and the average is the gradient of the whole loss.
+        log_hazard: Raw outputs of this process.
+        time: Follow-up times of its patients.
+        event: Events, True = observed.
+        ties: Treatment of ties, "efron" or "breslow".
+        strata: Strata of the patients; on every process or on none.
+        weights: Weights of the patients; on every process or on none.
+        reduction: Reduction of the terms: "mean" per event of all processes, or "sum".
+        group: Process group; the default one if left out.
+        averaged: Whether gradients will be *averaged* over the processes, as DistributedDataParallel does. They are
+            then multiplied by the number of processes here, so that the average is the gradient of the whole loss.
             False where they will be summed.
 
     Shape:
@@ -79,7 +79,7 @@ def distributed_cox_nll(
 
 
 def _gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """The rows of every process, in the order of ranks; padded on the way, because collectives want equal shapes."""
+    """Gather the rows of every process, in the order of ranks; padded on the way, because collectives want equal shapes."""
     world = dist.get_world_size(group)
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(world)]

@@ -1,4 +1,4 @@
-"""How well risks and curves agree with what was seen: `concordance` and `evaluate`."""
+"""Metrics of predicted risks and survival curves: `concordance` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["concordance", "evaluate"]
 
 
 def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
-    """Harrell's C: the share of comparable pairs in which the earlier event has the larger risk.
+    """Compute Harrell's C, the share of comparable pairs in which the earlier event has the larger risk.
 
     Tied risks count half (Harrell et al. 1996; scikit-survival's `concordance_index_censored`).
 
@@ -123,7 +123,7 @@ def evaluate(
         >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, False, True])
         >>> table = evaluate([3.0, 4.0, 2.0, 1.0], target, target, times=[2.0, 9.0])
         >>> table.loc[table["metric"] == "auc", ["time", "value", "note"]].values.tolist()
-        [[2.0, 1.0, ''], [9.0, nan, 'nobody was followed beyond 9']]
+        [[2.0, 1.0, ''], [9.0, nan, 'no patient was followed beyond 9']]
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What a cohort shows without any model: the Kaplan-Meier estimate and the log-rank test."""
+"""The Kaplan-Meier estimate and the log-rank test, which need no model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KaplanMeier(NamedTuple):
     high: Floats
 
     def at(self, times: ArrayLike) -> Floats:
-        """S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then.
+        """Return S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then.
 
         Raises:
             ValueError: a time that is negative or NaN.
@@ -35,17 +35,17 @@ class KaplanMeier(NamedTuple):
         return self._read(self.survival, times)
 
     def band_at(self, times: ArrayLike) -> tuple[Floats, Floats]:
-        """The confidence limits at any times, as `at`."""
+        """Return the confidence limits at any times, as `at`."""
         return self._read(self.low, times), self._read(self.high, times)
 
     def _read(self, steps: Floats, times: ArrayLike) -> Floats:
-        asked = check_nonnegative(np.asarray(as_array(times), dtype=np.float64))
-        values = steps[np.searchsorted(self.time, asked, side="right") - 1]
-        return np.where((asked <= self.time[-1]) | (self.survival[-1] == 0), values, np.nan)
+        points = check_nonnegative(np.asarray(as_array(times), dtype=np.float64))
+        values = steps[np.searchsorted(self.time, points, side="right") - 1]
+        return np.where((points <= self.time[-1]) | (self.survival[-1] == 0), values, np.nan)
 
 
 def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeier:
-    """Kaplan and Meier's estimate with log-log confidence limits.
+    """Compute Kaplan and Meier's estimate with log-log confidence limits.
 
     scikit-survival's `kaplan_meier_estimator`, from time 0 on.
 
@@ -69,7 +69,7 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
 
 
 def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
-    """The group of each patient as text.
+    """Return the group of each patient as text.
 
     Raises:
         ValueError: another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide.

@@ -1,4 +1,4 @@
-"""Pairwise ranking: who has the event first should have the larger risk."""
+"""Pairwise ranking loss: the patient with the earlier event should have the larger risk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ranking_loss(
     sigma: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""A smooth stand-in for 1 - C over all comparable pairs of a batch, in one of two forms.
+    r"""Compute a smooth form of 1 - C over all comparable pairs of a batch, in one of two ways.
 
     A pair (i, j) is comparable if i has the event and j was followed longer, or as long and censored, as in
     Harrell's C.
@@ -40,12 +40,13 @@ def ranking_loss(
     Only the order is learned; add it to a likelihood. O(b^2) memory.
 
     Args:
-        outputs: raw model outputs.
-        time: follow-up times.
-        event: True = the event was observed.
-        y: bins of the times, for (b, k) logits only.
-        sigma: > 0, the scale of the differences.
-        reduction: "mean" over comparable pairs, or "sum"; zero, joined to the graph, where there are none.
+        outputs: Raw model outputs.
+        time: Follow-up times.
+        event: Events, True = observed.
+        y: Bins of the times, for (b, k) logits only.
+        sigma: Scale of the differences, > 0.
+        reduction: Reduction of the terms: "mean" over comparable pairs, or "sum"; zero, joined to the graph, where there
+            are none.
 
     Shape:
         outputs: (b,), (b, 1), or (b, k) with `y`.

@@ -1,4 +1,4 @@
-"""Batches that hold at least one event wherever there are enough: `balanced_event_sampler`."""
+"""A sampler of batches that each hold an event: `balanced_event_sampler`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def balanced_event_sampler(
     strata: ArrayOrTensor | None = None,
     min_per_stratum: int = 8,
 ) -> Sampler[list[int]]:
-    """Batches of positions for `DataLoader(batch_sampler=...)` with the events dealt out evenly.
+    """Return a sampler for `DataLoader(batch_sampler=...)` that spreads the events evenly over the batches.
 
     A Cox batch without an event has no gradient. Every pass draws each patient once, in a new random order;
     the events are spread so that two batches of one size differ by at most one, and every batch has at least
@@ -39,10 +39,10 @@ def balanced_event_sampler(
     loader's workers.
 
     Args:
-        event: (n,) bool, True = the event was observed.
+        event: Events of the patients, (n,), True = observed.
         batch_size: Largest number of patients in a batch.
         generator: Source of the seed, which is drawn now; torch's global generator by default.
-        strata: (n,) numbers of the strata, as `cox_nll` takes them.
+        strata: Numbers of the strata, (n,), as `cox_nll` takes them.
         min_per_stratum: Number of patients that a batch should have of each stratum in it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Who was followed for how long, and whether the event was seen: `SurvivalTarget`."""
+"""Follow-up times and events, the labels of survival analysis: `SurvivalTarget`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SurvivalTarget:
 
     @classmethod
     def from_censorship(cls, time: ArrayLike, censorship: ArrayLike) -> SurvivalTarget:
-        """From labels that say who was *censored*, as MCAT's and SurvPath's: 1 = the event was not seen.
+        """Take labels that say who was *censored*, as MCAT's and SurvPath's: 1 = the event was not seen.
 
         Raises:
             ValueError: as the constructor, with the label called `censorship`.
@@ -149,13 +149,13 @@ class SurvivalTarget:
 
     @classmethod
     def unchecked(cls, time: NDArray[np.float64], event: NDArray[np.bool_]) -> SurvivalTarget:
-        """From arrays known to be right, (n,) float64 and bool, as a part of a target: no warning."""
+        """Take arrays known to be right, (n,) float64 and bool, as parts of a target are; never warns."""
         part = object.__new__(cls)
         part._fill(time, event)
         return part
 
     def to_structured(self) -> NDArray[np.void]:
-        """scikit-survival's structured array: (n,) with the fields `event` (bool) and `time` (float64)."""
+        """Return scikit-survival's structured array: (n,) with the fields `event` (bool) and `time` (float64)."""
         structured = np.empty(len(self), dtype=[("event", bool), ("time", np.float64)])
         structured["event"] = self.event
         structured["time"] = self.time

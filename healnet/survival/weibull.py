@@ -1,4 +1,4 @@
-"""A parametric survival model in two outputs: Weibull, whose log-likelihood needs no bins and no risk sets."""
+"""Weibull survival times from two outputs per patient, whose likelihood needs no bins and no risk sets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from healnet.survival._losses import exact, reduce
 __all__ = ["weibull_nll", "weibull_parameters", "weibull_survival"]
 
 # A cumulative hazard of e^50 means a survival of exp(-5e21): no model near its optimum has one. From there on
-# exp is continued by its tangent, so that a wild first step has a finite loss in float32 and a gradient that
-# points home.
+# exp is continued by its tangent, so that a large first step has a finite loss in float32 and a gradient that
+# leads back.
 _TANGENT_FROM = 50.0
 
 
 def weibull_parameters(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale lambda = exp(first output) and shape rho = softplus(second output), both > 0.
+    """Return the scale lambda = exp(first output) and the shape rho = softplus(second output), both > 0.
 
     Softplus, not exp, so that an output of 100 is a shape of 100 and not of 3e43.
 
@@ -42,7 +42,7 @@ def weibull_parameters(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
-    """S(t) = exp(-(t / lambda)^rho).
+    """Return S(t) = exp(-(t / lambda)^rho).
 
     Shape:
         outputs: (b, 2) raw model outputs.
@@ -57,9 +57,9 @@ def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
         tensor([[1.0000, 0.3679, 0.1353]])
     """
     outputs = _checked(outputs)
-    asked = check_times_at(as_tensor(times).to(outputs), len(outputs))
-    at_start = asked == 0
-    z = F.softplus(outputs[:, 1:]) * (torch.where(at_start, 1, asked).log() - outputs[:, :1])
+    points = check_times_at(as_tensor(times).to(outputs), len(outputs))
+    at_start = points == 0
+    z = F.softplus(outputs[:, 1:]) * (torch.where(at_start, 1, points).log() - outputs[:, :1])
     # From the tangent on S is 0 to every digit, and the clamp keeps 0 * inf out of its gradient.
     return torch.where(at_start, 1, torch.exp(-z.clamp(max=_TANGENT_FROM).exp()))
 
@@ -67,7 +67,7 @@ def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
 def weibull_nll(
     outputs: Tensor, time: ArrayOrTensor, event: ArrayOrTensor, reduction: str = "mean"
 ) -> Tensor:
-    r"""Negative log-likelihood of Weibull survival times under right censoring, from two raw outputs.
+    r"""Compute the negative log-likelihood of Weibull survival times under right censoring, from two raw outputs.
 
     With the scale $\lambda = \exp(o_1)$, the shape $\rho = \text{softplus}(o_2)$ and $z = \rho (\log t -
     o_1)$, the cumulative hazard is $e^z$ and a patient contributes $e^z - [\text{event}] (\log \rho + z -
@@ -77,11 +77,11 @@ def weibull_nll(
     Finite for all outputs: computed in float64, and exp continued by its tangent where z > 50.
 
     Args:
-        outputs: raw model outputs, log scale and shape before softplus. Give times in a unit that makes them
+        outputs: Raw model outputs, log scale and shape before softplus. Give times in a unit that makes them
             of order one (years rather than days), so that outputs near zero are a sensible start.
-        time: follow-up times; > 0 for events.
-        event: True = the event was observed.
-        reduction: "mean" over patients, "sum", or "none".
+        time: Follow-up times; > 0 for events.
+        event: Events, True = observed.
+        reduction: Reduction of the terms: "mean" over patients, "sum", or "none".
 
     Shape:
         outputs: (b, 2)

@@ -102,7 +102,7 @@ def test_concordance_by_hand():
     ("event", "reason"),
     [
         ([False, False], "no events"),
-        ([False, True], "no comparable pair: nobody was followed beyond the first event"),
+        ([False, True], "no comparable pair: no patient was followed beyond the first event"),
     ],
 )
 def test_undefined_concordance_is_nan_and_says_why(event, reason):
@@ -237,7 +237,7 @@ def test_undefined_values_say_why():
     notes = {(row.metric, row.time): row.note for row in table.itertuples() if math.isnan(row.value)}
     assert notes.pop(("auc", 1.0)) == "no events by 1"
     assert notes.pop(("auc", 2.0)) == "no events by 2"
-    assert notes.pop(("auc", 7.0)) == "nobody was followed beyond 7"
+    assert notes.pop(("auc", 7.0)) == "no patient was followed beyond 7"
     assert notes.pop(("brier", 1.0)) == "1 is outside the follow-up [2, 5) of the patients"
     assert notes.pop(("brier", 7.0)) == "7 is beyond the last training time 5"
     assert notes.pop(("calibration_error", 7.0)) == "a group of patients was not followed until 7"
