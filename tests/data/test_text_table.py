@@ -89,7 +89,7 @@ def test_what_is_no_number_is_named(tmp_path, cell, other):
 def test_a_wide_table_takes_one_pass(tmp_path):
     """Time per cell is that of splitting and converting, not that of making a column: 50,000 of them are cheap."""
     rng = np.random.default_rng(0)
-    cells = [repr(value) for value in rng.normal(size=100_000)]
+    cells = [repr(value) for value in rng.normal(size=100_000).tolist()]
     path = tmp_path / "wide.csv"
     columns = 50_000
     rows = [[f"g{i}" for i in range(columns)], cells[:columns], cells[columns:]]

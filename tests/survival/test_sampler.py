@@ -158,3 +158,12 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 def test_strata_that_cannot_be_are_refused(strata, fewest, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         balanced_event_sampler([True, False], 2, strata=strata, min_per_stratum=fewest)
+
+
+@pytest.mark.parametrize(("fewest", "batches_with_it"), [(1, 4), (15, 2), (20, 2), (40, 1)])
+def test_a_stratum_keeps_enough_company(fewest, batches_with_it):
+    """40 of 160 patients, all with events, in 4 batches of 40."""
+    strata = torch.tensor([0] * 40 + [1] * 120)
+    batches = list(balanced_event_sampler([True] * 160, 40, strata=strata, min_per_stratum=fewest))
+    assert len(batches) == 4
+    assert sum(any(i < 40 for i in batch) for batch in batches) == batches_with_it
