@@ -157,7 +157,9 @@ class CrossAttention(nn.Module):
             else:
                 output, mass, lse = streamed_attention(row, walk, parameters, dropout)
                 none = row.detach()[:, :0]  # (1, 0, c): the tokens are not kept
-                attended.append(Attended("token", self.num_heads, row, none, none, output, lse, None, None))
+                attended.append(
+                    Attended("token", self.num_heads, row, none, none, output, lse, None, None, whole=False)
+                )
             outputs.append(output)
             masses.append(mass)
         heads = self._unfold(torch.cat(outputs), torch.cat(masses))  # (b, h, m, e)
@@ -210,7 +212,9 @@ class CrossAttention(nn.Module):
         """Heads in rows: all of them read the same tokens."""
         in_rows = self._fold(queries)
         output, mass, lse = chunked_attention(in_rows, tokens, tokens, mask, kept, shards)  # (b, h m, c)
-        attended = Attended("token", self.num_heads, in_rows, tokens, tokens, output, lse, mask, kept)
+        attended = Attended(
+            "token", self.num_heads, in_rows, tokens, tokens, output, lse, mask, kept, whole=shards is None
+        )
         return self._unfold(output, mass), attended
 
     def _projected(

@@ -29,6 +29,9 @@ class Attended:
 
     Shape:
         queries: (B, r, c); keys: (B, n, c); values: (B, n, v); output: (B, r, v); lse: (B, r); mask, token_weights: (B, n)
+
+    Attributes:
+        whole: Whether the keys are all tokens that were attended to, and not one piece or one process's part of them.
     """
 
     order: ContractionOrder
@@ -40,6 +43,7 @@ class Attended:
     lse: Tensor
     mask: Tensor | None
     token_weights: Tensor | None
+    whole: bool = True
 
     @torch.no_grad()
     def weights(self, keep: Keep = "none", grad_output: Tensor | None = None) -> Tensor:
@@ -70,9 +74,16 @@ class Attended:
                 keep_groups=heads,
                 keep_rows=latents,
                 slopes=slopes,
+                whole=self.whole,
             )
         weights = attention_weights(
-            self.queries, self.keys, self.lse, mask=self.mask, keep_rows=latents, slopes=slopes
+            self.queries,
+            self.keys,
+            self.lse,
+            mask=self.mask,
+            keep_rows=latents,
+            slopes=slopes,
+            whole=self.whole,
         )
         weights = weights.unflatten(0, (len(weights) // self.num_heads, self.num_heads))  # (b, h, [m], n)
         return weights if heads else weights.mean(dim=1)
@@ -87,6 +98,7 @@ def attention_weights(
     keep_groups: bool = False,
     keep_rows: bool = False,
     slopes: tuple[Tensor, Tensor] | None = None,
+    whole: bool = True,
 ) -> Tensor:
     """Softmax weights of each token, averaged as they are made: O(n) memory whatever the number of queries.
 
@@ -99,6 +111,7 @@ def attention_weights(
         keep_groups: Keep the heads apart.
         keep_rows: Keep the latents apart.
         slopes: Gradient of the output, and the values: each weight is multiplied by its own gradient before averaging.
+        whole: Whether the keys are all tokens that `lse` is of.
 
     Shape:
         queries: (B, groups * m, c); keys: (B, n, c); lse: (B, groups * m)
@@ -128,7 +141,7 @@ def attention_weights(
     if mask is not None:
         real = mask & seen.any(dim=1, keepdim=True)  # (B, n)
         result = result.masked_fill(~real.reshape(batch, *[1] * (result.dim() - 2), n), 0)
-    if slopes is None and queries.dtype != dtype:
+    if slopes is None and whole and queries.dtype != dtype:
         # A fused kernel's log-sum-exp is of scores that were not rounded to half precision; these were.
         total = result.sum(dim=-1, keepdim=True)
         result = result / torch.where(total > 0, total, torch.ones_like(total))

@@ -67,3 +67,19 @@ def test_weights_are_those_of_the_softmax(keep, masked, sloped, monkeypatch):
     if not sloped:
         total = torch.ones(B, dtype=torch.float64) if mask is None else mask.any(1).double()
         torch.testing.assert_close(got.sum(-1), total.view(-1, *[1] * (got.dim() - 2)).expand(got.shape[:-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_parts_are_those_of_the_whole(dtype):
+    """A part is not raised to a sum of one, also where half precision needs that for all tokens."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(B, 4, C, generator=generator, dtype=torch.float64).to(dtype)
+    keys = torch.randn(B, 30, C, generator=generator, dtype=torch.float64).to(dtype)
+    _, _, lse = chunked_attention(queries, keys, keys)
+    expected = attention_weights(queries, keys, lse)
+    parts = [
+        attention_weights(queries, keys[:, part], lse, whole=False) for part in (slice(0, 4), slice(4, 30))
+    ]
+    atol = 1e-2 * expected.max().item() if dtype == torch.bfloat16 else 1e-12
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=0, atol=atol)
+    assert 0.01 < parts[0].sum(1).max() < 0.9
