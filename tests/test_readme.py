@@ -2,18 +2,27 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 README = Path(__file__).parents[1] / "README.md"
+REFERENCE = Path(__file__).parent / "reference" / "tables"
+TABLES = {
+    "data_clinical_patient.txt": REFERENCE / "cbioportal_data_clinical_patient.txt",
+    "data_cna.txt": REFERENCE / "cbioportal_data_cna.txt",
+    "HiSeqV2.gz": REFERENCE / "xena_HiSeqV2.gz",
+}
 
 
 @pytest.fixture
 def slides(tmp_path, monkeypatch):
-    """A working folder with the slide that the README speaks of."""
+    """A working folder with the slide and the tables that the README speaks of."""
     monkeypatch.chdir(tmp_path)
+    for name in TABLES:
+        shutil.copy(TABLES[name], tmp_path / name)
     (tmp_path / "slides").mkdir()
     spec = importlib.util.spec_from_file_location(
         "whole_slide", README.parent / "examples" / "whole_slide.py"
@@ -37,10 +46,11 @@ def test_the_python_blocks_run_one_after_the_other(slides, capsys):
     curves = space["curves"]
     assert curves.shape == (19, 2)
     assert ((curves[:, 0] > curves[:, 1]) & (curves[:, 0] < 1) & (curves[:, 1] > 0)).all()
+    assert repr(space["own"]) == "Cohort(4 patients, 2 events, clinical 4x3, rna 3x3, cnv 3x2)"
     has = space["unseen"].inputs["rna"].mask.any(dim=1)
     assert space["trace"]["rna"].shape == (2, 19, 4)
     torch.testing.assert_close(space["trace"]["rna"].sum(-1), has.float().expand(2, 19))
-    written = {path.name for path in slides.iterdir()} - {"slides", "features"}
+    written = {path.name for path in slides.iterdir()} - {"slides", "features", *TABLES}
     assert written == {"modalities.png", "genes.png", "heatmap.png", "s1.geojson"}
 
 

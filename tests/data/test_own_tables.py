@@ -18,7 +18,7 @@ def test_three_files_make_a_cohort_in_six_lines():
     clinical = pd.read_csv(
         TABLES / "cbioportal_data_clinical_patient.txt", sep="\t", comment="#", index_col=0
     )
-    target = SurvivalTarget(clinical["OS_MONTHS"], clinical["OS_STATUS"].str.startswith("1"))
+    target = SurvivalTarget.from_frame(clinical, "OS_MONTHS", "OS_STATUS")
     findings = encode_clinical(clinical[["SEX", "AGE", "AJCC_PATHOLOGIC_TUMOR_STAGE"]], ordinal={"AJCC_PATHOLOGIC_TUMOR_STAGE": STAGES}, one_hot=["SEX"])  # fmt: skip  # noqa: E501
     rna = tcga_patients(read_matrix(TABLES / "xena_HiSeqV2.gz", genes_in_rows=True))
     cnv = tcga_patients(read_matrix(TABLES / "cbioportal_data_cna.txt", genes_in_rows=True))
