@@ -22,6 +22,11 @@ class ModalityEncoder(nn.Module, ABC):
     gradient, the input is not mutated. One that keeps each constructor argument as an attribute of the same name can be
     saved and rebuilt by `healnet.pretrained`.
 
+    Attributes:
+        token_dim: Width c of the tokens.
+        splits: Whether `forward` takes a second argument `shards`, the processes that have the other parts of the same input
+            (`healnet.nn.token_shards.TokenShards`): for positions that depend on the whole.
+
     Example:
         >>> import torch
         >>> from healnet.inputs import element_mask, unmask
@@ -36,8 +41,6 @@ class ModalityEncoder(nn.Module, ABC):
     """
 
     token_dim: int
-    # Whether `forward` takes `shards`: the processes that have the other parts of the same inputs, so that positions are
-    # those of the whole.
     splits: bool = False
 
     @abstractmethod

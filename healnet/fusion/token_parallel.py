@@ -1,4 +1,17 @@
-"""Encode a batch whose tokens are split over processes: `encode_shards`."""
+"""Encode a batch whose tokens are split over processes: `encode_shards`.
+
+With `HEALNet(..., token_group=...)` every process is given the same patients, in the same order, and of each modality its
+own part of their elements:
+
+- bags of patches and time series: any part, positions are those within the whole; evenly spaced series without times in the
+  order of the processes;
+- grids: a part of the first axis, in the order of the processes, all but the last a multiple of the encoder's `patch`;
+- networks of your own (`LearnedEncoder`): the elements that its own tokens are made of;
+- tables and graphs: the whole, on every process. Repeated tokens change no weighted mean, and gradients count them once.
+
+A process without tokens of a modality gives an input without elements, (b, 0, ...). Every process returns the same output,
+and after the backward pass the same gradients.
+"""
 
 from __future__ import annotations
 

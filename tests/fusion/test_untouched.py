@@ -75,3 +75,27 @@ def test_every_parameter_has_a_gradient_whatever_is_absent(given, own):
     model(inputs).sum().backward()
     unused = {name for name, p in model.named_parameters() if p.grad is None}
     assert any("rna" in name for name in unused) == ("rna" not in given)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
+def test_compiled_and_transformed_gradients_are_the_same_with_an_absent_modality():
+    torch.manual_seed(0)
+    encoders = {name: OmicEncoder(5, tokens=2, token_dim=4) for name in ("rna", "protein")}
+    model = HEALNet(encoders, latent_dim=8, num_latents=3, num_heads=1, head_dim=4)
+    rna = torch.randn(3, 5)
+    model({"rna": rna}).square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled({"rna": rna}).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+
+    def loss(parameters, row):
+        return torch.func.functional_call(model, parameters, ({"rna": row[None]},)).square().sum()
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        single = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(dict(model.named_parameters()), rna)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(single[name].sum(0), gradient, rtol=1e-4, atol=1e-5)

@@ -181,3 +181,19 @@ def test_data_tokens_are_not_differentiated(path, monkeypatch):
     output.sum().backward()
     assert seen == [(True, False, False)]
     assert keys.grad is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_gpu_gives_the_same(path, dtype):
+    queries, keys, _, mask = example(n=500, mask=True)
+    mask[1] = False
+    results = []
+    for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
+        q = queries.to(device, kind).requires_grad_()
+        output, _, lse = chunked_attention(q, *[keys.to(device, kind)] * 2, mask.to(device))
+        (gradient,) = torch.autograd.grad(output.float().square().sum(), q)
+        results.append([x.double().cpu() for x in (output, lse[mask.any(1)], gradient)])
+    atol = 1e-10 if dtype == torch.float64 else 0.05
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=atol * max(1.0, float(expected.abs().max())))
