@@ -3,11 +3,12 @@
     python examples/compare.py --dataset mini-acc --output compared
     python examples/compare.py --tables tcga --splits tcga/splits --output compared --workers 8
 
-A folder of cohorts holds `tcga_NAME_all_clean.csv.zip`, one of splits `tcga_NAME`. `results.csv` has a row per cohort, fold
-and model: Harrell's and Uno's C, integrated Brier score, p of D-calibration, seconds of processor time. HEALNet is compared
-with each model over cohorts by Wilcoxon's signed-rank test (`healnet.survival.compare_cohorts`), on one cohort by the
-corrected t-test over its folds (`compare_folds`); Holm's correction is for the number of models. With n cohorts and k models
-no corrected p is below k / 2^(n-1), so that eleven models need nine cohorts: name the few that matter in `--models`.
+A folder of cohorts holds `tcga_NAME_all_clean.csv.zip`, one of splits `tcga_NAME`, and so does one of patch features.
+`results.csv` has a row per cohort, fold and model: Harrell's and Uno's C, integrated Brier score, p of D-calibration,
+seconds of processor time. HEALNet is compared with each model over cohorts by Wilcoxon's signed-rank test
+(`healnet.survival.compare_cohorts`), on one cohort by the corrected t-test over its folds (`compare_folds`); Holm's
+correction is for the number of models. With n cohorts and k models no corrected p is below k / 2^(n-1), so that eleven
+models need nine cohorts: name the few that matter in `--models`.
 
 It goes on where its output folder stands; `--shard 0/4` does every fourth job, for machines that share the folder.
 """
@@ -45,11 +46,8 @@ CLASSICAL = {
 MODELS = (*DEEP, *CLASSICAL)
 RECIPES = dict.fromkeys(DATASETS, SMALL_RECIPE)
 TEST_SHARE = 0.2  # five folds
-SLOW = (
-    "MCAT",
-    "MOTCat",
-    "SurvPath",
-)  # for slides; on tables alone they read genes one by one: only where asked for
+# Designs around slides. Without any they read the genes of the widest table one by one, slowly: only where asked for.
+SLIDES = ("attention MIL", "MCAT", "MOTCat", "SurvPath")
 METRICS = {"c_index": "harrell_c", "uno": "uno_c", "ibs": "integrated_brier"}
 
 
@@ -64,6 +62,7 @@ class Plan:
     repeats: int = 1
     tables: Path | None = None
     splits: Path | None = None
+    features: Path | None = None
     clinical: tuple[str, ...] = ()
 
 
@@ -91,6 +90,8 @@ def load(plan: Plan, name: str) -> tuple[Cohort, dict[int, tuple[np.ndarray, np.
     assert plan.splits is not None
     table = plan.tables / f"tcga_{name}_all_clean.csv.zip"
     cohort = read_omics(table, clinical=list(plan.clinical), missing_outcome="drop")
+    if plan.features:
+        cohort = cohort.with_patches(plan.features / f"tcga_{name}")
     splits = read_splits(plan.splits / f"tcga_{name}", cohort)
     return cohort, {s.fold: (cohort.locate(s.train), cohort.locate(s.held_out)) for s in splits}
 
@@ -219,6 +220,7 @@ def add_cohorts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", type=Path, help="folder of cohorts")
     parser.add_argument("--splits", type=Path, help="folder of folders of splits")
+    parser.add_argument("--features", type=Path, help="folder of folders tcga_NAME of patch features")
     parser.add_argument("--clinical", default="age,is_female", help="clinical columns; default: %(default)s")
     parser.add_argument("--cohorts", help="some of the folder, as in blca,brca; default: all")
     parser.add_argument("--folds", help="some of them, as in 0,1; default: all")
@@ -238,6 +240,7 @@ def read_plan(
         1 if args.quick or not args.dataset else args.repeats,
         args.tables,
         args.splits,
+        args.features,
         tuple(args.clinical.split(",")),
     )
     folds = folds_of(plan)
@@ -259,7 +262,10 @@ def main() -> None:
     )
     jobs.add_arguments(parser)
     add_cohorts(parser)
-    parser.add_argument("--models", help=f"some of: {', '.join(MODELS)}; default: all but {', '.join(SLOW)}")
+    parser.add_argument(
+        "--models",
+        help=f"some of: {', '.join(MODELS)}; default: all, or without --features all but {', '.join(SLIDES)}",
+    )
     parser.add_argument(
         "--budget",
         type=int,
@@ -267,10 +273,15 @@ def main() -> None:
         help="training lengths that each deep model may choose from; default: 3",
     )
     args = parser.parse_args()
-    models = [m for m in MODELS if m not in SLOW] if args.models is None else args.models.split(",")
+    if args.models is None:
+        models = [model for model in MODELS if args.features or model not in SLIDES]
+    else:
+        models = args.models.split(",")
     unknown = [model for model in models if model not in MODELS]
     if unknown:
         parser.error(f"--models: expected some of {', '.join(MODELS)}, got {unknown[0]!r}")
+    if "attention MIL" in models and not args.features:
+        parser.error("attention MIL is a model of slides: give their --features")
     plan, folds = read_plan(parser, args, 1 if args.quick else args.budget)
     jobs.check_settings(args.output, asdict(plan))
     # Fold by fold, all models of each: a run that was stopped then has whole folds to compare.

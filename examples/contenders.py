@@ -1,8 +1,9 @@
 """The deep models of a comparison: HEALNet and `healnet.baselines`, through one loop and with one budget of settings."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from healnet import baselines
@@ -38,6 +39,11 @@ def mean_fusion(cohort: Cohort, recipe: Recipe) -> nn.Module:
 def self_normalizing(cohort: Cohort, recipe: Recipe) -> nn.Module:
     """Tables side by side; the few patients without one get zeros, the training mean."""
     return baselines.SelfNormalizingNetwork(encoders(cohort, recipe, "vector"), missing="zero", output="cox")
+
+
+def attention_mil(cohort: Cohort, recipe: Recipe) -> nn.Module:
+    """Slides alone; who has none gets the answer to nothing."""
+    return baselines.AttentionMIL(encoders(cohort, recipe, "vector"), output="cox")
 
 
 def late_concat(cohort: Cohort, recipe: Recipe) -> nn.Module:
@@ -87,6 +93,7 @@ DEEP: dict[str, Build] = {
     "healnet": build_model,
     "mean late fusion": mean_fusion,
     "self-normalizing network": self_normalizing,
+    "attention MIL": attention_mil,
     "late concatenation": late_concat,
     "late Kronecker": late_kronecker,
     "early fusion": early_fusion,
@@ -97,12 +104,39 @@ DEEP: dict[str, Build] = {
 }
 
 
-def fit_deep(name: str, seen: Cohort, recipe: Recipe, seed: int, budget: int) -> Ensemble:
+@dataclass(frozen=True)
+class Deep:
+    """A trained ensemble with the modalities it takes."""
+
+    ensemble: Ensemble
+    modalities: list[str]
+
+    def predict(self, cohort: Cohort) -> np.ndarray:
+        """(n,) risks."""
+        return self.ensemble.predict(cohort.select(self.modalities))
+
+    def survival(self, cohort: Cohort, times: Sequence[float]) -> np.ndarray:
+        """(n, t) probabilities of surviving beyond the times."""
+        return self.ensemble.survival(cohort.select(self.modalities), times)
+
+
+def taken(name: str, cohort: Cohort) -> list[str]:
+    """The modalities that a model takes: all, but for those of tables or slides alone."""
+    if name == "self-normalizing network":
+        return list(cohort.tables)
+    if name == "attention MIL":
+        return [modality for modality in cohort.modalities if modality not in cohort.tables]
+    return list(cohort.modalities)
+
+
+def fit_deep(name: str, seen: Cohort, recipe: Recipe, seed: int, budget: int) -> Deep:
     """Train an ensemble; with a budget of k > 1, its epochs are the best of 1, 2, 4, ... (k of them) times the recipe's.
 
     The best on a quarter of the training patients held out, of two members trained on the rest: the same for every model. A
     length with which a model diverges is passed over.
     """
+    modalities = taken(name, seen)
+    seen = seen.select(modalities)
     lengths = [replace(recipe, epochs=recipe.epochs * 2**step) for step in range(budget)]
     if budget > 1:
         inner, held = seen.holdout(0.25, seed=seed)
@@ -116,7 +150,7 @@ def fit_deep(name: str, seen: Cohort, recipe: Recipe, seed: int, budget: int) ->
     for length in lengths:
         ensemble = attempt(name, seen, length, seed)
         if ensemble is not None:
-            return ensemble
+            return Deep(ensemble, modalities)
     raise ValueError(f"{name}: expected a length of training with which it does not diverge, got none")
 
 

@@ -119,12 +119,12 @@ def draw(results: pd.DataFrame, path: Path) -> None:
                         mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0
                     )
             axes.axhline(0.5, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
-            axes.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
+            axes.set_xticks(SHARES, [f"{100 * share:.0f}" for share in SHARES])
             axes.spines[["top", "right"]].set_visible(False)
             if cohort == cohorts[0]:
                 axes.set_title(PLACES[place], fontsize="medium")
         row[0].set_ylabel(f"{cohort}\nHarrell's C")
-    figure.supxlabel("Share of patients from whom each modality is hidden", fontsize="medium")
+    figure.supxlabel("Share of patients from whom each modality is hidden (%)", fontsize="medium")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(WAYS), frameon=False)
     for suffix in (".png", ".pdf"):

@@ -84,7 +84,7 @@ class Standardizer:
             if self.clip is not None:
                 np.clip(values, -self.clip, self.clip, out=values)
             changed[name] = Table.owning(values, cohort.patients, statistics.index)
-        return cohort.replace(changed)
+        return cohort.replace(changed) if changed else cohort  # slides alone, say
 
     @property
     def statistics(self) -> dict[str, pd.DataFrame]:

@@ -220,3 +220,9 @@ def test_through_json_and_back(method):
     state["tables"]["t"]["scale"][0] = 0.0
     with pytest.raises(ValueError, match=r"^modality 't': expected finite centers and positive scales$"):
         Standardizer.from_dict(state)
+
+
+def test_a_cohort_without_tables_passes_through():
+    scans = {"a": np.ones((2, 2, 1)), "b": np.zeros((2, 2, 1))}
+    cohort = Cohort({"ct": scans}, SurvivalTarget([1.0, 2.0], [True, False]), ["a", "b"])
+    assert Standardizer().fit(cohort).transform(cohort) is cohort

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +50,12 @@ def folder(tmp_path_factory):
         for fold in range(2):
             sides = {"train": ids[1 - fold :: 2], "val": ids[fold::2]}
             pd.DataFrame(sides).to_csv(folder / f"tcga_{name}" / f"splits_{fold}.csv")
+        (folder / "features" / f"tcga_{name}").mkdir(parents=True)
+        for patient in ids[2:]:  # two patients have no slide
+            with h5py.File(folder / "features" / f"tcga_{name}" / f"{patient}-01Z.h5", "w") as file:
+                count = int(rng.integers(3, 9))
+                file["features"] = rng.normal(size=(count, 6)).astype(np.float32)
+                file["coords"] = rng.integers(0, 5000, (count, 2))
     return folder
 
 
@@ -114,6 +121,21 @@ def test_a_few_of_everything_and_two_processes(folder, tmp_path):
     results = pd.read_csv(tmp_path / "results.csv")
     assert results[["cohort", "fold"]].drop_duplicates().to_numpy().tolist() == [["bbbb", 1]]
     assert sorted(results["model"]) == ["clinical Cox", "table-weighted ridge"]
+
+
+@pytest.mark.slow
+def test_every_model_with_slides(run, folder):
+    arguments = ["--cohorts", "aaaa", "--folds", "0", "--budget", 1]
+    output = run(compare, "--features", folder / "features", *arguments)
+    results = pd.read_csv(output / "results.csv")
+    assert sorted(results["model"]) == sorted(compare.MODELS)
+    assert results[["c_index", "ibs"]].notna().all(axis=None)
+
+
+def test_attention_mil_needs_slides(run, capsys):
+    with pytest.raises(SystemExit):
+        run(compare, "--models", "healnet,attention MIL")
+    assert "attention MIL is a model of slides: give their --features" in capsys.readouterr().err
 
 
 @pytest.mark.slow
