@@ -126,10 +126,10 @@ def bars(
     """A table of bars about 0, orange to the right, blue to the left; NaN is a row without a bar.
 
     Args:
-        names: of the rows.
+        names: names of the rows.
         values: one number per row.
         notes: what to write instead of the number.
-        heads: of the three columns.
+        heads: titles of the three columns.
 
     Raises:
         ValueError: lengths that differ.

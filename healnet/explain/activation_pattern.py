@@ -43,7 +43,8 @@ def activation_pattern(
             outcome that does not vary.
 
     Raises:
-        ValueError: an unknown modality, one that is no table, an outcome of another shape, or what `Risk` refuses.
+        ValueError: an unknown modality, one that is no table, an outcome of another shape,
+            or an output that is neither declared nor read by `risk`.
 
     Example:
         >>> genes = torch.tensor([[1.0, 5.0, 0.0], [2.0, 3.0, 0.0], [3.0, 1.0, 0.0]])

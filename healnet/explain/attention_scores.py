@@ -39,7 +39,8 @@ def attention_scores(
         returns: modality -> (b, n); 0 on masked tokens.
 
     Raises:
-        ValueError: another method; an unknown modality; for "gradient", what `Risk` refuses.
+        ValueError: another method; an unknown modality; for "gradient", an output that is
+            neither declared nor read by `risk`.
 
     Example:
         >>> from healnet.encoders import OmicEncoder

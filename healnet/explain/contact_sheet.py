@@ -61,7 +61,7 @@ def top_patches(
         mpp: microns per pixel to read at; level-0 pixels by default.
 
     Raises:
-        ValueError: lengths that differ, a footprint that is not positive, fewer than 1 patch asked for.
+        ValueError: lengths that differ, a footprint that is not positive, a k below 1.
     """
     places, values = _checks.patches(coords, footprint, scores)
     if k < 1:

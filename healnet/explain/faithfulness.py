@@ -87,7 +87,8 @@ def faithfulness(
 
     Raises:
         ValueError: scores that are no mapping or of a modality that is not there; scores of another shape, not finite, or
-            negative where `signed` is False; fewer than 1 step or random order; what `Risk` refuses.
+            negative where `signed` is False; fewer than 1 step or random order; an output that is neither declared nor
+            read by `risk`.
     """
     if not isinstance(scores, Mapping) or not scores:
         raise ValueError(f"expected scores as a mapping {{modality: tensor}}, got {type(scores).__name__}")
@@ -142,7 +143,7 @@ def faithfulness(
 def plot_faithfulness(
     curves: Mapping[str, Faithfulness], *, quantity: str = "risk", ax: Axes | None = None
 ) -> Panels:
-    """Mean deletion and insertion curves of several scores side by side, random orders in grey.
+    """Mean deletion and insertion curves of several scores side by side, random orders in gray.
 
     Where the last elements go and where the first come, the whole modality goes or comes with them; the ends where
     a curve may jump for this reason are shaded.

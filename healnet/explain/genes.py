@@ -142,7 +142,7 @@ def plot_gene_bars(
     quantity: str = "risk",
     ax: Axes | None = None,
 ) -> Axes:
-    """The k most important genes as bars: orange raises the risk, blue lowers it, grey where no direction is given.
+    """The k most important genes as bars: orange raises the risk, blue lowers it, gray where no direction is given.
 
     Bars of genes that are among the most important in fewer than half of the folds are pale and hatched, and the legend
     warns of them: another cohort would rank other genes.

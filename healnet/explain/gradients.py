@@ -37,7 +37,7 @@ def input_gradients(
         returns: modality -> as its numbers: (b, f), (b, n, c), ...; exactly 0 on what is masked.
 
     Raises:
-        ValueError: an unknown modality, or what `Risk` refuses.
+        ValueError: an unknown modality, or an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
     leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in names}

@@ -65,7 +65,7 @@ def plot_graph_overlay(
     own = ax is None
     ax = new_axes(6.4, 5.4) if ax is None else ax
     if image is not None:
-        # A pixel's centre is a whole number, as in the tools that measure centroids.
+        # A pixel's center is a whole number, as in the tools that measure centroids.
         ax.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
     elif not ax.yaxis_inverted():  # as it is where the axes hold a picture already
         ax.invert_yaxis()

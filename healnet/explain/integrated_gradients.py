@@ -54,7 +54,7 @@ def integrated_gradients(
 
     Raises:
         ValueError: an unknown modality; a baseline of another shape or of a modality that is not scored; fewer than 1 step;
-            what `Risk` refuses.
+            an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
     if steps < 1:

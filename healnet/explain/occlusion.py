@@ -49,7 +49,7 @@ def occlude(
 
     Raises:
         ValueError: an unknown modality; groups that are not integers, do not fit the modality's elements or are of a
-            modality that is not scored; what `Risk` refuses.
+            modality that is not scored; an output that is neither declared nor read by `risk`.
 
     Example:
         >>> from healnet import HEALNet
@@ -106,7 +106,7 @@ def occlude_modalities(
         returns: modality -> (b,); 0 for a patient who lacks it anyway.
 
     Raises:
-        ValueError: an unknown modality, inputs without any, or what `Risk` refuses.
+        ValueError: an unknown modality, inputs without any, or an output that is neither declared nor read by `risk`.
     """
     batch_size(inputs)
     result = {}

@@ -73,7 +73,7 @@ def shapley_modalities(
         rows: patients times coalitions in one forward pass, at most; large inputs are copied less often.
 
     Raises:
-        ValueError: an unknown modality, none at all, or more than 8; what `Risk` refuses.
+        ValueError: an unknown modality, none at all, or more than 8; an output that is neither declared nor read by `risk`.
 
     Example:
         >>> from healnet import HEALNet

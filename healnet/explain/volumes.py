@@ -74,7 +74,7 @@ def plot_image_overlay(
     Scores of both signs get a diverging map about 0 (blue lowers, red raises); those of one sign a sequential one.
 
     Args:
-        image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in grey.
+        image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in gray.
         scores: (h, w).
         limits: scores at the ends of the color map, (-a, a) for the diverging one; by default from the scores.
         cmap: a matplotlib color map instead.

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from healnet.explain import gradient_x_input, input_gradients
-from healnet.explain.risk import risk_of
 from healnet.inputs import with_values
 
 
-def log_hazard(output):
-    return output[:, 0]
+def log_hazard(model, inputs):
+    with torch.no_grad():
+        return model.eval()(inputs)[:, 0]
 
 
 class Linear(nn.Module):
@@ -41,9 +41,7 @@ def test_gradients_are_those_of_finite_differences(model, inputs):
         for sign in (1, -1):
             moved = numbers.clone()
             moved[index] += sign * step
-            sides.append(
-                risk_of(model.eval(), {**inputs, name: with_values(value, moved)}, log_hazard)[index[0]]
-            )
+            sides.append(log_hazard(model, {**inputs, name: with_values(value, moved)})[index[0]])
         torch.testing.assert_close(
             slopes[name][index], (sides[0] - sides[1]) / (2 * step), rtol=1e-5, atol=1e-9
         )

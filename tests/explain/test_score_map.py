@@ -8,7 +8,7 @@ from healnet.slides import Slide
 
 
 def brute_force(coords, footprint, scores, level0_size, shape):
-    """Pixel by pixel: the mean over patches that hold its centre."""
+    """Pixel by pixel: the mean over patches that hold its center."""
     heat = np.full(shape, np.nan)
     for row in range(shape[0]):
         for column in range(shape[1]):

@@ -23,7 +23,7 @@ def drawn(slide, coords, footprint, scores, shape, **options):
 
 
 def pyramid(path, width, height, levels):
-    """A grey slide of several levels, without a scale of its own."""
+    """A gray slide of several levels, without a scale of its own."""
     with tifffile.TiffWriter(path) as file:
         for level in range(levels):
             image = np.full((height >> level, width >> level, 3), 200, np.uint8)

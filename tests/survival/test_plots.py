@@ -54,7 +54,7 @@ def test_kaplan_meier(axes):
     step = axes.lines[0]
     np.testing.assert_array_equal(step.get_ydata(), kaplan_meier(low).survival)
     assert step.get_drawstyle() == "steps-post"
-    assert axes.lines[0].get_linestyle() != axes.lines[2].get_linestyle()  # told apart without colour, too
+    assert axes.lines[0].get_linestyle() != axes.lines[2].get_linestyle()  # told apart without color, too
     assert legend(axes) == [
         f"{name} (n = {len(part)}, {part.event.sum()} events)"
         for name, part in (("low risk", low), ("high risk", target[risk > 0]))
