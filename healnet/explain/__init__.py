@@ -51,7 +51,7 @@ effect rank the patches of an average patient low, for they neither raise nor lo
 Real genes are correlated, and a model may read any of those that say the same. In mini-ACC, FOXM1 and CDK1 alone predict
 survival with C = 0.82 and 0.84. Their ranks among its 198 RNA genes, over five folds of held-out patients
 (`examples/explain_mini_acc.py`, 20 models, C = 0.86): `activation_pattern` 7 and 4; `rollout` 9 and 28; `occlude` 34 and 50;
-`integrated_gradients` 40 and 33; `gradient_x_input` 41 and 66; `mean_attention` 53 and 44; `gradient_attention` 116 and 118
+`integrated_gradients` 38 and 37; `gradient_x_input` 41 and 66; `mean_attention` 53 and 44; `gradient_attention` 116 and 118
 (the attention ones with a token for each gene).
 """
 

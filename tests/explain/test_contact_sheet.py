@@ -69,6 +69,8 @@ def test_found_patches_bring_rank_score_and_scale(slide):
     assert bar.get_width() == 20  # pixels of 0.5 microns
     assert not any(panel.patches for panel in sheet[1:])
     coarse = top_patches(slide, [[0, 0]], 64, [0.1], mpp=1.0)
+    assert [patch.mpp for patch in coarse] == [1.0]
+    assert plot_contact_sheet(coarse)[0].texts[0].get_text() == "10 µm"
     assert plot_contact_sheet(coarse)[0].patches[0].get_width() == 10
     plain = [np.zeros((64, 64, 3))]
     assert plot_contact_sheet(plain, mpp=2.0)[0].texts[0].get_text() == "50 µm"
