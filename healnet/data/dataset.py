@@ -36,7 +36,8 @@ class CohortDataset(Dataset[Batch]):
         max_patches: Number of patches to serve, for training, of a patient who has more; None serves all. The part is
             drawn by the seed, the patient's id and the number of times that the patient was served before, so that it is
             new in every epoch and the same for any number of workers.
-        seed: Random seed of `max_patches`.
+        seed: Random seed of `max_patches`; by default drawn from torch's global generator now, so that `torch.manual_seed`
+            decides and the members of an ensemble differ.
 
     Raises:
         ValueError: `max_patches` below 1.
@@ -56,13 +57,15 @@ class CohortDataset(Dataset[Batch]):
         dtype: torch.dtype = torch.float32,
         *,
         max_patches: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if max_patches is not None and max_patches < 1:
             raise ValueError(f"expected max_patches >= 1 or None, got {max_patches}")
         self.cohort = cohort
         self.max_patches = max_patches
-        self.seed = seed
+        # Only where it is used, so that a cohort without slides moves no generator.
+        drawn = max_patches is not None and seed is None
+        self.seed = int(torch.empty((), dtype=torch.int64).random_()) if drawn else seed or 0
         self._readers = {name: cohort.modality(name).reader(dtype, max_patches) for name in cohort.modalities}
         # Shared memory: the workers of a loader, which may outlive an epoch, count together.
         self._served = torch.zeros(len(cohort) if max_patches else 0, dtype=torch.int64).share_memory_()
@@ -89,7 +92,11 @@ class CohortDataset(Dataset[Batch]):
         return Batch(inputs, outcomes, labels, self._ids[position])
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw patches as in this epoch (0-based) from here on: after a restart, for epochs are counted otherwise."""
+        """Draw patches as in this epoch (0-based) from here on.
+
+        A process counts the epochs of its patients by itself. Call this after a restart, and before every epoch where
+        several processes share the patients, each of which sees other ones every time.
+        """
         self._served.fill_(epoch)
 
     def lengths(self) -> NDArray[np.int64]:

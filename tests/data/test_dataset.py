@@ -156,7 +156,7 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     two = write_bag(tmp_path / "two.h5", np.arange(30.0, 40).reshape(10, 1), np.zeros((10, 2)))
     few = write_bag(tmp_path / "few.h5", np.arange(5.0).reshape(5, 1), np.zeros((5, 2)))
     whole = Cohort({**tables(), "slide": {"p0": [one, two], "p1": [few]}}, TARGET, PATIENTS)
-    dataset = CohortDataset(whole, max_patches=12)
+    dataset = CohortDataset(whole, max_patches=12, seed=0)
     assert dataset.lengths()[:3].tolist() == [12, 5, 0]
     draws = [dataset[0].inputs["slide"] for _ in range(100)]
     for bag in draws:
@@ -170,7 +170,7 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     assert counts.max() <= 55
     assert len(dataset[1].inputs["slide"].features) == 5
     # The draws depend on seed, epoch and patient alone: not on torch's generator, nor on who else is in the cohort.
-    part = CohortDataset(whole[[1, 0]], max_patches=12)
+    part = CohortDataset(whole[[1, 0]], max_patches=12, seed=0)
     assert torch.equal(part[1].inputs["slide"].features, draws[0].features)
     dataset.set_epoch(3)
     assert torch.equal(dataset[0].inputs["slide"].features, draws[3].features)
@@ -178,11 +178,28 @@ def test_training_may_take_a_random_part_of_the_patches(tmp_path):
     assert not torch.equal(other[0].inputs["slide"].features, draws[0].features)
 
 
+def test_patches_follow_torchs_seed_by_default(tmp_path):
+    path = write_bag(tmp_path / "one.h5", np.arange(90.0).reshape(90, 1), np.zeros((90, 2)))
+    whole = Cohort({"slide": {"p0": path}})
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return CohortDataset(whole, max_patches=9)[0].inputs["slide"].features.ravel().tolist()
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+    torch.manual_seed(0)
+    CohortDataset(whole)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), after)
+
+
 def served(whole, workers, persistent=False):
     """The patches that each patient gets in three epochs, with torch's generator moved by other draws between them."""
     torch.manual_seed(workers)
     loader = DataLoader(
-        CohortDataset(whole, max_patches=4),
+        CohortDataset(whole, max_patches=4, seed=0),
         batch_size=3,
         shuffle=True,
         collate_fn=collate,
