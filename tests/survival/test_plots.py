@@ -183,6 +183,31 @@ def test_predicted_curves(axes):
     assert axes.get_xlabel() == "Time (months)"
 
 
+def test_the_legend_names_only_fates_that_occur(axes):
+    plot_survival_curves([[0.5, 0.2]], [10, 20], target=SurvivalTarget([15], [True]), ax=axes)
+    assert legend(axes) == ["patient 1", "event"]
+
+
+def test_every_picture_makes_a_figure_of_its_own_where_it_is_given_none():
+    risk, target = cohort()
+    survival = np.exp(-500 / 900 * np.exp(risk))
+    for ax in (
+        plot_kaplan_meier(target),
+        plot_survival_curves([[0.5, 0.2]], [10, 20]),
+        plot_calibration(calibration_groups(survival, target, 500, num_groups=5)),
+        plot_risk_histogram(risk, target),
+        plot_forest(pd.DataFrame({"model": ["a"], "c_index": [0.7]})),
+    ):
+        assert ax.figure.axes == [ax]
+        assert ax._repr_png_().startswith(b"\x89PNG")  # a notebook shows it
+
+
+def test_names_are_drawn_as_they_are(axes):
+    plot_kaplan_meier(SurvivalTarget([1, 2], [True, False]), ["$\\frac$", "b"], ax=axes)
+    axes.figure.draw_without_rendering()
+    assert legend(axes)[0] == "\\$\\frac\\$ (n = 1, 1 event)"
+
+
 def test_predicted_curves_from_an_array_begin_at_one(axes):
     plot_survival_curves([[0.5, 0.2]], [10, 20], ax=axes)
     assert axes.lines[0].get_xdata().tolist() == [0, 10, 20]
