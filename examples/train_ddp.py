@@ -205,7 +205,6 @@ def main() -> None:
         (options.output / "predictions.csv").write_text("\n".join(lines) + "\n")
         score = concordance(list(risks.values()), unseen.target)
         print(f"Harrell's C on {len(risks)} test patients {score:.3f}, last loss {loss:.4f}")
-    dist.barrier()
     dist.destroy_process_group()
 
 
