@@ -118,9 +118,8 @@ class _Terms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if (
-            torch.is_grad_enabled()
-        ):  # without this a second derivative would silently lack the part through eta
+        # Without the refusal a second derivative would silently lack the part through eta.
+        if torch.is_grad_enabled():
             raise RuntimeError("expected create_graph=False: Cox's loss has no second derivative here")
         return _gradient(grads[0], _Solved(*ctx.saved_tensors)), *[None] * 5
 

@@ -147,6 +147,8 @@ def test_patients_censored_at_exactly_t_are_neither_dead_nor_followed_beyond():
     ]  # as a control the patient censored at 2 would be ranked above both deaths
     at_3 = SurvivalTarget([1, 2, 3, 3], [True, True, False, False])
     assert values(evaluate(risk, at_3, train, times=[2.0]), "auc") == [0.5]
+    only = SurvivalTarget([2, 3, 3], [True, False, False])  # the one event is at exactly t
+    assert values(evaluate([1.0, 0.0, 2.0], only, train, times=[2.0]), "auc") == [0.5]
 
 
 def test_patients_followed_longer_than_the_training_cohort():
