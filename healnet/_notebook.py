@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from healnet._plotting import png
+from healnet._png import png
 
 __all__ = ["NotebookAxes", "NotebookFigure"]
 

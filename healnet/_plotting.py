@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from healnet._png import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,6 @@ __all__ = [
     "new_figure",
     "on_scale",
     "panels",
-    "png",
     "readable",
     "trim",
     "use_fonts",
@@ -317,13 +317,6 @@ def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[st
         if not missing:
             break
     return tuple(found)
-
-
-def png(figure: Figure, dpi: float = 144) -> bytes:
-    """The figure as PNG, without the date and version that would make every file differ."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def narrow_png(figure: Figure, width: float = 3.6, dpi: float = 220) -> bytes:

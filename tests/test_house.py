@@ -1,8 +1,10 @@
 """The house keeps its shape: imports point downward, and `import healnet` stays light."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ ALLOWED = {
     "tokens": {"nn"},
     "_evaluation": set(),
     "_files": set(),
-    "_notebook": {"_plotting"},
-    "_plotting": {"_notebook"},
+    "_png": set(),
+    "_notebook": {"_png"},
+    "_plotting": {"_notebook", "_png"},
     "survival": {"_plotting"},
     "encoders": {"inputs", "nn", "streams", "tokens"},
     "fusion": {"encoders", "inputs", "nn", "streams", "tokens"},
@@ -37,6 +40,7 @@ ALLOWED = {
         "_evaluation",
         "_files",
         "_plotting",
+        "_png",
         "data",
         "encoders",
         "fusion",
@@ -77,6 +81,35 @@ def test_imports_point_downward(path):
     if room == "__init__":
         outside = {(other, name) for other, name in outside if other in ALLOWED}
     assert not outside, f"{room} may not import {sorted(name for _, name in outside)}"
+
+
+def modules() -> dict[str, Path]:
+    parts = {path: path.relative_to(ROOT.parent).with_suffix("").parts for path in sorted(ROOT.rglob("*.py"))}
+    return {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    """Imports inside functions and for type checkers count: a reader follows them too."""
+    files = modules()
+    graph = {}
+    for module, path in files.items():
+        names = {name for _, name in imported(path)}
+        graph[module] = {name if name in files else name.rpartition(".")[0] for name in names} & set(files)
+    graph = {module: others - {module} for module, others in graph.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
+
+
+@pytest.mark.parametrize("path", modules().values(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_public_names_cross_files_and_private_modules_stay_in_their_folder(path):
+    files = modules()
+    for _, name in imported(path):
+        module, _, last = name.rpartition(".")
+        if name in files:
+            assert not last.startswith("_") or files[name].parent in path.parents, f"{name} is private"
+            continue
+        assert not last.startswith("_"), f"{name} is private"
+        public = vars(importlib.import_module(module)).get("__all__", ())
+        assert last in public or last == "__version__", f"{last} is not in {module}.__all__"
 
 
 def test_a_survival_target_is_all_that_data_takes_from_survival():

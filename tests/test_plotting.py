@@ -8,7 +8,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from healnet._plotting import color_limits, new_axes, on_scale, png, readable, viridis
+from healnet._plotting import color_limits, new_axes, on_scale, readable, viridis
+from healnet._png import png
 from healnet.explain import (
     Faithfulness,
     plot_contact_sheet,
@@ -23,7 +24,7 @@ def test_every_picture_is_drawn_without_pyplot():
     code = (
         "import sys, numpy as np\n"
         "from healnet.explain import *\n"
-        "from healnet._plotting import png\n"
+        "from healnet._png import png\n"
         "picture, grid = np.zeros((4, 4, 3)), np.arange(8.0).reshape(2, 2, 2)\n"
         "figures = [\n"
         "    plot_slide_heatmap(picture, [[0, 0]], 2, [1.0], level0_size=(4, 4), mpp=1.0).figure,\n"

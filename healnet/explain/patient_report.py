@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from healnet._evaluation import evaluating
 from healnet._files import atomic_path
-from healnet._plotting import narrow_png, png
+from healnet._plotting import narrow_png
+from healnet._png import png
 from healnet.explain import _html
 from healnet.explain._checks import modality_names
 from healnet.explain.gradients import gradient_x_input

@@ -17,7 +17,7 @@ import torch
 from healnet._files import shown
 from healnet.slides.torch_file import load_array
 
-__all__ = ["Rows", "Selection", "TensorRows", "count_rows", "table_shape"]
+__all__ = ["Array", "Rows", "Selection", "TensorRows", "count_rows", "table_shape"]
 
 Array = np.ndarray[Any, Any]
 Selection = slice | Array | list[int] | None

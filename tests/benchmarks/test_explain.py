@@ -16,7 +16,7 @@ import numpy as np, torch
 from healnet import HEALNet, PatchBag
 from healnet.encoders import PatchEncoder
 from healnet.explain import attention_scores, plot_slide_heatmap, to_geojson
-from healnet._plotting import png
+from healnet._png import png
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

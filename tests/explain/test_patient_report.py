@@ -12,7 +12,8 @@ import torch
 from matplotlib.image import imread
 
 from healnet import HEALNet
-from healnet._plotting import new_axes, png
+from healnet._plotting import new_axes
+from healnet._png import png
 from healnet.encoders import OmicEncoder, PatchEncoder
 from healnet.explain import gradient_x_input, patient_report, plot_slide_panels, shapley_modalities
 from healnet.inputs import Masked, PatchBag
