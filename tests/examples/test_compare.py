@@ -4,72 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from healnet.training import Recipe
-
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 import compare
-import missing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 ROW = ["cohort", "fold", "model", "c_index", "uno", "ibs", "d_calibration_p", "seconds"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two cohorts of 40 patients, two folds each."""
-    folder = tmp_path_factory.mktemp("tcga")
-    rng = np.random.default_rng(0)
-    for name in ("aaaa", "bbbb"):
-        n, risk = 40, rng.normal(size=40)
-        ids = [f"TCGA-{name}-{i:02d}" for i in range(n)]
-        genes = {
-            f"G{j}{suffix}": rng.normal(size=n) + risk
-            for j in range(4)
-            for suffix in ("_rnaseq", "_cnv", "_mut")
-        }
-        table = pd.DataFrame(
-            {
-                "case_id": ids,
-                "slide_id": [f"{patient}-01Z.svs" for patient in ids],
-                "age": 60 + 5 * risk,
-                "is_female": rng.integers(0, 2, n),
-                "survival_months": rng.exponential(20 * np.exp(-risk)).round(2) + 0.01,
-                "censorship": (np.arange(n) % 3 == 0).astype(int),
-                **genes,
-            }
-        )
-        table.to_csv(folder / f"tcga_{name}_all_clean.csv.zip", index=False)
-        (folder / f"tcga_{name}").mkdir()
-        for fold in range(2):
-            sides = {"train": ids[1 - fold :: 2], "val": ids[fold::2]}
-            pd.DataFrame(sides).to_csv(folder / f"tcga_{name}" / f"splits_{fold}.csv")
-        (folder / "features" / f"tcga_{name}").mkdir(parents=True)
-        for patient in ids[2:]:  # two patients have no slide
-            with h5py.File(folder / "features" / f"tcga_{name}" / f"{patient}-01Z.h5", "w") as file:
-                count = int(rng.integers(3, 9))
-                file["features"] = rng.normal(size=(count, 6)).astype(np.float32)
-                file["coords"] = rng.integers(0, 5000, (count, 2))
-    return folder
-
-
-@pytest.fixture
-def run(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "TCGA_RECIPE", Recipe(members=1, epochs=3, batch_size=16))
-
-    def call(module, *args):
-        common = ["--tables", folder, "--splits", folder, "--output", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", ["example", *map(str, [*common, *args])])
-        module.main()
-        return tmp_path / "out"
-
-    return call
 
 
 @pytest.mark.slow
@@ -136,39 +81,6 @@ def test_attention_mil_needs_slides(run, capsys):
     with pytest.raises(SystemExit):
         run(compare, "--models", "healnet,attention MIL")
     assert "attention MIL is a model of slides: give their --features" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_missing_modalities_by_share_place_and_way(run, capsys):
-    output = run(missing, "--cohorts", "aaaa", "--quick")
-    results = pd.read_csv(output / "missing.csv")
-    assert list(results.columns) == ["cohort", "fold", "way", "place", "share", "c_index"]
-    counted = results[results["way"] == "healnet"].groupby(["place", "share"]).size()
-    assert counted.to_dict() == {(place, share): 2 for place in missing.PLACES for share in (0.0, 0.5, 0.9)}
-    nothing_hidden = results[results["share"] == 0].groupby(["fold", "way"])["c_index"].nunique()
-    assert (nothing_hidden == 1).all()  # the three places are one experiment there
-    assert (output / "missing.png").read_bytes().startswith(b"\x89PNG")
-    assert "zeros" in capsys.readouterr().out
-
-
-def test_what_is_hidden_grows_with_the_share_and_leaves_everybody_something(folder):
-    plan = compare.Plan(Recipe(), 1, 0, tables=folder, splits=folder, clinical=("age", "is_female"))
-    cohort, _ = compare.load(plan, "aaaa")
-    some, most = (missing.hidden(cohort, share, 7).missing() for share in (0.5, 0.9))
-    assert not cohort.missing().any(axis=None)
-    assert (most | ~some).all(axis=None)
-    assert not most.all(axis=1).any()
-    assert some.mean().between(0.3, 0.7).all()
-    assert missing.hidden(cohort, 0.0, 7).missing().equals(cohort.missing())
-    seen, (new,) = missing.prepared(
-        "training means", missing.hidden(cohort, 0.5, 7), [missing.hidden(cohort, 0.9, 8)]
-    )
-    column = missing.hidden(cohort, 0.5, 7).table("rna").iloc[:, 0]
-    filled = new.table("rna").iloc[:, 0]
-    gone = missing.hidden(cohort, 0.9, 8).missing()["rna"].to_numpy()
-    np.testing.assert_allclose(filled[gone], column.mean())
-    assert not seen.missing().any(axis=None)
-    assert len(missing.prepared("complete patients", missing.hidden(cohort, 0.5, 7), [])[0]) < 10
 
 
 def test_holm_by_hand():
