@@ -231,11 +231,9 @@ def _target(y: ArrayLike | SurvivalTarget | None) -> SurvivalTarget:
         return y
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
-    names = np.asarray(y).dtype.names
-    if names is None or len(names) != 2:
+    if not isinstance(y, np.ndarray) or y.dtype.names is None:
         raise ValueError(
             "expected y as scikit-survival's structured array of event and time, or a SurvivalTarget, got "
             f"{type(y).__name__}"
         )
-    values = np.asarray(y)
-    return SurvivalTarget(values[names[1]], values[names[0]])
+    return SurvivalTarget.from_structured(y)
