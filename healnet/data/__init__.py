@@ -1,18 +1,18 @@
 """Many patients: tables and folders in, a `Cohort`, and batches out. No model is known here."""
 
 from healnet.data.batch import Batch
-from healnet.data.clinical_encoding import encode_clinical
 from healnet.data.cohort import Cohort
 from healnet.data.collate_fn import collate
 from healnet.data.dataset import CohortDataset
 from healnet.data.join_cohorts import join_cohorts, join_splits
 from healnet.data.length_buckets import LengthBuckets
-from healnet.data.matrix_file import read_matrix
 from healnet.data.modality_dropout import ModalityDropout
-from healnet.data.omics_table import read_omics
 from healnet.data.splits import Split, read_splits
 from healnet.data.standardizer import Standardizer
-from healnet.data.tcga_barcodes import tcga_patients
+from healnet.data.tables.clinical_encoding import encode_clinical
+from healnet.data.tables.matrix_file import read_matrix
+from healnet.data.tables.omics_table import read_omics
+from healnet.data.tables.tcga_barcodes import tcga_patients
 
 __all__ = [
     "Batch",

@@ -19,12 +19,12 @@ from healnet.data.checks import check_ids, check_table, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
-from healnet.data.modality import Index, Modality
-from healnet.data.modality_source import Source, as_modality, check_source
-from healnet.data.slide_bags import Bags
-from healnet.data.slide_folder import find_slides, list_feature_files, slides_of_patients
+from healnet.data.modalities.modality import Index, Modality
+from healnet.data.modalities.modality_source import Source, as_modality, check_source
+from healnet.data.modalities.slide_bags import Bags
+from healnet.data.modalities.slide_folder import find_slides, list_feature_files, slides_of_patients
+from healnet.data.modalities.table import Features, Table
 from healnet.data.summary import Summary, patterns, summarize
-from healnet.data.table import Features, Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]

@@ -12,9 +12,9 @@ import pandas as pd
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
 from healnet.data.labels import Labels
-from healnet.data.modality import Modality
+from healnet.data.modalities.modality import Modality
+from healnet.data.modalities.table import Features, Table
 from healnet.data.splits import Split
-from healnet.data.table import Features, Table
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["join_cohorts", "join_splits"]

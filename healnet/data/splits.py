@@ -10,7 +10,7 @@ from pathlib import Path
 from healnet._files import shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.text_table import open_text_table
+from healnet.data.tables.text_table import open_text_table
 from healnet.slides.slide_files import slide_name
 
 __all__ = ["Split", "read_splits"]

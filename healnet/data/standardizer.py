@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.table import Table
+from healnet.data.modalities.table import Table
 
 __all__ = ["Standardizer"]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.data.text_table import open_text_table
+from healnet.data.tables.text_table import open_text_table
 
 
 def test_an_archive_and_its_content_read_the_same(tmp_path):

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from healnet.data.open_patch_files import open_files
+from healnet.data.modalities.open_patch_files import open_files
 from healnet.slides.trident_clam_reader import read_patches
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from healnet.data.modality import Index, Modality, Reader
-from healnet.data.table import Features, Table
+from healnet.data.modalities.modality import Index, Modality, Reader
+from healnet.data.modalities.table import Features, Table
 from healnet.inputs import Masked
 
 __all__ = ["SparseTable"]

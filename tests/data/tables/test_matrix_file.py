@@ -10,7 +10,7 @@ import pytest
 
 from healnet.data import read_matrix
 
-TABLES = Path(__file__).parents[1] / "reference" / "tables"
+TABLES = Path(__file__).parents[2] / "reference" / "tables"
 nan = np.nan
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from healnet.data import Cohort
-from healnet.data.slide_bags import Bags
-from healnet.data.slide_folder import (
+from healnet.data.modalities.slide_bags import Bags
+from healnet.data.modalities.slide_folder import (
     SlideFile,
 )
 from healnet.survival.target import SurvivalTarget

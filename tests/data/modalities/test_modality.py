@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from healnet.data.modality import of_one_kind
-from healnet.data.table import Table
-from healnet.data.values import Values
+from healnet.data.modalities.modality import of_one_kind
+from healnet.data.modalities.table import Table
+from healnet.data.modalities.values import Values
 
 PATIENTS = pd.Index(["p0"], dtype=object)
 

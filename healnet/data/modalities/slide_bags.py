@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from healnet._files import shown
-from healnet.data.modality import Index, Modality, Reader, of_one_kind
-from healnet.data.open_patch_files import open_files
-from healnet.data.slide_folder import SlideFile
+from healnet.data.modalities.modality import Index, Modality, Reader, of_one_kind
+from healnet.data.modalities.open_patch_files import open_files
+from healnet.data.modalities.slide_folder import SlideFile
 from healnet.inputs import PatchBag
 from healnet.slides.trident_clam_reader import PatchFile
 

@@ -12,12 +12,12 @@ import pandas as pd
 from scipy import sparse
 
 from healnet.data.checks import check_ids, check_table
-from healnet.data.modality import Modality
-from healnet.data.slide_bags import Bags
-from healnet.data.slide_folder import SlideFile
-from healnet.data.sparse_table import SparseTable
-from healnet.data.table import Table
-from healnet.data.values import Values
+from healnet.data.modalities.modality import Modality
+from healnet.data.modalities.slide_bags import Bags
+from healnet.data.modalities.slide_folder import SlideFile
+from healnet.data.modalities.sparse_table import SparseTable
+from healnet.data.modalities.table import Table
+from healnet.data.modalities.values import Values
 from healnet.slides.trident_clam_reader import PatchFile
 
 __all__ = ["Source", "as_modality", "check_source"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from healnet.data.values import Values
+from healnet.data.modalities.values import Values
 
 PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from healnet.data.modality_source import as_modality, check_source
-from healnet.data.slide_bags import Bags
-from healnet.data.table import Table
-from healnet.data.values import Values
+from healnet.data.modalities.modality_source import as_modality, check_source
+from healnet.data.modalities.slide_bags import Bags
+from healnet.data.modalities.table import Table
+from healnet.data.modalities.values import Values
 
 PATIENTS = pd.Index(["1", "2"], dtype=object)
 

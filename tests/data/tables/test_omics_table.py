@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from healnet.data import read_omics
-from healnet.data.omics_table import SUFFIXES
+from healnet.data.tables.omics_table import SUFFIXES
 
-TCGA = Path(__file__).parents[2].parent / "shared" / "tcga"
+TCGA = Path(__file__).parents[3].parent / "shared" / "tcga"
 
 ROWS = """\
 ,case_id,slide_id,site,is_female,oncotree_code,age,survival_months,censorship,train,MYC_rnaseq,TP53_rnaseq,MYC_cnv,TP53_mut

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from healnet._files import shown
 from healnet.data.checks import shorten
-from healnet.data.text_table import MAX_BYTES, TextTable, open_text_table
+from healnet.data.tables.text_table import MAX_BYTES, TextTable, open_text_table
 
 __all__ = ["read_matrix"]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from healnet.data.table import Table
+from healnet.data.modalities.table import Table
 
 PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from healnet._files import need, shown
 from healnet.data.checks import shorten
-from healnet.data.clinical_encoding import OUTCOME_WORDS
 from healnet.data.cohort import Cohort
-from healnet.data.text_table import MAX_BYTES, TextTable, open_text_table
+from healnet.data.tables.clinical_encoding import OUTCOME_WORDS
+from healnet.data.tables.text_table import MAX_BYTES, TextTable, open_text_table
 from healnet.slides.slide_files import slide_name
 from healnet.survival.target import SurvivalTarget
 

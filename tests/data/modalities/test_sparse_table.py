@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from healnet.data import Cohort, CohortDataset, Standardizer, join_cohorts
-from healnet.data.sparse_table import SparseTable
-from healnet.data.table import Table
+from healnet.data.modalities.sparse_table import SparseTable
+from healnet.data.modalities.table import Table
 
 PATIENTS = pd.Index(["p0", "p1", "p2", "p3"], dtype=object)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from healnet.data import Cohort
-from healnet.data.slide_folder import (
+from healnet.data.modalities.slide_folder import (
     SlideFile,
     find_slides,
     list_feature_files,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healnet.data.modality import Index, Modality, Reader, of_one_kind, type_names
+from healnet.data.modalities.modality import Index, Modality, Reader, of_one_kind, type_names
 from healnet.inputs import Masked
 
 __all__ = ["Values"]

@@ -1,0 +1,1 @@
+"""Read tables as people have them: omics matrices, clinical columns, TCGA barcodes."""
