@@ -1,8 +1,12 @@
 """The paper's experiment on a TCGA cohort: tables, or tables and slides, in; risks of held-out patients out.
 
     python examples/tcga.py --table tcga_blca_all_clean.csv.zip --splits splits/tcga_blca --output blca
+    python examples/tcga.py --tables tcga --splits tcga/splits --output all_cohorts
 
 The table is MCAT's or PORPOISE's: `--features` adds a folder of CLAM or TRIDENT patch features as one more modality.
+`--tables` is a folder of `tcga_NAME_all_clean.csv.zip`, each run into a folder NAME of the output, with `--splits` a folder
+of folders `tcga_NAME`; `results.csv` then has all cohorts.
+
 Each finished fold is kept: a run that was stopped, or was asked for `--folds 0,1` only, goes on where it ended.
 """
 
@@ -28,8 +32,8 @@ from healnet.survival import SurvivalTarget, concordance
 from healnet.survival.plots import plot_kaplan_meier
 from healnet.training import Recipe, fit_ensemble
 
-# One setting for every cohort.
-RECIPE = Recipe(members=5, epochs=5, batch_size=64, narrow=16, max_patches=1024)
+# One setting for every cohort, and for compare.py and pan_cancer.py.
+RECIPE = Recipe(members=5, epochs=8, batch_size=64, narrow=16, max_patches=1024, standardize="rank")
 MODELS = ("healnet", "elastic-net Cox", "random survival forest")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -112,7 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", type=Path, required=True, help="CSV (zipped or not) or parquet")
+    tables = parser.add_mutually_exclusive_group(required=True)
+    tables.add_argument("--table", type=Path, help="CSV (zipped or not) or parquet")
+    tables.add_argument("--tables", type=Path, help="folder of cohorts")
     parser.add_argument(
         "--splits", type=Path, required=True, help="folder with splits_0.csv, splits_1.csv, ..."
     )
@@ -122,7 +128,32 @@ def main() -> None:
     parser.add_argument("--folds", help="some of them, as in 0,1; default: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.table:
+        run_cohort(parser, args, cohort_name(args.table))
+        return
+    files = sorted(args.tables.glob("tcga_*_all_clean.csv.zip"))
+    if not files:
+        parser.error(f"{args.tables}: expected tcga_NAME_all_clean.csv.zip, found none")
+    if args.features:
+        parser.error("--features goes with --table: each cohort has its own folder of features")
+    results = []
+    for table in files:
+        name = cohort_name(table)
+        own = {"table": table, "splits": args.splits / f"tcga_{name}", "output": args.output / name}
+        results.append(run_cohort(parser, argparse.Namespace(**{**vars(args), **own}), name))
+        write_csv(pd.concat(results), args.output / "results.csv")
+    means = pd.concat(results).groupby(["cohort", "model"])["c_index"].mean().unstack()[list(MODELS)]
+    means.loc["mean"] = means.mean()
+    print(f"\nHarrell's C of held-out patients, by cohort\n\n{means.to_string(float_format='{:.3f}'.format)}")
 
+
+def cohort_name(table: Path) -> str:
+    """NAME of `tcga_NAME_all_clean.csv.zip`; of another file its name up to the first dot."""
+    return table.name.split(".")[0].removeprefix("tcga_").removesuffix("_all_clean")
+
+
+def run_cohort(parser: argparse.ArgumentParser, args: argparse.Namespace, name: str) -> pd.DataFrame:
+    """Run a cohort's folds that are still to do; returns its results."""
     cohort = read_omics(args.table, clinical=args.clinical.split(","), missing_outcome="drop")
     if args.features:
         cohort = cohort.with_patches(args.features)
@@ -158,7 +189,7 @@ def main() -> None:
             write_csv(table.assign(time=new.target.time, event=new.target.event), paths[fold])
 
     folds = pd.concat([pd.read_csv(path, dtype={"patient": str}) for path in paths.values() if path.exists()])
-    results = score(folds)
+    results = score(folds).assign(cohort=name)[["cohort", "model", "repeat", "fold", "c_index"]]
     write_csv(results, args.output / "results.csv")
     risks = folds.rename(columns={"healnet": "risk"})[["patient", "fold", "risk", "time", "event"]]
     write_csv(risks, args.output / "risks.csv")
@@ -167,7 +198,8 @@ def main() -> None:
     for model in MODELS[1:]:
         table[f"healnet - {model}"] = table["healnet"] - table[model]
     table = pd.concat([table, table.agg(["mean", "std"])])
-    print(f"\nHarrell's C of held-out patients\n\n{table.to_string(float_format='{:.3f}'.format)}")
+    print(f"\nHarrell's C of held-out patients of {name}\n\n{table.to_string(float_format='{:.3f}'.format)}")
+    return results
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,8 +37,8 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         device: Device to train and predict on.
         verbose: Whether to show a progress bar.
         members, epochs, batch_size, learning_rate, weight_decay, modality_dropout, input_dropout, narrow, tokens,
-            feature_tokens, depth, num_latents, latent_dim, num_heads, self_attention, ff_mult, max_patches, strata: Settings
-            of `healnet.training.Recipe`.
+            feature_tokens, depth, num_latents, latent_dim, num_heads, self_attention, ff_mult, max_patches, strata,
+            standardize: Settings of `healnet.training.Recipe`.
 
     Attributes:
         ensemble_: The fitted `healnet.training.Ensemble`, which `healnet.pretrained.PretrainedModel.of` saves.
@@ -82,6 +82,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         ff_mult: int = 1,
         max_patches: int | None = None,
         strata: str | None = None,
+        standardize: Literal["mean", "median", "rank"] = "mean",
         random_state: Any = 0,
         device: torch.device | str = "cpu",
         verbose: bool = False,
@@ -105,6 +106,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         self.ff_mult = ff_mult
         self.max_patches = max_patches
         self.strata = strata
+        self.standardize = standardize
         self.random_state = random_state
         self.device = device
         self.verbose = verbose

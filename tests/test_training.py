@@ -167,3 +167,12 @@ def test_strata_are_compared_within_themselves_alone(cohort):
         ValueError, match=r"^expected a baseline per member, got none: after training with strata"
     ):
         fit_ensemble(first, within).survival(first, [100])
+
+
+def test_tables_are_standardized_as_the_recipe_says(cohort):
+    ensemble = fit_ensemble(cohort[:40], Recipe(members=1, epochs=2, standardize="rank"))
+    assert ensemble.scaler.method == "rank"
+    # Only the order of a column counts: risks stay what they are when long tails are added.
+    tails = cohort.replace({name: np.exp(cohort.table(name)) for name in cohort.tables})
+    other = fit_ensemble(tails[:40], Recipe(members=1, epochs=2, standardize="rank"))
+    np.testing.assert_allclose(other.predict(tails), ensemble.predict(cohort), atol=1e-5)

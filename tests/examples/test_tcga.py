@@ -173,3 +173,25 @@ def test_inputs_that_are_alike_for_everybody_give_chance(run, inputs):
 
     edit_table(inputs, flatten)
     assert (pd.read_csv(run("--folds", "0") / "results.csv")["c_index"] == 0.5).all()
+
+
+@pytest.mark.slow
+def test_a_folder_of_cohorts_is_run_one_by_one(run, inputs, monkeypatch, capsys):
+    alone = pd.read_csv(run(output="alone") / "results.csv")
+    assert (alone["cohort"] == "table").all()
+    (inputs / "tables").mkdir()
+    frame = pd.read_csv(inputs / "table.csv")
+    for name in ("aaaa", "bbbb"):
+        frame.to_csv(inputs / "tables" / f"tcga_{name}_all_clean.csv.zip", index=False)
+        (inputs / "folders" / f"tcga_{name}").mkdir(parents=True)
+        for path in (inputs / "splits").iterdir():
+            (inputs / "folders" / f"tcga_{name}" / path.name).write_bytes(path.read_bytes())
+    arguments = ["--tables", inputs / "tables", "--splits", inputs / "folders", "--output", inputs / "both"]
+    monkeypatch.setattr(sys, "argv", ["tcga.py", *map(str, arguments)])
+    run.module.main()
+    results = pd.read_csv(inputs / "both" / "results.csv")
+    assert list(results.columns) == ["cohort", "model", "repeat", "fold", "c_index"]
+    for name in ("aaaa", "bbbb"):  # the same patients as in the run of one table
+        part = results[results["cohort"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part.drop(columns="cohort"), alone.drop(columns="cohort"))
+    assert "by cohort" in capsys.readouterr().out
