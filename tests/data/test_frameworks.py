@@ -121,3 +121,14 @@ def test_lightning_trains_on_a_cohort(tmp_path):
         trainer.fit(module, DataLoader(CohortDataset(cohort()), batch_size=4))
     assert module.seen == PATIENTS
     assert not torch.equal(module.model.latents, before)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
+def test_compiled_with_dynamic_shapes_it_takes_any_number_of_patients():
+    data, net = CohortDataset(cohort()), model().eval()
+    compiled = torch.compile(net, dynamic=True, fullgraph=True)
+    with torch.no_grad():
+        for rows in ([0, 1, 2, 3, 4], [5, 6, 7], range(12)):
+            inputs = data.batch(np.array(rows)).inputs
+            torch.testing.assert_close(compiled(inputs), net(inputs), rtol=1e-4, atol=1e-5)
