@@ -54,8 +54,7 @@ class Recipe:
         max_patches: Patches drawn of each patient's slides whenever a training batch is read; None for all.
         strata: Name of the cohort's label, such as the cancer or the center, within which alone Cox's loss compares
             patients; None compares all.
-        standardize: Method of `Standardizer`: "mean", "median" or "rank". Normal scores of ranks suit RNA-seq of hundreds of
-            patients: on eight cancers of TCGA they gain 0.013 of Harrell's C over "mean".
+        standardize: Method of `Standardizer`: "mean", "median" or "rank", which suits the long tails of RNA-seq.
     """
 
     members: int = 4
