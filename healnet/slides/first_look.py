@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from healnet._files import shown
 from healnet.slides.feature_writer import ExtractionSettings
-from healnet.slides.patch_geometry import agreed_name, find_patches_file, read_coords, read_patch_geometry
+from healnet.slides.patch_geometry import agreed_name, read_coords, read_patch_geometry
 from healnet.slides.sharpness import sharpness
 from healnet.slides.slide import Slide
 from healnet.slides.tiles import Tiles
@@ -82,8 +82,12 @@ class SlideJob:
 
     def _coords_file(self) -> Path:
         assert self.coords is not None
-        found = find_patches_file(self.coords / f"{self.name}.h5", self.coords)
-        assert found is not None  # an absent one was raised
+        names = (f"{self.name}.h5", f"{self.name}_patches.h5")
+        found = next((self.coords / name for name in names if (self.coords / name).is_file()), None)
+        if found is None:
+            raise FileNotFoundError(
+                f"{shown(self.coords)}: expected a patches file {names[0]} or {names[1]}, got none"
+            )
         return found
 
     def _mask_file(self) -> Path:

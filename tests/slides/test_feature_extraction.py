@@ -5,8 +5,15 @@ import gc
 import json
 import os
 import re
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import tempfile
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -305,6 +312,341 @@ def test_the_bar_shows_slides_rate_and_time_left(slides, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_runs_of_another_encoder_or_of_another_slide_of_the_name_are_refused_before_any_work(
+    slides, tmp_path
+):
+    extract(slides[:1], tmp_path, encoder_name="e")
+    for encoder, text in (
+        (lambda tiles: moments(tiles)[:, :3], "features of width 6, this encoder gives 3"),
+        (lambda tiles: moments(tiles - 0.5), "another encoder or another normalization of the tiles"),
+    ):
+        with pytest.raises(ValueError, match=rf"a\.h5: made with {text}"):
+            extract(slides, tmp_path, encoder, encoder_name="e")
+    with pytest.raises(ValueError, match=r"another encoder or another normalization of the tiles"):
+        extract(slides, tmp_path, encoder_name="e", transform=lambda tile: tile.float() / 255 - 0.5)
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "a.tif"
+    twin.write_bytes(slides[1].read_bytes())  # 600 x 500 too
+    with tifffile.TiffFile(twin) as file:
+        place = file.pages[0].tags["ImageWidth"].valueoffset
+    data = bytearray(twin.read_bytes())
+    data[place : place + 2] = (599).to_bytes(2, "little")
+    twin.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"size of the slide 600 x 500, this run has size of the slide 599 x 500; "
+    ):
+        extract([twin], tmp_path, encoder_name="e")
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == ["a.h5"]
+
+
+def test_an_encoder_without_a_name_needs_one(slides, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^expected encoder_name for an encoder without a name of its own, got <lamb"
+    ):
+        extract(slides, tmp_path, lambda tiles: moments(tiles))
+
+
+def test_several_encoders_in_one_pass(slides, tmp_path, monkeypatch):
+    reads = []
+    original = Slide.scaled_region
+
+    def counted(self, *arguments):
+        reads.append(self.name)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Slide, "scaled_region", counted)
+    colors = {"mean": lambda tiles: tiles.mean((2, 3)), "moments": moments}
+    extract(slides[:1], tmp_path, colors)
+    both = len(reads)
+    mean, full = (read_patches(tmp_path / f"features_{name}" / "a.h5") for name in colors)
+    assert (mean.encoder, mean.dim, full.encoder, full.dim) == ("mean", 3, "moments", 6)
+    assert torch.equal(mean.load()[0], full.load()[0][:, :3])
+    reads.clear()
+    extract(slides[:1], tmp_path / "one", colors["mean"], encoder_name="mean")
+    assert len(reads) == both
+    # A third encoder later reads the slide again, and leaves the finished files alone.
+    stamp = (tmp_path / "features_mean" / "a.h5").stat().st_mtime_ns
+    extract(slides[:1], tmp_path, colors | {"max": lambda tiles: tiles.amax((2, 3))})
+    assert read_patches(tmp_path / "features_max" / "a.h5").num_patches == 20
+    assert (tmp_path / "features_mean" / "a.h5").stat().st_mtime_ns == stamp
+
+
+def test_clams_layout(slides, tmp_path):
+    extract(slides, tmp_path, layout="clam")
+    names = {
+        place: sorted(p.name for p in (tmp_path / place).iterdir())
+        for place in ("h5_files", "patches", "pt_files")
+    }
+    assert names["h5_files"] == names["patches"] == ["a.h5", "b.h5", "c.h5"]
+    assert names["pt_files"] == ["a.pt", "b.pt", "c.pt"]
+    tensor, whole = (read_patches(tmp_path / name) for name in ("pt_files/a.pt", "h5_files/a.h5"))
+    assert torch.equal(tensor.load()[0], whole.load()[0])
+    assert torch.equal(tensor.load()[1], whole.load()[1])
+    assert [r.tiles for r in extract(slides, tmp_path, layout="clam")] == [20, 12, 0]
+
+
+@pytest.mark.parametrize("tool", ["clam", "trident"])
+def test_coordinates_that_exist(slides, tmp_path, tool):
+    (tmp_path / "patches").mkdir()
+    coords = np.array([[128, 192], [200, 250], [64, 0]])
+    with h5py.File(tmp_path / "patches" / ("a.h5" if tool == "clam" else "a_patches.h5"), "w") as file:
+        file["coords"] = coords
+        geometry = (
+            {"patch_size": 32, "patch_level": 1, "downsample": (4.0, 4.0)}
+            if tool == "clam"
+            else {"patch_size": 64, "patch_size_level0": 128}
+        )
+        file["coords"].attrs.update(geometry | {"name": "a"})
+    reports = extract(slides[:2], tmp_path / "out", size=64, tissue_fraction=0.1, coords=tmp_path / "patches")
+    assert reports[0].error == ""
+    assert re.match(
+        r"FileNotFoundError: .*patches: expected a patches file b\.h5 or b_patches\.h5, got none",
+        reports[1].error,
+    )
+    bag = read_patches(tmp_path / "out" / "a.h5")
+    features, found = bag.load()
+    assert (bag.footprint, found.tolist()) == (128.0, coords.tolist())
+    slide = Slide(slides[0])
+    pixels = np.stack([slide.scaled_region(x, y, 64, 64, 2.0) for x, y in coords])
+    expected = moments(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(features, expected)
+    # By default a tile has as many pixels as the file says.
+    extract(slides[:1], tmp_path / "own", size=None, coords=tmp_path / "patches")
+    with h5py.File(tmp_path / "own" / "a.h5") as file:
+        assert file["coords"].attrs["patch_size"] == (32 if tool == "clam" else 64)
+    # Other coordinates make other features.
+    (path,) = (tmp_path / "patches").iterdir()
+    with h5py.File(path, "a") as file:
+        file["coords"][0] = (0, 0)
+    with pytest.raises(
+        ValueError, match=r"a\.h5: made with selection coords \w{16}, this run has selection coords \w{16};"
+    ):
+        extract(slides[:1], tmp_path / "out", size=64, coords=tmp_path / "patches")
+
+
+def test_coordinates_beyond_the_slide_are_its_error(slides, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["coords"] = np.array([[0, 0], [600, 0]])
+        file["coords"].attrs["patch_size_level0"] = 64
+        file["coords"].attrs["patch_size"] = 64
+    (report,) = extract(slides[:1], tmp_path / "out", coords=tmp_path)
+    assert report.error.endswith("expected patches within 600 x 500 pixels, got one at [600, 0]")
+
+
+def test_masks_of_the_users_own(slides, tmp_path):
+    """The outlines that one run writes are the next one's mask, once they are edited."""
+    extract(slides[:2], tmp_path / "first", tissue_fraction=0.5)
+    edited = tmp_path / "first" / "tissue" / "a.geojson"
+    content = json.loads(edited.read_text())
+    content["features"][0]["geometry"]["coordinates"] = [
+        [[128, 192], [256, 192], [256, 448], [128, 448], [128, 192]]
+    ]
+    edited.write_text(json.dumps(content))
+    reports = extract(slides[:2], tmp_path / "second", masks=tmp_path / "first" / "tissue")
+    coords = read_patches(tmp_path / "second" / "a.h5").coords
+    assert sorted(map(tuple, coords.tolist())) == [(x, y) for x in (128, 192) for y in (192, 256, 320, 384)]
+    assert reports[0].tissue_mm2 == pytest.approx(128 * 256 * 0.25e-6, rel=0.02)
+    same = read_patches(tmp_path / "first" / "b.h5").coords
+    assert np.array_equal(read_patches(tmp_path / "second" / "b.h5").coords, same)
+    with pytest.raises(ValueError, match=r"^expected coords or masks, got both$"):
+        extract(slides, tmp_path / "third", masks=tmp_path, coords=tmp_path)
+
+
+def test_blurred_tiles_are_left_out_and_counted(slide_writer, tmp_path):
+    flat = [(0, 0, 256, 512, (190, 110, 170)), (256, 0, 512, 512, "texture")]
+    path = slide_writer(tmp_path / "s.tif", (512, 512), flat, levels=(1,), texture=texture)
+    (every,) = extract([path], tmp_path / "all", tissue_fraction=0)
+    (sharp,) = extract([path], tmp_path / "sharp", tissue_fraction=0, min_sharpness=1.0)
+    assert (every.tiles, every.blur, sharp.tiles, sharp.blur) == (64, 0.0, 32, 0.5)
+    assert every.sharpness == sharp.sharpness > 1
+    kept = read_patches(tmp_path / "sharp" / "s.h5")
+    assert kept.coords[:, 0].min() == 256
+    whole = read_patches(tmp_path / "all" / "s.h5")
+    everything = dict(zip(map(tuple, whole.coords.tolist()), whole.load()[0], strict=True))
+    for corner, row in zip(kept.coords.tolist(), kept.load()[0], strict=True):
+        assert torch.equal(row, everything[tuple(corner)])
+    assert [row["blur"] for row in table(tmp_path / "sharp" / "qc.csv")] == ["0.5"]
+
+
+def test_pen_has_its_share_in_the_table(slide_writer, tmp_path):
+    painted = [(0, 0, 2048, 2048, "texture"), (0, 512, 2048, 768, (30, 60, 180))]
+    path = slide_writer(tmp_path / "s.tif", (2048, 2048), painted, levels=(1, 4), texture=texture)
+    (report,) = extract([path], tmp_path / "out", size=256)
+    # An eighth of the slide, and up to 4 pixels of 128 on each side of the stroke.
+    assert 16 / 128 <= report.pen <= 24 / 128
+    assert not {512} & set(read_patches(tmp_path / "out" / "s.h5").coords[:, 1].tolist())
+
+
+# Disks
+
+
+def run_in(code, *arguments, **options):
+    """A Python process of its own, after the lines that every one of them begins with."""
+    start = "import sys, resource, signal, torch\nfrom healnet.slides import extract_features\n"
+    start += "def mean(tiles): return tiles.flatten(1).repeat(1, 4)\n"
+    command = [sys.executable, "-c", start + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+def test_a_full_disk_stops_the_run_and_says_what_was_needed(slides, tmp_path):
+    done = run_in(
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "extract_features(sys.argv[2:], mean, sys.argv[1], size=64, tissue_fraction=0.5, num_workers=0, progress=False)",
+        tmp_path,
+        *slides,
+    )
+    message = rf"OSError: \[Errno \d+\] no room on the disk: the files of this slide need 4\.\d MB: '{tmp_path}/a\.h5'\n"
+    assert re.search(message, done.stderr), done.stderr
+    assert not list(tmp_path.glob("*.h5"))
+    assert not list(tmp_path.glob("**/*.part"))
+    assert (tmp_path / "qc.csv").exists()
+
+
+def test_a_disk_without_room_for_a_slide_is_noticed_before_it_is_encoded(slides, tmp_path, monkeypatch):
+    calls = []
+
+    def counting(tiles):
+        calls.append(len(tiles))
+        return moments(tiles)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"no room on the disk: the files of this slide need 0\.1 MB"):
+        extract(slides, tmp_path, counting)
+    assert calls == [1, 2]  # the probe
+
+
+def test_a_finished_file_that_cannot_be_read_is_reported_and_not_replaced(slides):
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        copies = [Path(name) / path.name for path in slides[:1]]
+        copies[0].write_bytes(slides[0].read_bytes())
+        extract(copies, Path(name) / "out")
+        path = Path(name) / "out" / "a.h5"
+        stamp = path.stat().st_mtime_ns
+        path.chmod(0)
+        for folder in (Path(name) / "out", Path(name) / "out" / "tissue"):
+            folder.chmod(0o777)
+        (Path(name) / "out" / ".extraction.lock").chmod(0o666)
+        user = os.geteuid()
+        if user == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            (report,) = extract(copies, Path(name) / "out")
+        finally:
+            os.seteuid(user)
+        assert report.error == f"PermissionError: [Errno 13] Permission denied: '{path}'"
+        assert path.stat().st_mtime_ns == stamp
+
+
+# Slides that hang or crash what opens them
+
+
+def test_a_pipe_is_no_slide(tmp_path):
+    os.mkfifo(tmp_path / "a.svs")
+    (report,) = extract([tmp_path / "a.svs"], tmp_path / "out")
+    assert (
+        report.error == f"ValueError: {tmp_path}/a.svs: expected a regular file, got a folder, pipe or device"
+    )
+
+
+def with_tile(source, path, width, length):
+    data = bytearray(source.read_bytes())
+    with tifffile.TiffFile(source) as file:
+        for name, value in (("TileWidth", width), ("TileLength", length)):
+            tag = file.pages[0].tags[name]
+            size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]
+            data[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.slow
+def test_a_slide_that_ends_the_process_that_reads_it_is_named_and_the_others_are_done(slides, tmp_path):
+    tifffile.imwrite(
+        tmp_path / "whole.tif",
+        np.full((512, 512, 3), 200, np.uint8),
+        tile=(256, 256),
+        photometric="rgb",
+        compression="zlib",
+        resolution=(20000, 20000),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    bomb = with_tile(tmp_path / "whole.tif", tmp_path / "aa.tif", 1 << 30, 16)
+    code = (
+        "print([r for r in extract_features(sys.argv[2:], mean, sys.argv[1], size=64, tissue_fraction=0.5, num_workers=1, "
+        "progress=False)])"
+    )
+    done = run_in(
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n" + code, tmp_path / "out", bomb, *slides[:2]
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["slide"]: row for row in table(tmp_path / "out" / "qc.csv")}
+    assert rows["aa"]["error"].startswith(
+        f"RuntimeError: {bomb}: the process that read it died (DataLoader worker"
+    )
+    assert (rows["a"]["tiles"], rows["b"]["tiles"], rows["a"]["error"]) == ("20", "12", "")
+
+
+def test_a_slide_that_claims_more_pixels_than_can_be_looked_at(tmp_path):
+    claimed, tile = 200_000, 16_384
+    count, packed, values = (-(-claimed // tile)) ** 2, zlib.compress(bytes(3)), 8 + 2 + 12 * 13 + 4
+    long, short, ratio = "I", "H2x", "I"  # how a value fills its four bytes
+    entries = [(256, 4, 1, claimed, long), (257, 4, 1, claimed, long), (258, 3, 3, values, long)]
+    entries += [(259, 3, 1, 8, short), (262, 3, 1, 2, short), (277, 3, 1, 3, short)]
+    entries += [(282, 5, 1, values + 6, ratio), (283, 5, 1, values + 6, ratio), (296, 3, 1, 3, short)]
+    entries += [(322, 4, 1, tile, long), (323, 4, 1, tile, long)]
+    entries += [(324, 4, count, values + 14, long), (325, 4, count, values + 14 + 4 * count, long)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, kind, number, value, form in entries:
+        data += struct.pack(f"<HHI{form}", tag, kind, number, value)
+    data += struct.pack("<IHHHII", 0, 8, 8, 8, 20_000, 1)
+    for value in (len(data) + 8 * count, len(packed)):
+        data += struct.pack(f"<{count}I", *[value] * count)
+    (tmp_path / "a.tif").write_bytes(data + packed)
+    (report,) = extract([tmp_path / "a.tif"], tmp_path / "out", num_workers=1)
+    assert report.error.endswith(
+        "expected a coarse level for an overview of 200000 x 200000 pixels, got downsamples 1"
+    )
+    assert report.seconds < 20
+
+
+def test_an_error_of_many_lines_keeps_the_first(slides, tmp_path):
+    def out_of_memory(tiles):
+        if len(tiles) > 2:  # not the probe
+            raise RuntimeError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation\nfor advice"
+            )
+        return moments(tiles)
+
+    (report,) = extract(slides[:1], tmp_path, out_of_memory)
+    assert report.error == "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+    def transform(tile):
+        if torch.utils.data.get_worker_info() is not None:  # not the probe
+            raise ValueError("first line\nsecond line")
+        return tile.float()
+
+    (report,) = extract(slides[:1], tmp_path, transform=transform, num_workers=1, encoder_name="other")
+    assert report.error == "ValueError: first line"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_asked_to_end_leaves_its_table(slides, tmp_path, number):
+    code = (
+        "import os\n"
+        "def stop(tiles):\n"
+        "    if len(tiles) == 12: os.kill(os.getpid(), int(sys.argv[2]))\n"
+        "    return mean(tiles)\n"
+        "extract_features(sys.argv[3:], stop, sys.argv[1], size=64, tissue_fraction=0.75, num_workers=1, progress=False)"
+    )
+    done = run_in(code, tmp_path / "out", int(number), *slides)
+    assert done.returncode == 128 + number
+    assert [row["slide"] for row in table(tmp_path / "out" / "qc.csv")] == ["a"]
+    assert not list((tmp_path / "out").glob("**/*.part"))
+
+
 # The command line
 
 
@@ -379,11 +721,102 @@ def test_the_module_is_a_command():
     assert result.stdout.startswith("usage: python -m healnet.slides.extract")
 
 
-# Ten kills
+# Kills and runs that share a folder
+
+SHARING = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import h5py, torch
+from healnet.slides import extract_features
+
+slides, reference, output, result, budget = sys.argv[1].split(":"), *map(Path, sys.argv[2:5]), float(sys.argv[5])
+
+def encoder(tiles):
+    time.sleep(0.01)
+    return torch.cat((tiles.mean((2, 3)), tiles.square().mean((2, 3))), dim=1)
+
+def run(folder):
+    extract_features(slides, encoder, folder, size=64, tissue_fraction=0.5, batch_size=4, num_workers=1, progress=False)
+
+def start():
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            run(output)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+def whole(path):
+    with h5py.File(path) as file:
+        return {name: file[name][:].tobytes() for name in file}
+
+run(reference)
+expected = {path.name: whole(path) for path in reference.glob("*.h5")}
+log = {"rounds": 0, "kills": 0, "replaced": 0, "other": 0, "failed": 0, "missing": 0, "left": 0, "rows": []}
+draw, end = random.Random(int(sys.argv[6])), time.monotonic() + budget
+while time.monotonic() < end or not log["rounds"]:
+    children, finished = {start() for _ in range(3)}, {}
+    while children:
+        time.sleep(draw.uniform(0, 0.5))
+        for child in list(children):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                children.discard(child)
+        for path in output.glob("*.h5"):
+            stamp = (path.stat().st_ino, path.stat().st_mtime_ns)
+            log["replaced"] += finished.setdefault(path.name, stamp) != stamp
+        if children and len(finished) < len(slides) - 1 and draw.random() < 0.7:
+            victim = draw.choice(sorted(children))
+            (os.kill if draw.random() < 0.5 else os.killpg)(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            children = children - {victim} | {start()}
+            log["kills"] += 1
+    files = {path.name: whole(path) for path in output.glob("*.h5")}
+    log["missing"] += len(expected.keys() - files.keys())
+    log["other"] += sum(files[name] != expected[name] for name in files)
+    log["left"] += len(list(output.glob("**/*.part")))
+    log["rows"].append(len((output / "qc.csv").read_text().splitlines()) - 1)
+    log["rounds"] += 1
+    for path in [*output.glob("*.h5"), *output.glob("tissue/*"), output / "qc.csv"]:
+        path.unlink()
+result.write_text(json.dumps(log))
+"""
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(120, marks=pytest.mark.slow)])
+def test_three_runs_share_a_folder_whatever_is_killed(slide_writer, tmp_path, seconds):
+    """Every slide is finished exactly once, bit-identical to a quiet run, and every run's table is complete."""
+    slides = []
+    for i in range(8):
+        painted = [(64, 64, 64 * (5 + i % 5), 448, "texture")]
+        path = slide_writer(
+            tmp_path / f"s{i}.tif", (800, 500), painted, levels=(1,), tile=128, texture=texture
+        )
+        slides.append(str(path))
+    folders = [tmp_path / name for name in ("reference", "shared", "log.json")]
+    subprocess.run(
+        [sys.executable, "-c", SHARING, ":".join(slides), *map(str, folders), str(seconds), str(seconds)],
+        check=True,
+        timeout=600,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    log = json.loads(folders[2].read_text())
+    assert log["kills"] >= (1 if seconds < 10 else 20)
+    assert set(log.pop("rows")) == {8}
+    assert {key: log[key] for key in ("replaced", "other", "failed", "missing", "left")} == {
+        "replaced": 0, "other": 0, "failed": 0, "missing": 0, "left": 0
+    }  # fmt: skip
+
 
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import h5py, openslide, PIL.Image, scipy.ndimage, torch
 from healnet.slides import extract_features
 
