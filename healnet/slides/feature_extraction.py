@@ -167,6 +167,7 @@ def extract_features(
         locks = stack.enter_context(SlideLocks(output))
         bar = stack.enter_context(SlideBar(len(jobs), len(run.results), progress))
         run.share(locks, bar)
+        run.sweep(locks)
     return run.in_order()
 
 
@@ -226,33 +227,37 @@ class _Run:
         waiting = [name for name in self.jobs if name not in self.results]
         while waiting:
             held: list[str] = []
-            looks, parts = _Looks(self, waiting), None
+            looks = _Looks(self, waiting)
             for name in waiting:
                 if not locks.take(name):
                     held.append(name)
                     continue
-                parts = self._leftovers() if parts is None else parts
                 try:
-                    self._do(self.jobs[name], looks, bar, parts)
+                    self._do(self.jobs[name], looks, bar)
                 finally:
                     locks.release(name)
             if len(held) == len(waiting):
                 time.sleep(POLL)
             waiting = held
 
-    def _leftovers(self) -> dict[Path, list[Path]]:
+    def sweep(self, locks: SlideLocks) -> None:
+        """Remove what killed runs left of these slides; what is at work is locked, and stays."""
         places = [file.parent for folder in self.folders for file in folder.files("any")]
-        return leftovers(*places, self.output / "tissue")
+        parts = leftovers(*places, self.output / "tissue")
+        for name in self.jobs if parts else ():
+            pictures = [self.output / "tissue" / f"{name}{suffix}" for suffix in (".jpg", ".geojson")]
+            files = [*pictures, *(file for folder in self.folders for file in folder.files(name))]
+            left = [part for file in files for part in parts.get(file, [])]
+            if left and locks.take(name):
+                for part in left:
+                    part.unlink(missing_ok=True)
+                locks.release(name)
 
-    def _do(self, job: SlideJob, looks: _Looks, bar: SlideBar, parts: dict[Path, list[Path]]) -> None:
+    def _do(self, job: SlideJob, looks: _Looks, bar: SlideBar) -> None:
         """One slide, unless another run has finished it meanwhile."""
         if self._adopt(job, None):
             bar.finish(0, 0)
             return
-        pictures = [self.output / "tissue" / f"{job.name}{suffix}" for suffix in (".jpg", ".geojson")]
-        for file in [*pictures, *(file for folder in self.folders for file in folder.files(job.name))]:
-            for part in parts.get(file, []):  # of a killed run: this one has the slide's lock
-                part.unlink(missing_ok=True)
         begin = time.perf_counter()
         progress = _Progress()
         try:
