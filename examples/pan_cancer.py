@@ -7,10 +7,10 @@ of each. The cohorts are joined: the union of their features, masked where a coh
 standardized by itself, patients compared within their cohort (strata). `results.csv` has Harrell's C of
 
 - healnet: the cohort's own model, the recipe of `tcga.py`;
-- healnet pan-cancer: one HEALNet for all;
-- linear Cox pan-cancer: one linear model for all, ridge penalty;
-- healnet averaged: the own model counts half, the other two a quarter each;
-- healnet transfer, with `--transfer`: HEALNet trained on the other cancers alone.
+- healnet pan-cancer: HEALNet for all, the mean of one that sees all tables and one of clinical columns and RNA alone;
+- linear Cox pan-cancer: a linear model for all with a ridge penalty, the mean of the same two;
+- healnet averaged: the mean of these three;
+- healnet transfer, with `--transfer`: HEALNet trained on the other cancers alone, all tables.
 
 Risks are averaged in units of the training patients' spread. It goes on where its output folder stands.
 """
@@ -38,7 +38,11 @@ OWN, PAN, LINEAR, AVERAGED, TRANSFER = (
     "healnet averaged",
     "healnet transfer",
 )
-WEIGHTS = {OWN: 0.5, PAN: 0.25, LINEAR: 0.25}
+PARTS = (OWN, PAN, LINEAR)
+NARROW = (
+    "clinical",
+    "rna",
+)  # tables that the cohorts share; names of copy numbers and mutations mostly differ
 ALL = "all"  # the cohort of jobs that concern every cohort
 PAN_RECIPE = replace(
     RECIPE,
@@ -101,7 +105,7 @@ def joined(cohorts: dict[str, Cohort]) -> Cohort:
 
 
 def pan(plan: Plan, fold: int) -> list[dict]:
-    """One HEALNet and one linear model of the training patients of all cohorts that have this fold."""
+    """HEALNet and linear models of the training patients of all cohorts that have this fold."""
     loaded = {name: load(plan, name) for name in plan.names}
     loaded = {name: (cohort, folds[fold]) for name, (cohort, folds) in loaded.items() if fold in folds}
     scaled = {
@@ -111,19 +115,24 @@ def pan(plan: Plan, fold: int) -> list[dict]:
     everybody = joined(scaled)
     starts = dict(zip(scaled, np.cumsum([0, *map(len, scaled.values())])[:-1], strict=True))
     train = np.concatenate([starts[name] + loaded[name][1][0] for name in scaled])
-    seen = everybody[train]
-    batch = CohortDataset(seen).batch()
-    linear = LinearCox(seen.widths).fit(batch.inputs, batch.time, batch.event, strata=batch.labels["cohort"])
-    risks = {
-        PAN: fit_ensemble(seen, plan.pan_recipe, plan.seed * 1000 + fold).predict(everybody),
-        LINEAR: linear(CohortDataset(everybody).batch().inputs).detach().squeeze(1).numpy(),
-    }
+    narrow = [table for table in NARROW if table in everybody.modalities]
     rows = []
-    for model, risk in risks.items():
-        for name, (cohort, (own_train, test)) in loaded.items():
-            part = risk[starts[name] :][: len(cohort)]
-            rows += rows_of(name, fold, model, cohort[test], part[test], part[own_train])
-    return rows
+    for tables in [list(everybody.modalities)] + [narrow] * (0 < len(narrow) < len(everybody.modalities)):
+        part = everybody.select(tables)
+        seen, inputs = part[train], CohortDataset(part).batch().inputs
+        batch = CohortDataset(seen).batch()
+        strata = batch.labels["cohort"]
+        linear = LinearCox(seen.widths).fit(batch.inputs, batch.time, batch.event, strata=strata)
+        risks = {
+            PAN: fit_ensemble(seen, plan.pan_recipe, plan.seed * 1000 + fold).predict(part),
+            LINEAR: linear(inputs).detach().squeeze(1).numpy(),
+        }
+        for model, risk in risks.items():
+            for name, (cohort, (own_train, test)) in loaded.items():
+                own_risk = risk[starts[name] :][: len(cohort)]
+                rows += rows_of(name, fold, model, cohort[test], own_risk[test], own_risk[own_train])
+    keys = ["cohort", "fold", "model", "patient"]
+    return pd.DataFrame(rows).groupby(keys, as_index=False, sort=False)["risk"].mean().to_dict("records")
 
 
 def transfer(plan: Plan, name: str) -> list[dict]:
@@ -160,9 +169,9 @@ def run_job(plan: Plan, job: jobs.Job) -> list[dict]:
 def average(risks: pd.DataFrame) -> pd.DataFrame:
     """Risks with those of `healnet averaged` beside them, where all parts are there."""
     wide = risks.pivot(index=["cohort", "fold", "patient"], columns="model", values="risk")
-    if not set(WEIGHTS) <= set(wide):
+    if not set(PARTS) <= set(wide):
         return risks
-    mean = sum(wide[model] * weight for model, weight in WEIGHTS.items()).dropna()
+    mean = wide[list(PARTS)].dropna().mean(axis=1)
     return pd.concat([risks, mean.rename("risk").reset_index().assign(model=AVERAGED)], ignore_index=True)
 
 

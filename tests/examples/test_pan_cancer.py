@@ -102,12 +102,12 @@ def test_finished_jobs_are_kept_and_shards_add_up_to_the_whole(run):
     assert (parts / "risks.csv").read_bytes() == (whole / "risks.csv").read_bytes()
 
 
-def test_the_average_counts_the_own_model_half_and_needs_all_parts():
+def test_the_average_is_the_mean_of_the_three_and_needs_all_of_them():
     keys = {"cohort": "a", "fold": 0, "patient": "p"}
-    values = {pan_cancer.OWN: 4.0, pan_cancer.PAN: 2.0, pan_cancer.LINEAR: -6.0}
+    values = {pan_cancer.OWN: 4.0, pan_cancer.PAN: 3.5, pan_cancer.LINEAR: -6.0}
     risks = pd.DataFrame([{**keys, "model": model, "risk": risk} for model, risk in values.items()])
     averaged = pan_cancer.average(risks)
-    assert averaged.set_index("model")["risk"][pan_cancer.AVERAGED] == 4 / 2 + 2 / 4 - 6 / 4
+    assert averaged.set_index("model")["risk"][pan_cancer.AVERAGED] == pytest.approx((4 + 3.5 - 6) / 3)
     assert len(averaged) == 4
     assert pan_cancer.average(risks[:2]).equals(risks[:2])
 
