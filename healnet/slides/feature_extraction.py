@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
-from healnet.slides.feature_writer import (
+from healnet.slides.features.feature_writer import (
     ExtractionSettings,
     FeatureFolder,
     FeatureWriter,

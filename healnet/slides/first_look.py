@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from healnet._files import shown
-from healnet.slides.feature_writer import ExtractionSettings
-from healnet.slides.patch_geometry import agreed_name, read_coords, read_patch_geometry
+from healnet.slides.features.feature_writer import ExtractionSettings
+from healnet.slides.features.patch_geometry import agreed_name, read_coords, read_patch_geometry
 from healnet.slides.sharpness import sharpness
 from healnet.slides.slide import Slide
 from healnet.slides.tiles import Tiles

@@ -5,8 +5,8 @@ import tifffile
 
 from healnet._plotting import new_figure
 from healnet.explain import plot_slide_heatmap, plot_slide_panels
+from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.slide import Slide
-from healnet.slides.trident_clam_reader import read_patches
 
 
 def drawn(slide, coords, footprint, scores, shape, **options):

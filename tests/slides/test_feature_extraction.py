@@ -24,8 +24,8 @@ from torch import nn
 
 from healnet.slides import extract_features
 from healnet.slides.extract import main
+from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.slide import Slide
-from healnet.slides.trident_clam_reader import read_patches
 
 TISSUE = (150, 80, 160)
 

@@ -18,7 +18,7 @@ from healnet.data.modalities.slide_folder import SlideFile
 from healnet.data.modalities.sparse_table import SparseTable
 from healnet.data.modalities.table import Table
 from healnet.data.modalities.values import Values
-from healnet.slides.trident_clam_reader import PatchFile
+from healnet.slides.features.trident_clam_reader import PatchFile
 
 __all__ = ["Source", "as_modality", "check_source"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from healnet._files import shown
-from healnet.slides.trident_clam_reader import PatchFile, read_patches
+from healnet.slides.features.trident_clam_reader import PatchFile, read_patches
 
 __all__ = ["open_files"]
 

@@ -18,7 +18,7 @@ from healnet.data.modalities.modality import Index, Modality, Reader, of_one_kin
 from healnet.data.modalities.open_patch_files import open_files
 from healnet.data.modalities.slide_folder import SlideFile
 from healnet.inputs import PatchBag
-from healnet.slides.trident_clam_reader import PatchFile
+from healnet.slides.features.trident_clam_reader import PatchFile
 
 __all__ = ["Bags"]
 

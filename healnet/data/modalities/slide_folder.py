@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from healnet._files import shown
+from healnet.slides.features.trident_clam_reader import PatchFile
 from healnet.slides.slide_files import slide_name
-from healnet.slides.trident_clam_reader import PatchFile
 
 __all__ = ["SlideFile", "find_slides", "list_feature_files", "slides_of_patients"]
 

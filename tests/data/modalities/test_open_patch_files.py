@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from healnet.data.modalities.open_patch_files import open_files
-from healnet.slides.trident_clam_reader import read_patches
+from healnet.slides.features.trident_clam_reader import read_patches
 
 
 def write(path: Path, n=4, dim=3, footprint=True):

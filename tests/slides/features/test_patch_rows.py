@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.slides.hdf5 import H5Rows
-from healnet.slides.patch_rows import TensorRows
+from healnet.slides.features.hdf5 import H5Rows
+from healnet.slides.features.patch_rows import TensorRows
 
 N, D = 997, 3
 VALUES = np.arange(N * D, dtype=np.float32).reshape(N, D)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from healnet._files import shown
-from healnet.slides.torch_file import load_array
+from healnet.slides.features.torch_file import load_array
 
 __all__ = ["Array", "Rows", "Selection", "TensorRows", "count_rows", "table_shape"]
 

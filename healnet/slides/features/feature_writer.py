@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from healnet._files import atomic_path, shown
-from healnet.slides.hdf5 import open_h5
+from healnet.slides.features.hdf5 import open_h5
+from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.quality_table import SlideResult
 from healnet.slides.slide_scale import magnification_of
 from healnet.slides.tile_encoder import FeatureKind, TileEncoder
 from healnet.slides.tiles import Tiles
-from healnet.slides.trident_clam_reader import read_patches
 
 __all__ = ["ExtractionSettings", "FeatureFolder", "FeatureWriter", "Layout", "finished_result"]
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from healnet._files import shown
-from healnet.slides.patch_rows import Array, Rows, count_rows, table_shape
+from healnet.slides.features.patch_rows import Array, Rows, count_rows, table_shape
 
 __all__ = ["H5Rows", "h5_attributes", "h5_rows", "open_h5", "reading_h5"]
 

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from healnet.slides.hdf5 import SPARSE, H5Rows, h5_attributes, h5_rows, open_h5
+from healnet.slides.features.hdf5 import SPARSE, H5Rows, h5_attributes, h5_rows, open_h5
 
 
 def write(path, **datasets):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from healnet._files import shown
-from healnet.slides.hdf5 import h5_attributes, h5_rows, reading_h5
-from healnet.slides.patch_rows import Rows, Selection
+from healnet.slides.features.hdf5 import h5_attributes, h5_rows, reading_h5
+from healnet.slides.features.patch_rows import Rows, Selection
 
 __all__ = [
     "MAX_COORDINATE",

@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from healnet.slides.feature_writer import ExtractionSettings, FeatureFolder, FeatureWriter, finished_result
+from healnet.slides.features.feature_writer import (
+    ExtractionSettings,
+    FeatureFolder,
+    FeatureWriter,
+    finished_result,
+)
+from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.slide import Slide
 from healnet.slides.tile_encoder import TileEncoder
-from healnet.slides.trident_clam_reader import read_patches
 
 SETTINGS = ExtractionSettings(size=64, mpp=0.5, overlap=0, tissue_fraction=0.0, min_sharpness=0.0)
 NOTES = {"tissue_mm2": 0.5, "pen": 0.25, "blur": 0.0, "sharpness": 9.0, "seconds": 2.0}

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from healnet import HEALNet, PatchBag, Stream
 from healnet.data import Cohort, CohortDataset, collate
 from healnet.encoders import PatchEncoder
-from healnet.slides.trident_clam_reader import read_patches
+from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.survival import SurvivalTarget, cox_nll
 
-SLIDES = Path(__file__).parents[2].parent / "shared" / "slides" / "clam_patches"
+SLIDES = Path(__file__).parents[3].parent / "shared" / "slides" / "clam_patches"
 N, D = 13, 5
 FEATURES = np.arange(N * D, dtype=np.float32).reshape(N, D) / 7
 COORDS = np.stack((np.arange(N) * 512, np.arange(N) * 1024 + 3), axis=1)

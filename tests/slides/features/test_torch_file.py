@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from healnet.slides.torch_file import load_array
+from healnet.slides.features.torch_file import load_array
 
 
 @settings(max_examples=40, deadline=None)

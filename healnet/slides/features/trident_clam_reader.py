@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from healnet._files import shown
-from healnet.slides.hdf5 import h5_attributes, h5_rows, reading_h5
-from healnet.slides.patch_geometry import (
+from healnet.slides.features.hdf5 import h5_attributes, h5_rows, reading_h5
+from healnet.slides.features.patch_geometry import (
     MAX_COORDINATE,
     PatchGeometry,
     agreed_name,
@@ -22,8 +22,8 @@ from healnet.slides.patch_geometry import (
     read_coords,
     read_patch_geometry,
 )
-from healnet.slides.patch_rows import Rows, Selection, TensorRows, table_shape
-from healnet.slides.torch_file import load_array
+from healnet.slides.features.patch_rows import Rows, Selection, TensorRows, table_shape
+from healnet.slides.features.torch_file import load_array
 from healnet.streams import Pieces
 
 __all__ = ["PatchFile", "read_patches"]

@@ -1,0 +1,1 @@
+"""Patch features on disk: files of TRIDENT and CLAM, read and written."""
