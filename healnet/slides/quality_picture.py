@@ -121,9 +121,9 @@ def _with_legend(image: Image.Image, legend: list[tuple[str, Color]], mpp: float
 
 
 def _scale_bar(mpp: float, width: int) -> tuple[str, int]:
-    """A round length of at most a fifth of the width, as text and in pixels."""
+    """A round length of at most a fifth of the width, as text (Pillow's font lacks the sign for micro) and in pixels."""
     limit = mpp * width / 5
     lengths = [step * 10**power for power in range(-1, 6) for step in (1, 2, 5)]
     microns = max([length for length in lengths if length <= limit], default=lengths[0])
-    text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
+    text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} microns"
     return text, max(1, round(microns / mpp))
