@@ -46,14 +46,14 @@ CLASSICAL = {
 MODELS = (*DEEP, *CLASSICAL)
 RECIPES = dict.fromkeys(DATASETS, SMALL_RECIPE)
 TEST_SHARE = 0.2  # five folds
-# Designs around slides. Without any they read the genes of the widest table one by one, slowly: only where asked for.
+# Designs around slides. Without any they read the genes of the widest table one by one, slowly: only on request.
 SLIDES = ("attention MIL", "MCAT", "MOTCat", "SurvPath")
 METRICS = {"c_index": "harrell_c", "uno": "uno_c", "ibs": "integrated_brier"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What results depend on."""
+    """Settings that results depend on."""
 
     recipe: Recipe
     budget: int

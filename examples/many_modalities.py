@@ -47,14 +47,14 @@ def encoders() -> dict[str, ModalityEncoder]:
     }
 
 
-def spot(size: tuple[int, ...], centre: np.ndarray, height: np.ndarray, rng: np.random.Generator) -> Tensor:
+def spot(size: tuple[int, ...], center: np.ndarray, height: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Noise with one smooth spot of each patient's own place and height."""
     axes = np.meshgrid(*[np.arange(side) for side in size], indexing="ij")
     distance = sum(
-        (axis - c.reshape(-1, *[1] * len(size))) ** 2 for axis, c in zip(axes, centre.T, strict=True)
+        (axis - c.reshape(-1, *[1] * len(size))) ** 2 for axis, c in zip(axes, center.T, strict=True)
     )
     grid = height.reshape(-1, *[1] * len(size)) * np.exp(-distance / 4) + 0.1 * rng.normal(
-        size=(len(centre), *size)
+        size=(len(center), *size)
     )
     return torch.tensor(grid[..., None], dtype=torch.float32)
 
@@ -72,13 +72,13 @@ def simulate(n: int, seed: int) -> tuple[dict[str, Any], Tensor, Tensor]:
     part = {name: rng.normal(size=n) for name in MODALITIES}
     column, side = rng.choice([-1, 1], n), rng.choice([-1, 1], n)
     table = np.column_stack((part["table"], column + 0.1 * rng.normal(size=n), rng.normal(size=(n, 4))))
-    centre = np.column_stack((rng.uniform(2, 9, n), 5.5 + side * rng.uniform(2, 4, n)))
+    center = np.column_stack((rng.uniform(2, 9, n), 5.5 + side * rng.uniform(2, 4, n)))
     chords = np.clip(np.round(8 + 3 * part["graph"]), 0, 16).astype(int)
     steps = 16
     level = part["series"][:, None, None] + rng.normal(size=(n, steps, 2))
     inputs = {
         "table": torch.tensor(table, dtype=torch.float32),
-        "image": spot((12, 12), centre, 2 + 0.5 * part["image"], rng),
+        "image": spot((12, 12), center, 2 + 0.5 * part["image"], rng),
         "volume": spot((8, 8, 8), rng.uniform(1, 6, (n, 3)), 2 + 0.5 * part["volume"], rng),
         "series": TimeSeries(
             torch.tensor(level, dtype=torch.float32),
@@ -129,7 +129,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: HEALNet, inputs: dict[str, Any]) -> np.ndarray:
-    """Standardised log hazards."""
+    """Standardized log hazards."""
     risk = model({name: inputs[name] for name in model.encoders}).squeeze(1).numpy()
     return (risk - risk.mean()) / risk.std()
 
@@ -151,8 +151,8 @@ def draw(results: dict[str, list[float]]) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for row, (label, values) in enumerate(results.items()):
-        colour = "#0072B2" if label.endswith("fused") else "#999999"
-        axes.barh(row, np.mean(values) - 0.5, left=0.5, color=colour, alpha=0.6)
+        color = "#0072B2" if label.endswith("fused") else "#999999"
+        axes.barh(row, np.mean(values) - 0.5, left=0.5, color=color, alpha=0.6)
         axes.plot(values, [row] * len(values), "o", color="black", markersize=3)
         axes.text(1.01, row, f"{np.mean(values):.2f}", va="center")
     axes.set_yticks(range(len(results)), list(results))

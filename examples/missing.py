@@ -4,7 +4,7 @@
     python examples/missing.py --tables tcga --splits tcga/splits --cohorts blca,brca --output missing
 
 Besides the gaps that a cohort has, each modality is hidden from a share of the patients, drawn modality by modality;
-everybody keeps one. The network (but for MultiModN), the loop, the folds and what is hidden are the same for all: HEALNet,
+each patient keeps one. The network (but for MultiModN), the loop, folds and what is hidden are the same for all: HEALNet,
 which passes over what is missing; HEALNet after zeros, or the training mean, were put in its place; HEALNet trained on
 complete patients alone; MultiModN.
 
@@ -35,7 +35,7 @@ FEWEST_EVENTS = 5  # among complete patients, to train on them
 
 
 def hidden(cohort: Cohort, share: float, seed: int) -> Cohort:
-    """The cohort without each modality in that share of its patients; everybody keeps one of those they have."""
+    """The cohort without each modality in that share of its patients; every patient keeps one of those they have."""
     draw = np.random.default_rng(seed)
     has = ~cohort.missing()[list(cohort.tables)].to_numpy()
     order = draw.random(has.shape)  # one draw for all shares: what is missing at 30% is missing at 50% too

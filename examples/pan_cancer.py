@@ -56,7 +56,7 @@ PAN_RECIPE = replace(
 
 @dataclass(frozen=True)
 class Plan:
-    """What results depend on."""
+    """Settings that results depend on."""
 
     tables: Path
     splits: Path

@@ -61,7 +61,7 @@ def make_slide(path: Path, side: int = 4096, nodules: int = 9) -> Path:
     }
     with tifffile.TiffWriter(path) as tiff:
         for level in (1, 4, 16):
-            scale = 1e4 / (0.5 * level)  # pixels per centimetre
+            scale = 1e4 / (0.5 * level)  # pixels per centimeter
             tiff.write(
                 pixels[::level, ::level], resolution=(scale, scale), subfiletype=int(level > 1), **options
             )

@@ -15,7 +15,7 @@ Conventions, stated once:
 >>> import torch
 >>> from healnet.encoders import OmicEncoder
 >>> model = HEALNet({"rna": OmicEncoder(50), "protein": OmicEncoder(20)}, out_dim=4)
->>> model({"rna": torch.randn(3, 50)}).shape  # nobody in this batch has protein
+>>> model({"rna": torch.randn(3, 50)}).shape  # no patient in this batch has protein
 torch.Size([3, 4])
 """
 

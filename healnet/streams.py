@@ -163,7 +163,7 @@ class Stream:
 
     Args:
         patients: `Pieces` or None, one per patient of the batch.
-        device: where pieces are computed on.
+        device: Device that computes the pieces.
 
     Raises:
         ValueError: no patient at all, or something else in a patient's place.

@@ -86,11 +86,11 @@ class Baseline(nn.Module, ABC):
 
 def presence(tokens: Mapping[str, Tokens], names: Iterable[str], like: Tensor) -> Tensor:
     """Who has what: (b, j) bool, for j names and the b patients (first axis) of `like`, on its device."""
-    everybody = torch.ones(len(like), dtype=torch.bool, device=like.device)
+    all_patients = torch.ones(len(like), dtype=torch.bool, device=like.device)
     columns = []
     for name in names:
-        present = tokens[name].present if name in tokens else ~everybody
-        columns.append(everybody if present is None else present)
+        present = tokens[name].present if name in tokens else ~all_patients
+        columns.append(all_patients if present is None else present)
     return torch.stack(columns, dim=1)
 
 

@@ -38,7 +38,7 @@ class LinearCox(nn.Module):
         >>> rna, age = torch.randn(40, 50), torch.randn(40, 1)
         >>> time = torch.rand(40) * torch.exp(-age.squeeze(1))
         >>> model = LinearCox({"rna": 50, "age": 1}).fit({"rna": rna, "age": age}, time, torch.ones(40).bool())
-        >>> bool(model.weight[-1] > 0), model({"rna": rna}).shape  # nobody's age is known
+        >>> bool(model.weight[-1] > 0), model({"rna": rna}).shape  # no age is known
         (True, torch.Size([40, 1]))
     """
 

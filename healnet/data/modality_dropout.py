@@ -16,7 +16,7 @@ __all__ = ["ModalityDropout"]
 class ModalityDropout(nn.Module):
     """In training, hides each modality of each patient with probability p, but never all that a patient has.
 
-    A model trained so learns to answer from any subset, which is also a strong regulariser on small cohorts. A patient
+    A model trained so learns to answer from any subset, which is also a strong regularizer on small cohorts. A patient
     whose modalities would all be hidden keeps one of them, drawn evenly. Where a patient's modality was absent it stays
     so. In `eval()` the inputs come back as they are. Values are not changed, only masks; a plain tensor becomes
     `Masked`.

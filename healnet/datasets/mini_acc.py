@@ -32,7 +32,7 @@ def load_mini_acc() -> Cohort:
     modality     patients features values
     ============ ======== ======== ==========================================================================
     `clinical`         92        5 `age` in years, `is_female`, and the ordinal codes `stage` 1-4, `t` 1-4, `n` 0-1
-    `rna`              79      198 expression, log2(1 + normalised RSEM count)
+    `rna`              79      198 expression, log2(1 + normalized RSEM count)
     `cnv`              90      198 copy number by GISTIC, -2 (deep loss) to 2 (amplification)
     `protein`          46       33 reverse-phase protein array, as released (log scale, median-centered)
     `mutations`        90       97 1 = a non-silent mutation in the gene

@@ -112,7 +112,7 @@ def card(title: str, body: str, note: str = "", wide: bool = False) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Labelled values in a row."""
+    """Labeled values in a row."""
     items = "".join(f"<div><dt>{escaped(k)}</dt><dd><bdi>{escaped(v)}</bdi></dd></div>" for k, v in pairs)
     return f'<dl class="facts">{items}</dl>'
 
@@ -128,7 +128,7 @@ def bars(
     Args:
         names: names of the rows.
         values: one number per row.
-        notes: what to write instead of the number.
+        notes: Text to write instead of the number.
         heads: titles of the three columns.
 
     Raises:

@@ -97,11 +97,11 @@ def plot_contact_sheet(
     """Patches in rows, each with a caption above, and a scale bar on the first.
 
     Args:
-        patches: what `top_patches` found, or pictures (h, w, 3).
+        patches: Result of `top_patches`, or pictures (h, w, 3).
         captions: one per patch; by default its rank, and its score where it has one.
         columns: number of pictures in a row.
         mpp: microns per pixel, for the scale bar; by default the patches'. Without it there is none.
-        ax: where to draw, divided into as many; by default a figure of its own.
+        ax: Axes to draw on, divided into as many; by default a figure of its own.
 
     Raises:
         ValueError: no patches, or another number of captions.

@@ -151,7 +151,7 @@ def plot_faithfulness(
     Args:
         curves: name of a score -> its curves on the same patients.
         quantity: name of the risk, with its unit where it has one.
-        ax: where to draw, divided into two; by default a figure of its own.
+        ax: Axes to draw on, divided into two; by default a figure of its own.
 
     Raises:
         ValueError: no curves.

@@ -153,9 +153,9 @@ def plot_gene_bars(
         direction: (f,) signs; by default those of the scores if any is negative.
         stability: (f,) in [0, 1], written behind the bar as a percentage of the folds.
         k: number of genes, at most.
-        xlabel: what a bar measures.
+        xlabel: Quantity that a bar measures.
         quantity: name of what a gene raises or lowers.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: lengths that differ.

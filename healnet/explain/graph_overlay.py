@@ -43,7 +43,7 @@ def plot_graph_overlay(
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         colorbar: draw one beside the axes.
         label: text of the color bar.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: lengths that differ, an edge to a node that is not there.

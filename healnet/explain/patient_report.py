@@ -87,7 +87,7 @@ def patient_report(
         model: model that takes `inputs`; used in evaluation mode.
         inputs: inputs of one patient, a batch of one, with up to 8 modalities.
         patient: the id, any text.
-        folder: where to write; made if it is not there.
+        folder: Folder to write into; made if it is not there.
         risk: function from the output to one number per patient; by default as `model.output` says.
         curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
             of a Cox model ``BreslowBaseline.fit(...).survival(log_hazard, times)[0]``.

@@ -160,7 +160,7 @@ def plot_contribution_bars(
         contributions: modality -> (b,) numbers, as `shapley_modalities` or `occlude_modalities` gives them.
         has: modality -> (b,) bool, who has it (`ModalityShapley.has`); by default everyone.
         quantity: name of what the contributions add to, with its unit where it has one.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: no modality, or shapes that do not fit.

@@ -66,7 +66,7 @@ def plot_slide_heatmap(
         alpha: opacity of the scores, from 0 (the plain slide) to 1.
         colorbar: draw one beside the axes.
         label: text of the color bar.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: as `score_map`; a thumbnail without `level0_size`, or of another shape of picture; an mpp not above 0.
@@ -115,7 +115,7 @@ def plot_slide_panels(
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         alpha: opacity of the scores.
         label: text of the color bar.
-        ax: where to draw, divided into two for each slide; by default a figure of its own.
+        ax: Axes to draw on, divided into two for each slide; by default a figure of its own.
 
     Raises:
         ValueError: as `score_map`; a patch of a slide that is not there; another number of footprints than of slides.

@@ -82,7 +82,7 @@ def plot_image_overlay(
         aspect: height of a pixel over its width, for anisotropic voxels.
         colorbar: draw one beside the axes.
         label: text of the color bar.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: shapes that differ.
@@ -142,7 +142,7 @@ def plot_orthogonal_slices(
         names: names of the axes.
         alpha: opacity of the scores.
         label: text of the color bar.
-        ax: where to draw, divided into three; by default a figure of its own.
+        ax: Axes to draw on, divided into three; by default a figure of its own.
 
     Raises:
         ValueError: shapes that differ, a voxel outside, scores without a number.
@@ -191,7 +191,7 @@ def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = Non
     Args:
         scores: (x, y, z).
         path: ends in .nii or .nii.gz.
-        affine: (4, 4) from voxels to millimetres; take the image's own (`nibabel.load(image).affine`). By default
+        affine: (4, 4) from voxels to millimeters; take the image's own (`nibabel.load(image).affine`). By default
             voxels of 1 mm.
 
     Raises:

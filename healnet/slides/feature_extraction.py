@@ -111,7 +111,7 @@ def extract_features(
     Raises:
         ValueError: Two slides of one name, settings that cannot be or differ from those of files in `output`, an encoder
             that does not return (b, d) finite floating point, or whose features differ from run to run.
-        OSError: The disk is full; says for which file and how much room it needs.
+        OSError: The disk is full; says for which file and how much space it needs.
 
     Example, with a torchvision model that was trained on normalized pictures::
 
@@ -191,7 +191,7 @@ class _Run:
         return [self.results[name] for name in self.jobs if name in self.results]
 
     def write_table(self) -> None:
-        """Write ``qc.csv``; a disk without room for it is logged, and hides no other error."""
+        """Write ``qc.csv``; a disk without space for it is logged, and hides no other error."""
         try:
             write_quality_table(self.output / "qc.csv", self.in_order())
         except OSError as error:

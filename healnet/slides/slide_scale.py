@@ -8,7 +8,7 @@ from collections.abc import Mapping
 __all__ = ["PLAUSIBLE_MPP", "magnification_of", "mpp_from_properties", "objective_power"]
 
 # A scanner's pixels are 0.1 to 1 micron; 40 leaves room for exported overviews. Beyond it the number is a printer's
-# resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimetre in the place of microns.
+# resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimeter in the place of microns.
 PLAUSIBLE_MPP = (0.02, 40.0)
 # x and y of scanners differ in the third digit; more is an error in the file, or no scan of pixels.
 SQUARE = 1.05
@@ -18,7 +18,7 @@ def mpp_from_properties(properties: Mapping[str, str]) -> float | None:
     """Microns per level-0 pixel as the file says it, by the first of these that says something possible.
 
     ``openslide.mpp-x/-y``; ``aperio.MPP``; ``hamamatsu.XResolution``; ``tiff.XResolution`` with ``tiff.ResolutionUnit``
-    (centimetre: 1e4/x, inch: 25400/x). The mean of x and y where both are given. Passed over are values outside 0.02..40,
+    (centimeter: 1e4/x, inch: 25400/x). The mean of x and y where both are given. Passed over are values outside 0.02..40,
     resolutions that image software writes for printers (72 dpi = 353 microns), and pixels that are not square. None if
     nothing is left.
 

@@ -1,6 +1,6 @@
 r"""The terms of Cox's partial likelihood and their gradient, in log space and O(n log n).
 
-Rows are sorted by stratum, then from the latest time to the earliest, then censored before events, so that everybody at
+Rows are sorted by stratum, then from the latest time to the earliest, then censored before events, so that all patients at
 risk with row i, but for ties, is a row j <= i of its stratum. With x = log w + η, R(i) = log Σ_{j <= i} exp(x_j),
 T = log Σ exp(x) over the d tied events, O = R at the last row before them, and f_l = 1 (Breslow) or (d - l) / d (Efron),
 

@@ -44,7 +44,7 @@ def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float)
 
 
 def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
-    """Cumulative/dynamic AUC at one time: events by then against everybody followed beyond."""
+    """Cumulative/dynamic AUC at one time: events by then against all patients followed beyond."""
     _need_both_outcomes(target, train, time)
     return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, [time])[1])
 

@@ -23,7 +23,7 @@ def cox_nll(
 ) -> Tensor:
     r"""Compute the negative log partial likelihood of Cox's proportional-hazards model (Cox 1972).
 
-    With log hazards $\eta$, D(t) the d events at time t, R(t) everybody with a time >= t (censored at t
+    With log hazards $\eta$, D(t) the d events at time t, R(t) all patients with a time >= t (censored at t
     included) and A(.) the sum of $w \exp \eta$ over a set, an event i at t contributes $w_i$ times
 
     - "breslow": $\log A(R) - \eta_i$ (Breslow 1974);

@@ -38,7 +38,7 @@ def hazard(logits: Tensor) -> Tensor:
 
     Shape:
         logits: (b, k), or (b, r, k) for r competing causes; raw model outputs.
-        returns: as logits; cause-specific hazards for competing causes.
+        returns: same shape as logits; cause-specific hazards for competing causes.
 
     Raises:
         ValueError: another number of axes.

@@ -26,7 +26,7 @@ def distributed_cox_nll(
 ) -> Tensor:
     """Compute `cox_nll` over the patients of every process of a group, not the mean of the losses of each.
 
-    A patient's term needs everybody at risk, so losses per process do not add up. Here each process gathers
+    A patient's term needs all patients at risk, so losses per process do not add up. Here each process gathers
     the others' risks (detached), puts its own back, joined to the graph, and takes the loss over all; its
     gradient is then that of the whole loss in its own outputs. The processes may hold different numbers of
     patients, or none.

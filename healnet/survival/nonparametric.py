@@ -27,7 +27,7 @@ class KaplanMeier(NamedTuple):
     high: Floats
 
     def at(self, times: ArrayLike) -> Floats:
-        """Return S at any times (t,); NaN beyond the last follow-up, unless everybody had the event by then.
+        """Return S at any times (t,); NaN beyond the last follow-up, unless all patients had the event by then.
 
         Raises:
             ValueError: a time that is negative or NaN.

@@ -60,7 +60,7 @@ def plot_kaplan_meier(
         p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
             follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
             risks, whose models were fitted on each other's patients: give the p of `permutation_test` there.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: a p outside [0, 1], "logrank" with one group or without events, no patients, a label
@@ -127,7 +127,7 @@ def plot_survival_curves(
         target: outcomes of the patients.
         unit: unit of the times, for the label of the axis: "months".
         steps: whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: an array without `times`, shapes that do not fit.
@@ -177,9 +177,9 @@ def plot_calibration(result: Calibration, *, horizon: str = "the horizon", ax: A
     """Predicted against observed probability of the event, one point per group, with confidence limits.
 
     Args:
-        result: what `calibration_groups` returns; groups whose observed share is undefined are left out.
+        result: Result of `calibration_groups`; groups whose observed share is undefined are left out.
         horizon: the time, with its unit, as in "5 years".
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -211,14 +211,14 @@ def plot_risk_histogram(
     label: str = "Predicted risk",
     ax: Axes | None = None,
 ) -> Axes:
-    """How predicted risks spread: patients with the event against censored ones, in shares of each.
+    """Histogram of predicted risks: patients with the event against censored ones, in shares of each.
 
     Args:
         risk: (n,)
         target: n patients.
         bins: number of bars.
         label: label of the horizontal axis, with its unit where it has one.
-        ax: where to draw; by default new axes of a figure of their own.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: another number of risks, risks that are not finite.
@@ -262,8 +262,8 @@ def plot_forest(
         low: the column of the lower limits, or None.
         high: the column of the upper limits, or None.
         label: name of the metric, with its unit where it has one.
-        reference: where to draw the line of no effect; None = none.
-        ax: where to draw; by default new axes of a figure of their own.
+        reference: Position of the line of no effect; None = no line.
+        ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
         ValueError: a column that the table lacks, `low` without `high` or with many rows per model, no rows.

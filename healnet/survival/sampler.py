@@ -107,7 +107,7 @@ class _EventBatches(Sampler[list[int]]):
     def _deal(
         self, members: NDArray[np.intp], share: int, batches: list[list[int]], rng: np.random.Generator
     ) -> None:
-        """Deal patients to the `share` smallest batches, or more where these have no room: events in turn, then the rest."""
+        """Deal patients to the `share` smallest batches, or more where these are full: events in turn, then the rest."""
         most = math.ceil(len(self.event) / self.num_batches)
         tie = rng.permutation(len(batches)).tolist()
         sizes = sorted((len(batch), tie[place], place) for place, batch in enumerate(batches))

@@ -38,14 +38,14 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class PatchFile:
-    """The patches of one slide, left on disk until they are asked for. Made by `read_patches`.
+    """The patches of one slide, left on disk until they are read. Made by `read_patches`.
 
     A plain value: it can be pickled, keeps no file open, and holds none of the features.
 
     Attributes:
         path: the feature file.
         slide: the slide's name.
-        encoder: the name of the model that made the features, None if nobody wrote it down.
+        encoder: the name of the model that made the features, None if it was not recorded.
         features: the (n, d) rows; ``features.read(rows)`` reads some of them as NumPy.
         positions: the rows of the (n, 2) coordinates, or None.
         footprint: side length of a patch in level-0 pixels, or None if no file says it.
@@ -80,7 +80,7 @@ class PatchFile:
 
         Args:
             rows: a slice, row numbers, or a bool mask, as `Rows.read` takes them.
-            dtype: of the returned features; None keeps that of the file.
+            dtype: Type of the returned features; None keeps that of the file.
 
         Shape:
             (n, d) floating point and (n, 2) int64, or None where the file has no coordinates.
@@ -132,7 +132,7 @@ def read_patches(
 ) -> PatchFile:
     """Open the patch features of one slide; nothing is read but the structure and, where two files meet, coordinates.
 
-    Recognised by content, not by extension: CLAM ``h5_files/*.h5`` and ``pt_files/*.pt``, TRIDENT ``features_*/*.h5``
+    Recognized by content, not by extension: CLAM ``h5_files/*.h5`` and ``pt_files/*.pt``, TRIDENT ``features_*/*.h5``
     (also (1, n, d), float16 and empty) and its pickled NumPy ``.pt``, and the PyTorch format of before 1.6. CLAM keeps the
     geometry in another file: ``../patches/<slide>.h5`` (TRIDENT: ``<slide>_patches.h5``) is used where it exists, and gives
     ``.pt`` files their coordinates, whose order both tools keep.
