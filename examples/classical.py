@@ -47,7 +47,7 @@ class Cox:
 
     @classmethod
     def of(cls, predict: Callable[[Cohort], np.ndarray], seen: Cohort) -> "Cox":
-        """With the baseline of these patients."""
+        """Make the model with the baseline of these patients."""
         return cls(predict, BreslowBaseline.fit(predict(seen), seen.target))
 
     def survival(self, cohort: Cohort, times: Sequence[float]) -> np.ndarray:

@@ -229,7 +229,7 @@ def add_cohorts(parser: argparse.ArgumentParser) -> None:
 def read_plan(
     parser: argparse.ArgumentParser, args: argparse.Namespace, budget: int = 1
 ) -> tuple[Plan, dict[str, list[int]]]:
-    """What the arguments say, and the folds of each cohort to do."""
+    """Read the plan from the arguments, and the folds of each cohort to do."""
     if (args.dataset is None) == (args.tables is None) or (args.tables is None) != (args.splits is None):
         parser.error("expected either --dataset, or --tables and --splits")
     plan = Plan(

@@ -114,7 +114,7 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
 def write_report(
     model: HEALNet, seen: Cohort, new: Cohort, unscaled: Cohort, output: Path, maps: Mapping[str, Any]
 ) -> Path:
-    """About the patient of highest risk in a test fold; the curve stands on the training patients' baseline."""
+    """Report the patient of highest risk in a test fold; the curve stands on the training patients' baseline."""
     inputs = CohortDataset(new).batch().inputs
     with torch.no_grad():
         trained = model(CohortDataset(seen).batch().inputs)

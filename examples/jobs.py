@@ -98,7 +98,7 @@ def quiet() -> None:
 
 
 def file_of(folder: Path, job: Job) -> Path:
-    """Where the rows of a job are kept."""
+    """Path of the rows of a job."""
     return folder / "jobs" / ("__".join(job).replace(" ", "-").replace("/", "-") + ".json")
 
 

@@ -50,7 +50,7 @@ def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:
 
 
 def manifest(args: argparse.Namespace) -> dict:
-    """What a run depends on: settings, seed, inputs by hash, versions."""
+    """Everything that a run depends on: settings, seed, inputs by hash, versions."""
 
     def digest(path: Path) -> str:
         with path.open("rb") as file:

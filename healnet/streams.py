@@ -75,7 +75,7 @@ class Pieces:
 
     @property
     def masked(self) -> bool:
-        """Whether elements may be masked."""
+        """True if elements may be masked."""
         return self._mask is not None
 
     @cached_property

@@ -18,7 +18,7 @@ LAYER_NORM_EPS = 1e-5  # torch.nn.LayerNorm's default, which released checkpoint
 
 
 class Tokens:
-    """What every encoder returns and every fusion layer reads: raw tokens with their positions.
+    """Raw tokens with their positions: every encoder returns them, every fusion layer reads them.
 
     Shape:
         values: (b, n, c) floating point; positions are already concatenated to the channels.

@@ -1,4 +1,4 @@
-"""What all baselines share: encoders, checks, and what is done about an absent modality."""
+"""Base of all baselines: encoders, checks, and the treatment of absent modalities."""
 
 from __future__ import annotations
 

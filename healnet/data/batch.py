@@ -18,7 +18,7 @@ __all__ = ["Batch", "encode_ids"]
 
 
 class Batch(NamedTuple):
-    """What a model and a loss take: the inputs of b patients, their survival, their labels, and who they are.
+    """Input of a model and a loss: the inputs of b patients, their survival, their labels, and who they are.
 
     An item of `CohortDataset` is one of these without the axis b. Every leaf is a tensor, so that PyTorch's default
     collation, pinning and scattering work, and with them Lightning, accelerate (`dispatch_batches=True` too) and gathering

@@ -156,7 +156,7 @@ class Cohort:
 
     @property
     def has_target(self) -> bool:
-        """Whether follow-up is known."""
+        """True if follow-up is known."""
         return self._target is not None
 
     @property
@@ -204,7 +204,7 @@ class Cohort:
         return dict(self._dropped)
 
     def modality(self, name: str) -> Modality:
-        """How the cohort holds a modality: a `Table`, `Bags` or `Values`.
+        """Return a modality as the cohort holds it: a `Table`, `Bags` or `Values`.
 
         Raises:
             ValueError: A modality the cohort does not have.
@@ -245,12 +245,12 @@ class Cohort:
         return modality.report(self._patients)
 
     def missing(self) -> pd.DataFrame:
-        """Who lacks what: (n, modalities) bool, True where the patient lacks the modality."""
+        """Return the absent modalities: (n, modalities) bool, True where the patient lacks the modality."""
         columns = {name: modality.missing() for name, modality in self._modalities.items()}
         return pd.DataFrame(columns, index=self._patients)
 
     def patterns(self) -> pd.DataFrame:
-        """How many patients have each combination of modalities, the most frequent first."""
+        """Count the patients with each combination of modalities, the most frequent first."""
         return patterns(self.missing())
 
     def complete(self) -> Index:

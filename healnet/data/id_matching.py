@@ -61,7 +61,7 @@ def left_out(
 
 
 def _cause(strangers: pd.Index, patients: pd.Index, columns: list[str], kept: int) -> str:
-    """What most likely went wrong, as the end of a message; empty where nothing explains most of the ids."""
+    """Return the most likely mistake, as the end of a message; empty where nothing explains most of the ids."""
     rows = _hits(strangers, patients)
     in_columns = max(_hits(columns, patients).values())
     if in_columns > max(kept, *rows.values()):
@@ -80,7 +80,7 @@ _ADVICE = {
 
 
 def _hits(ids: Iterable[str], patients: pd.Index) -> dict[str, int]:
-    """How many ids meet a patient, exactly and by each of the usual mistakes."""
+    """Count the ids that meet a patient, exactly and by each of the usual mistakes."""
     exact = set(patients)
     lower = {name.lower() for name in patients}
     plain = {_plain(name) for name in patients}
@@ -100,5 +100,5 @@ def _plain(name: str) -> str:
 
 
 def _beginnings(name: str) -> list[str]:
-    """What stands before each separator: TCGA, TCGA-OR, TCGA-OR-A5J1 of TCGA-OR-A5J1-01A."""
+    """Return the text before each separator: TCGA, TCGA-OR, TCGA-OR-A5J1 of TCGA-OR-A5J1-01A."""
     return [name[: match.start()] for match in re.finditer(r"[-._]", name)]

@@ -14,7 +14,7 @@ __all__ = ["ModalityDropout"]
 
 
 class ModalityDropout(nn.Module):
-    """In training, hides each modality of each patient with probability p, but never all that a patient has.
+    """Hide, in training, each modality of each patient with probability p, but never all that a patient has.
 
     A model trained so learns to answer from any subset, which is also a strong regularizer on small cohorts. A patient
     whose modalities would all be hidden keeps one of them, drawn evenly. Where a patient's modality was absent it stays

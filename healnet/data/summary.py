@@ -68,7 +68,7 @@ def median_follow_up(target: SurvivalTarget) -> float:
 
 
 def patterns(missing: pd.DataFrame) -> pd.DataFrame:
-    """How many patients share each pattern of modalities, the most frequent first: an UpSet plot as a table.
+    """Count the patients with each pattern of modalities, the most frequent first: an UpSet plot as a table.
 
     Args:
         missing: (n, modalities) bool, True = the patient lacks it.
@@ -86,7 +86,7 @@ def patterns(missing: pd.DataFrame) -> pd.DataFrame:
 def summarize(
     target: SurvivalTarget | None, labels: pd.DataFrame, missing: pd.DataFrame, modalities: pd.DataFrame
 ) -> Summary:
-    """What `Cohort.summary` returns.
+    """Compute the result of `Cohort.summary`.
 
     Args:
         target: Follow-up of the patients, None where it is not known.

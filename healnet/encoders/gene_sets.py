@@ -149,7 +149,7 @@ class GeneSetEncoder(ModalityEncoder):
         return tuple(sorted({symbol for symbols in self.missing.values() for symbol in symbols}))
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the text that `repr` shows."""
         return (
             f"num_features={self.num_features}, sets={len(self.names)}, token_dim={self.token_dim}, "
             f"missing_genes={len(self.missing_genes)}"

@@ -103,7 +103,7 @@ class GraphEncoder(ModalityEncoder):
         self.token_dim = node_dim + (edge_dim + 1 if edge_tokens else 0) + structure + places
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the text that `repr` shows."""
         return (
             f"node_dim={self.node_dim}, walk_length={self.walk_length}, eigenvectors={self.eigenvectors}, "
             f"centroid_axes={self.centroid_axes}, edge_tokens={self.edge_tokens}, edge_dim={self.edge_dim}"

@@ -95,7 +95,7 @@ class GridEncoder(ModalityEncoder):
         self.token_dim = channels * block + (fourier_width(ndim, num_bands) if positions else 0)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the text that `repr` shows."""
         return (
             f"channels={self.channels}, ndim={self.ndim}, num_bands={self.num_bands}, max_freq={self.max_freq}, "
             f"positions={self.positions}, patch={self.patch}"

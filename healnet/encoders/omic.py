@@ -82,7 +82,7 @@ class OmicEncoder(ModalityEncoder):
             self.project = SelfNormalizing(num_features, tokens * token_dim)
 
     def extra_repr(self) -> str:
-        """What `repr` shows beside the parts."""
+        """Return the text that `repr` shows beside the parts."""
         return f"num_features={self.num_features}, tokens={self.tokens!r}, input_dropout={self.input_dropout}"
 
     def forward(self, inputs: Tensor | Masked) -> Tokens:

@@ -82,7 +82,7 @@ class PatchEncoder(ModalityEncoder):
         self.token_dim = dim + (fourier_width(2 + slide_position, num_bands) if positions else 0)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the text that `repr` shows."""
         return (
             f"dim={self.dim}, positions={self.positions}, num_bands={self.num_bands}, max_freq={self.max_freq}, "
             f"scale={self.scale}, slide_position={self.slide_position}"

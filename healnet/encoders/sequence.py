@@ -58,7 +58,7 @@ class SequenceEncoder(ModalityEncoder):
         self.token_dim = 2 * channels + fourier_width(1, num_bands)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the text that `repr` shows."""
         return (
             f"channels={self.channels}, num_bands={self.num_bands}, max_freq={self.max_freq}, "
             f"duration={self.duration}"

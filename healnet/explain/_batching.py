@@ -1,4 +1,4 @@
-"""How many copies of a batch fit into one forward pass."""
+"""Number of copies of a batch that fit into one forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COPIED_BYTES = 2**26  # a bag of 100,000 patches must not be copied 256 times
 
 
 def copies(inputs: Mapping[str, Any], rows: int) -> int:
-    """How many times the batch may stand in one forward pass: `rows` patients and 64 MiB of inputs, but at least once."""
+    """Number of times the batch may stand in one forward pass: `rows` patients and 64 MiB of inputs, but at least once."""
     sizes: list[int] = []
 
     def measure(tensor: Tensor, _: str) -> Tensor:

@@ -28,7 +28,7 @@ class Faithfulness(NamedTuple):
         deletion: (b, s) the risk with the highest-scored share hidden.
         insertion: (b, s) the risk with only the highest-scored share shown.
         random_deletion, random_insertion: (b, s) means over random orders.
-        signed: whether a high score claims to raise the risk, or only to matter.
+        signed: True if a high score claims to raise the risk, False if only to matter.
     """
 
     fractions: Tensor

@@ -69,7 +69,7 @@ def rank_genes(
 
 
 def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
-    """How often each gene is among the k most important: its share of the r repeats (folds, bootstraps, seeds).
+    """Compute how often each gene is among the k most important: its share of the r repeats (folds, bootstraps, seeds).
 
     Equal importances at the edge are all counted in only if they fit; a gene is in the top k if fewer than k are at least as
     important as it, itself not counted.

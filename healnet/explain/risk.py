@@ -72,7 +72,7 @@ def risk_of(model: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any]
 
 
 def quantity_name(model: object, risk: Risk | None) -> str:
-    """What the explained number is called on an axis or in a report: "log hazard" of a Cox model, "risk" of a given one."""
+    """Name of the explained number on an axis or in a report: "log hazard" of a Cox model, "risk" of a given one."""
     declared = getattr(model, "output", None)
     return "risk" if risk is not None else _QUANTITIES.get(str(declared), "risk")
 

@@ -1,4 +1,4 @@
-"""What a model's raw output means: `Output`."""
+"""Meaning of a model's raw output: `Output`."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class TraceRecorder:
         self._attended.clear()
 
     def trace(self) -> AttentionTrace:
-        """What was recorded so far."""
+        """Return the trace recorded so far."""
         return AttentionTrace(
             {name: torch.stack(layers) for name, layers in self._weights.items()},
             keep=self.keep,

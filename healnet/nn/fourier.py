@@ -11,7 +11,7 @@ __all__ = ["fourier_features", "fourier_width"]
 
 
 def fourier_width(num_axes: int, num_bands: int) -> int:
-    """How many channels `fourier_features` makes: a sine and a cosine per band, and the coordinate, per axis.
+    """Number of channels that `fourier_features` makes: a sine and a cosine per band, and the coordinate, per axis.
 
     Raises:
         ValueError: a negative `num_bands`, here so that an encoder is refused before it sees data.

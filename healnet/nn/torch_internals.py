@@ -11,7 +11,7 @@ __all__ = ["flash_attention_cpu", "function_transforms_active"]
 
 
 def function_transforms_active() -> bool:
-    """Whether `torch.vmap`, `torch.func.grad` or another function transform is running: values are then not to be read."""
+    """True if `torch.vmap`, `torch.func.grad` or another function transform is running: values are then not to be read."""
     return torch._C._are_functorch_transforms_active()
 
 

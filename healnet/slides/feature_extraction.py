@@ -365,7 +365,7 @@ class _Run:
 
 
 class _Progress:
-    """How far a slide has come, which the report of a failure needs too."""
+    """Progress of a slide, which the report of a failure needs too."""
 
     def __init__(self) -> None:
         self.done = self.kept = self.of = 0

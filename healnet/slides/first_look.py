@@ -102,7 +102,7 @@ class SlideJob:
 
 
 class FirstLook(NamedTuple):
-    """What the first look at a slide gives: its tiles, and a (h, w, 3) uint8 picture of it."""
+    """Result of the first look at a slide: its tiles, and a (h, w, 3) uint8 picture of it."""
 
     tiles: Tiles
     overview: np.ndarray[Any, Any]

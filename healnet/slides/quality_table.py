@@ -15,7 +15,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheet
 
 
 class SlideResult(NamedTuple):
-    """What became of one slide: a row of the quality-control table.
+    """Outcome of one slide: a row of the quality-control table.
 
     Attributes:
         slide: Name of the slide.

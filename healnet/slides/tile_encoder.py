@@ -23,7 +23,7 @@ PROBE_VALUES = 256  # values of the output on the probe that are stored in every
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What an encoder makes of a fixed probe: width, type and some values, by which later runs recognize it.
+    """Output of an encoder for a fixed probe: width, type and some values, by which later runs recognize it.
 
     Attributes:
         dim: Width of the features.
@@ -36,7 +36,7 @@ class FeatureKind:
     probe: Array
 
     def differs(self, dim: int, probe: Array | None) -> str:
-        """How a stored width and probe differ from these, as text for a message; empty if they do not.
+        """Differences of a stored width and probe from these, as text for a message; empty if they do not.
 
         Args:
             dim: Stored width.

@@ -18,7 +18,7 @@ __all__ = ["PixelSource", "Tiles", "tile_grid"]
 
 
 class PixelSource(Protocol):
-    """What tiles need of their slide; `Slide` has it."""
+    """Protocol of what tiles need of their slide; `Slide` has it."""
 
     path: Path
     name: str

@@ -49,7 +49,7 @@ class Tissue:
         return pen / either if either else 0.0
 
     def fraction(self, coords: Array, footprint: float) -> Array:
-        """What part of each square of `footprint` level-0 pixels is tissue; what lies off the slide is not.
+        """Return the part of each square of `footprint` level-0 pixels that is tissue; what lies off the slide is not.
 
         Exact for any position: the area under the mask is the bilinear interpolation of its summed-area table.
 

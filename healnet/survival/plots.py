@@ -55,7 +55,7 @@ def plot_kaplan_meier(
         groups: (n,) labels of the patients; None = one group.
         unit: unit of the times, for the label of the axis: "months".
         order: the labels, in the order to draw and name them; sorted if left out.
-        at_risk: whether to write the numbers at risk below the axis.
+        at_risk: True to write the numbers at risk below the axis.
         confidence: level of the bands.
         p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
             follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
@@ -126,7 +126,7 @@ def plot_survival_curves(
         labels: n names.
         target: outcomes of the patients.
         unit: unit of the times, for the label of the axis: "months".
-        steps: whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
+        steps: True if the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What a cohort holds of each modality: tables, sparse tables, values of one patient each, bags of patches on disk."""
+"""Modalities as a cohort holds them: tables, sparse tables, values of one patient each, bags of patches on disk."""

@@ -35,7 +35,7 @@ CHUNK_BYTES = 1 << 18  # a row drawn at random costs one chunk, a whole bag a ca
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """What decides the features of a slide beside its encoder, and so must agree between the runs that fill one folder.
+    """Settings that decide the features of a slide beside its encoder, and must agree between the runs that fill one folder.
 
     Attributes:
         size: Side length of a tile in pixels; None = as the coordinates' files say.
@@ -78,7 +78,7 @@ class ExtractionSettings:
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """Where one encoder's features go.
+    """Folder of one encoder's features.
 
     Attributes:
         folder: Folder of the feature files.

@@ -30,7 +30,7 @@ MAX_COORDINATE = 1 << 24
 
 @dataclass(frozen=True)
 class PatchGeometry:
-    """Where the patches of a slide lie. Made by `read_patch_geometry`.
+    """Places of the patches of a slide. Made by `read_patch_geometry`.
 
     Attributes:
         positions: Rows of the (n, 2) coordinates.

@@ -60,7 +60,7 @@ class PatchFile:
 
     @property
     def num_patches(self) -> int:
-        """How many patches the slide has; 0 for a slide without tissue."""
+        """Number of patches of the slide; 0 for a slide without tissue."""
         return self.features.shape[0]
 
     @property
