@@ -85,7 +85,7 @@ class Baseline(nn.Module, ABC):
 
 
 def presence(tokens: Mapping[str, Tokens], names: Iterable[str], like: Tensor) -> Tensor:
-    """Who has what: (b, j) bool, for j names and the b patients (first axis) of `like`, on its device."""
+    """Presence of each modality: (b, j) bool, for j names and the b patients (first axis) of `like`, on its device."""
     all_patients = torch.ones(len(like), dtype=torch.bool, device=like.device)
     columns = []
     for name in names:

@@ -100,7 +100,7 @@ def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
 
 
 def _channels_first(values: list[Masked]) -> bool:
-    """Whether arrays of several sizes are (c, *axes): their masks fit the last axes, and not all the first."""
+    """True if arrays of several sizes are (c, *axes): their masks fit the last axes, and not all the first."""
     masked = [(value.values.shape, value.mask.shape) for value in values if value.mask.dim()]
     if len({value.values.shape for value in values}) == 1 or not masked:
         return False

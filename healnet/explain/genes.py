@@ -102,7 +102,7 @@ def gene_set_scores(
     gene_sets: Mapping[str, Iterable[str]],
     symbol: Callable[[str], str] = str,
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """What each gene set adds: the sum of its members' signed scores, per patient. A gene counts in every set it is in.
+    """Score of each gene set: the sum of its members' signed scores, per patient. A gene counts in every set it is in.
 
     Args:
         names: (f,) feature names.

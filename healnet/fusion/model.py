@@ -207,7 +207,7 @@ class HEALNet(nn.Module):
         return load_original(cls, state_dict, **arguments)
 
     def get_extra_state(self) -> Tensor:
-        """What shapes do not fix (heads, temperature, gate, order of modalities, ...), stored with the weights."""
+        """Settings that shapes do not fix (heads, temperature, gate, order of modalities, ...), stored with the weights."""
         return settings_tensor(self)
 
     def set_extra_state(self, state: Any) -> None:

@@ -73,7 +73,7 @@ class Attention(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the gradient over some tokens is made of: the queries, these tokens, and the result over all tokens.
+    """Tensors that the gradient over some tokens is made of: the queries, these tokens, and the result over all tokens.
 
     Shape:
         queries: (B, r, c); keys: (B, n, c); values: (B, n, v); mask, token_weights: (B, n)

@@ -130,7 +130,7 @@ class PretrainedModel(ModelHubMixin):
 
     @classmethod
     def of(cls, ensemble: Ensemble, **card: Any) -> PretrainedModel:
-        """From what `healnet.training.fit_ensemble` returned; `data`, `metrics` and `limits` go on the model card."""
+        """Wrap what `healnet.training.fit_ensemble` returned; `data`, `metrics` and `limits` go on the model card."""
         return cls(
             ensemble.models,
             scaler=ensemble.scaler,

@@ -277,7 +277,7 @@ class _Run:
         self.results[job.name] = SlideResult(job.name, 0 if error else progress.kept, error=error, **notes)
 
     def _adopt(self, job: SlideJob, size: tuple[int, int] | None) -> bool:
-        """Whether a slide is finished; then its result is taken over."""
+        """Return whether a slide is finished; then its result is taken over."""
         found = []
         for folder in self.folders:
             if not folder.path(job.name).exists():

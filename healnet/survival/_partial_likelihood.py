@@ -38,7 +38,7 @@ def partial_likelihood_terms(
 
 
 class _Solved(NamedTuple):
-    """What the gradient needs of the forward pass, for n sorted rows, e events and t ties."""
+    """Values of the forward pass that the gradient needs, for n sorted rows, e events and t ties."""
 
     order: Tensor  # (n,) where each sorted row stands in the caller's order
     start: Tensor | None  # (n,) first row of each row's stratum

@@ -1,4 +1,4 @@
-"""What a user gives as a modality (a table, files, arrays), checked and put into the patients' order."""
+"""Modalities as a user gives them (a table, files, arrays), checked and put into the patients' order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Source:
 
 
 def check_source(name: str, source: Any) -> Source:
-    """What a user gives as a modality, by its ids.
+    """Check what a user gives as a modality, and return it by its ids.
 
     Args:
         name: Name of the modality, for messages.

@@ -22,7 +22,7 @@ class SlideFile:
 
     @property
     def status(self) -> str:
-        """What became of it: "ok", "empty" (a file without patches) or "not found"."""
+        """Outcome of the search: "ok", "empty" (a file without patches) or "not found"."""
         if self.file is None:
             return "not found"
         return "ok" if self.file.num_patches else "empty"

@@ -130,7 +130,7 @@ def h5_rows(path: Path, file: Any, name: str, kinds: str, width: int | None = No
 
 
 def _written(dataset: Any) -> bool:
-    """Whether the file holds all that its header claims: a few bytes can claim terabytes of fill values."""
+    """True if the file holds all that its header claims: a few bytes can claim terabytes of fill values."""
     if dataset.chunks is None:
         return bool(dataset.id.get_storage_size() >= dataset.nbytes)
     chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
