@@ -46,7 +46,7 @@ NARROW = (
 ALL = "all"  # the cohort of jobs that concern every cohort
 PAN_RECIPE = replace(
     RECIPE,
-    members=2,
+    members=4,
     batch_size=256,
     learning_rate=2e-3,
     strata="cohort",
@@ -109,7 +109,7 @@ def pan(plan: Plan, fold: int) -> list[dict]:
     loaded = {name: load(plan, name) for name in plan.names}
     loaded = {name: (cohort, folds[fold]) for name, (cohort, folds) in loaded.items() if fold in folds}
     scaled = {
-        name: Standardizer("rank").fit(cohort[train]).transform(cohort)
+        name: Standardizer("rank", PAN_RECIPE.clip).fit(cohort[train]).transform(cohort)
         for name, (cohort, (train, _)) in loaded.items()
     }
     everybody = joined(scaled)
@@ -142,12 +142,15 @@ def transfer(plan: Plan, name: str) -> list[dict]:
     """
     cohort, folds = load(plan, name)
     others = {other: load(plan, other)[0] for other in plan.names if other != name}
-    scaled = {other: Standardizer("rank").fit(part).transform(part) for other, part in others.items()}
+    scaled = {
+        other: Standardizer("rank", PAN_RECIPE.clip).fit(part).transform(part)
+        for other, part in others.items()
+    }
     everybody = joined(scaled)
     ensemble = fit_ensemble(everybody, plan.pan_recipe, plan.seed)
     rows = []
     for fold, (train, test) in folds.items():
-        new = Standardizer("rank").fit(cohort[train]).transform(cohort)
+        new = Standardizer("rank", PAN_RECIPE.clip).fit(cohort[train]).transform(cohort)
         # Joined with the others it has their columns, and not those that are its own.
         both = joined({**scaled, name: new})
         known = {table: everybody.table(table).columns for table in everybody.tables}

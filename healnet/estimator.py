@@ -38,7 +38,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         verbose: Whether to show a progress bar.
         members, epochs, batch_size, learning_rate, weight_decay, modality_dropout, input_dropout, narrow, tokens,
             feature_tokens, depth, num_latents, latent_dim, num_heads, self_attention, ff_mult, max_patches, strata,
-            standardize: Settings of `healnet.training.Recipe`.
+            standardize, clip: Settings of `healnet.training.Recipe`.
 
     Attributes:
         ensemble_: The fitted `healnet.training.Ensemble`, which `healnet.pretrained.PretrainedModel.of` saves.
@@ -83,6 +83,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         max_patches: int | None = None,
         strata: str | None = None,
         standardize: Literal["mean", "median", "rank"] = "mean",
+        clip: float | None = None,
         random_state: Any = 0,
         device: torch.device | str = "cpu",
         verbose: bool = False,
@@ -107,6 +108,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         self.max_patches = max_patches
         self.strata = strata
         self.standardize = standardize
+        self.clip = clip
         self.random_state = random_state
         self.device = device
         self.verbose = verbose

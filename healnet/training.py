@@ -55,6 +55,7 @@ class Recipe:
         strata: Name of the cohort's label, such as the cancer or the center, within which alone Cox's loss compares
             patients; None compares all.
         standardize: Method of `Standardizer`: "mean", "median" or "rank", which suits the long tails of RNA-seq.
+        clip: Limit of the standardized values on both sides; None for no limit.
     """
 
     members: int = 4
@@ -76,6 +77,7 @@ class Recipe:
     max_patches: int | None = None
     strata: str | None = None
     standardize: Literal["mean", "median", "rank"] = "mean"
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def fit_ensemble(
     if not cohort.target.event.any():
         raise ValueError(f"expected at least one observed event, got none in {len(cohort)} training patients")
     device = torch.device(device)
-    scaler = Standardizer(recipe.standardize).fit(cohort)
+    scaler = Standardizer(recipe.standardize, recipe.clip).fit(cohort)
     seen = scaler.transform(cohort)
     models = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -170,9 +170,10 @@ def test_strata_are_compared_within_themselves_alone(cohort):
 
 
 def test_tables_are_standardized_as_the_recipe_says(cohort):
-    ensemble = fit_ensemble(cohort[:40], Recipe(members=1, epochs=2, standardize="rank"))
+    ensemble = fit_ensemble(cohort[:40], Recipe(members=1, epochs=2, standardize="rank", clip=1.5))
+    assert ensemble.scaler.clip == 1.5
     assert ensemble.scaler.method == "rank"
     # Only the order of a column counts: risks stay what they are when long tails are added.
     tails = cohort.replace({name: np.exp(cohort.table(name)) for name in cohort.tables})
-    other = fit_ensemble(tails[:40], Recipe(members=1, epochs=2, standardize="rank"))
+    other = fit_ensemble(tails[:40], Recipe(members=1, epochs=2, standardize="rank", clip=1.5))
     np.testing.assert_allclose(other.predict(tails), ensemble.predict(cohort), atol=1e-5)
