@@ -80,9 +80,10 @@ def gather(ids):
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning"
 )  # fork in a process with threads, accelerate's own way
-def test_accelerate_hands_batches_to_two_processes(tmp_path):
+def test_accelerate_hands_batches_to_two_processes(tmp_path, monkeypatch):
     import accelerate
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # unset, accelerate warns that it chooses a number
     accelerate.debug_launcher(gather, (tmp_path / "ids.pt",), num_processes=2)
     assert Batch.of({}, [])._replace(ids=torch.load(tmp_path / "ids.pt")).patients == PATIENTS
 
