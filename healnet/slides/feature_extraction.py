@@ -261,7 +261,16 @@ class _Run:
         begin = time.perf_counter()
         progress = _Progress()
         try:
-            notes = self._encode(job, looks.of(job), bar, progress, begin)
+            try:
+                notes = self._encode(job, looks.of(job), bar, progress, begin)
+            except RuntimeError as failure:
+                if not _died(failure):
+                    raise
+                # torch tells of a dead worker whichever loader is read next: it may have been that of another slide,
+                # the next one above all, whose first look began ahead. So once more, and alone.
+                _release(failure)
+                progress = _Progress()
+                notes = self._encode(job, looks.of(job, ahead=False), bar, progress, begin)
             error = ""
         except Exception as failure:  # whatever one slide holds, the others are worth going on for
             if isinstance(failure, OSError) and failure.errno in NO_ROOM:
@@ -379,8 +388,8 @@ class _Looks:
         self._run, self._names = run, names
         self._ahead: tuple[str, Iterator[FirstLook]] | None = None
 
-    def of(self, job: SlideJob) -> FirstLook:
-        """The first look at a slide; that at the next begins.
+    def of(self, job: SlideJob, ahead: bool = True) -> FirstLook:
+        """The first look at a slide; that at the next begins unless `ahead` is False.
 
         Raises:
             ValueError: The process died, or what looking raised.
@@ -392,7 +401,7 @@ class _Looks:
         result = next(look)
         del look  # before the next worker is forked, which would inherit it
         following = self._names[self._names.index(job.name) + 1 :]
-        if following and self._run.num_workers:
+        if ahead and following and self._run.num_workers:
             self._ahead = (following[0], self._begin(self._run.jobs[following[0]]))
         return result
 
@@ -473,10 +482,17 @@ def _release(failure: BaseException | None) -> None:
         failure = failure.__cause__ or failure.__context__
 
 
+def _died(failure: Exception) -> bool:
+    """Return whether the error is torch's about a worker process that ended."""
+    return bool(
+        re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(failure).strip())
+    )
+
+
 def _error_line(failure: Exception, path: Path) -> str:
     """The error as one line: its first, and of an error that a worker sends with its traceback the line that names it."""
     text = str(failure).strip()
-    if re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", text):
+    if _died(failure):
         return f"{type(failure).__name__}: {shown(path)}: the process that read it died ({text.rstrip('. ')})"
     if text.startswith("Caught ") and "Traceback (most recent call last)" in text:
         # Below the last frame, whose lines are indented, the error begins at the margin.
