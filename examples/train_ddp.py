@@ -12,6 +12,7 @@ adds is that a process whose patients all lack a modality still has a gradient f
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import os
 import shutil
@@ -166,8 +167,27 @@ def predict(model: DistributedDataParallel, cohort: Cohort, device: torch.device
     return {patient: everyone[patient] for patient in cohort.patients}
 
 
-def main() -> None:
+def run(options: argparse.Namespace, device: torch.device) -> None:
     """Train, predict the test fold, and write both."""
+    cohort = load_mini_acc()
+    rows, test = next(iter(cohort.folds(5, seed=0)))
+    scaler = Standardizer().fit(cohort[rows])
+    model, loss = train(scaler.transform(cohort[rows]), options, device)
+    unseen = scaler.transform(cohort[test])
+    risks = predict(model, unseen, device)
+    if dist.get_rank() == 0:
+        partial = options.output / "model.partial"
+        torch.save(model.module.state_dict(), partial)
+        partial.replace(options.output / "model.pt")
+        lines = ["patient,log_hazard", *(f"{patient},{risk:.6f}" for patient, risk in risks.items())]
+        (options.output / "predictions.csv").write_text("\n".join(lines) + "\n")
+        score = concordance(list(risks.values()), unseen.target)
+        print(f"Harrell's C on {len(risks)} test patients {score:.3f}, last loss {loss:.4f}")
+    dist.barrier()  # a process that ended earlier would be a failure to torchrun
+
+
+def main() -> None:
+    """Read the arguments, and run between the start and the end of the process group."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -191,21 +211,11 @@ def main() -> None:
     }.items():
         os.environ.setdefault(name, alone)  # without torchrun
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=5))
-    cohort = load_mini_acc()
-    rows, test = next(iter(cohort.folds(5, seed=0)))
-    scaler = Standardizer().fit(cohort[rows])
-    model, loss = train(scaler.transform(cohort[rows]), options, device)
-    unseen = scaler.transform(cohort[test])
-    risks = predict(model, unseen, device)
-    if dist.get_rank() == 0:
-        partial = options.output / "model.partial"
-        torch.save(model.module.state_dict(), partial)
-        partial.replace(options.output / "model.pt")
-        lines = ["patient,log_hazard", *(f"{patient},{risk:.6f}" for patient, risk in risks.items())]
-        (options.output / "predictions.csv").write_text("\n".join(lines) + "\n")
-        score = concordance(list(risks.values()), unseen.target)
-        print(f"Harrell's C on {len(risks)} test patients {score:.3f}, last loss {loss:.4f}")
+    run(options, device)
+    # Python aborts if a thread of gloo still holds a tensor while it ends. The threads end with their process group, and
+    # the group ends when no model refers to it (github.com/pytorch/pytorch/issues/190489).
     dist.destroy_process_group()
+    gc.collect()
 
 
 if __name__ == "__main__":

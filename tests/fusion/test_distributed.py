@@ -11,7 +11,7 @@ from healnet.encoders import LearnedEncoder, OmicEncoder
 from healnet.inputs import hide, take
 
 WORKER = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, sys.argv[4])
 from test_distributed import build, cases, part
@@ -47,6 +47,7 @@ for name, case in cases(world).items():
     results.append((gradients, losses / world))
 torch.save(results, f"{folder}/result{rank}.pt")
 dist.destroy_process_group()
+os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
 """
 
 

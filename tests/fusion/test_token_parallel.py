@@ -9,7 +9,7 @@ from healnet.encoders import GridEncoder, LearnedEncoder, OmicEncoder, PatchEnco
 from healnet.inputs import take
 
 WORKER = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[4])
 from test_token_parallel import SPLITS, build, gradients_of, inputs, part
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -43,6 +43,7 @@ if world == 4:  # two patients' halves of the batch, times two parts of their to
     results["mesh"] = {name: p.grad for name, p in model.named_parameters()}
 torch.save(results, f"{folder}/result{rank}.pt")
 dist.destroy_process_group()
+os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
 """
 
 N = 11

@@ -11,7 +11,7 @@ from healnet.survival import cox_nll, distributed_cox_nll
 
 # What each process runs: the loss and its gradient, through DistributedDataParallel (which averages) and by hand.
 WORKER = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from healnet.survival import distributed_cox_nll
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -35,6 +35,7 @@ for case in cases:
     results.append((loss.item(), loss.dtype, averaged, model.weight.grad.clone()))
 torch.save(results, f"{folder}/result{rank}.pt")
 dist.destroy_process_group()
+os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
 """
 
 
