@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-OPTIONAL = [
-    "accelerate",
-    "lightning",
-    "torch_geometric",
-]  # whose blocks are left out where they are not installed
+OTHERS = ("accelerate", "lightning", "torch_geometric")  # whose own warnings are not ours
 README = Path(__file__).parents[1] / "README.md"
 REFERENCE = Path(__file__).parent / "reference" / "tables"
 TABLES = {
@@ -47,11 +43,8 @@ def test_the_python_blocks_run_one_after_the_other(slides, capsys):
     assert len(blocks) >= 4
     space = {"__name__": "readme"}
     for block in blocks:
-        needed = [name for name in OPTIONAL if f"import {name}" in block or f"from {name}" in block]
-        if any(importlib.util.find_spec(name) is None for name in needed):
-            continue
         with warnings.catch_warnings():
-            if needed:  # whose own warnings are not ours
+            if any(f"import {name}" in block or f"from {name}" in block for name in OTHERS):
                 warnings.simplefilter("ignore")
             exec(compile(block, str(README), "exec"), space)
     score = float(capsys.readouterr().out.split()[0])
@@ -67,8 +60,7 @@ def test_the_python_blocks_run_one_after_the_other(slides, capsys):
     np.testing.assert_allclose(space["risks"]["risk"], space["ensemble"].predict(space["own"]), atol=1e-6)
     assert len(space["step_functions"]) == 92
     assert space["loss"].isfinite()
-    graphs = importlib.util.find_spec("torch_geometric") is not None
-    assert space["log_hazard"].shape == (2 if graphs else 3, 1)
+    assert space["log_hazard"].shape == (2, 1)  # of the two graphs
     written = {path.name for path in slides.iterdir()} - {"slides", "features", *TABLES}
     assert written == {"modalities.png", "genes.png", "heatmap.png", "s1.geojson", "my_model"}
 

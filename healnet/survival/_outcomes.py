@@ -12,7 +12,7 @@ from healnet.survival._checks import Floats
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_events", "read_times"]
+__all__ = ["read_events", "read_outcomes"]
 
 # In lower case. GDC's files write '-- and "not reported"; cBioPortal's and TCGA's put such words in brackets.
 _UNKNOWN = {"", "na", "n/a", "nan", "none", "null", "--", "'--", "unknown", "not reported", "not available"}
@@ -24,12 +24,33 @@ _NO_EVENT = {"alive", "living", "censored", "false", "no", "no event", "diseasef
 _OPPOSITE = re.compile(r"censor|alive|living|surviv(ed|or)", re.IGNORECASE)
 
 
-def read_times(table: pd.DataFrame, name: str) -> Floats:
-    """Return the times of a column, (n,), NaN where not known.
+def read_outcomes(table: pd.DataFrame, time: str | tuple[str, str], event: str) -> tuple[Floats, Floats]:
+    """Return times and events, (n,) each, NaN where not known.
+
+    Args:
+        table: One patient per row.
+        time: Column of times, or the two columns of the times of the event and of the last follow-up, as GDC's tables have
+            them: the first holds for patients with the event, the second for those without.
+        event: Column of events.
 
     Raises:
-        ValueError: no such column, a value that is no number.
+        ValueError: no such column, a value that cannot be read, a patient without the event who has a time of it.
     """
+    events = read_events(table, event)
+    if isinstance(time, str):
+        return _times(table, time), events
+    happened, followed = time
+    times = _times(table, happened)
+    wrong = np.flatnonzero((events == 0) & ~np.isnan(times))
+    if len(wrong):
+        raise ValueError(
+            f"expected {happened!r} of patients with the event alone, got {times[wrong[0]]:g} for patient "
+            f"{table.index[wrong[0]]!r}, whose {event!r} says that it was not observed ({len(wrong)} of {len(table)} are so)"
+        )
+    return np.where(events == 1, times, _times(table, followed)), events
+
+
+def _times(table: pd.DataFrame, name: str) -> Floats:
     return np.array([_time(value, name, row) for row, value in _column(table, name)], dtype=np.float64)
 
 

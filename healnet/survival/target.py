@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet.survival._checks import check_labels, check_times
-from healnet.survival._outcomes import read_events, read_times
+from healnet.survival._outcomes import read_outcomes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,11 @@ class SurvivalTarget:
 
     @classmethod
     def from_frame(
-        cls, frame: pd.DataFrame, time: str = "OS.time", event: str = "OS", scale: float = 1.0
+        cls,
+        frame: pd.DataFrame,
+        time: str | tuple[str, str] = "OS.time",
+        event: str = "OS",
+        scale: float = 1.0,
     ) -> SurvivalTarget:
         """Read the outcomes of a clinical table, one patient per row, in the order of the rows.
 
@@ -88,42 +92,62 @@ class SurvivalTarget:
 
         Args:
             frame: Table, indexed by patient.
-            time: Name of the column of times; the default is UCSC Xena's.
+            time: Name of the column of times; the default is UCSC Xena's. Or the two columns of the time of the event and of
+                the last follow-up, of which GDC's tables fill the one that holds.
             event: Name of the column of events.
             scale: Factor of the times: 12 / 365.25 turns days into months.
 
         Raises:
             ValueError: a column that is not there, an event column whose name says the opposite ("censorship"), a value
-                that cannot be read, patients without an outcome (named), a time that is negative, a scale that is not > 0.
+                that cannot be read, patients without an outcome (named), a time that is negative, a patient without the
+                event who has a time of it, a scale that is not > 0.
 
         Example:
             >>> import pandas as pd
             >>> table = pd.DataFrame({"OS_MONTHS": [44.5, 12.1], "OS_STATUS": ["1:DECEASED", "0:LIVING"]})
             >>> SurvivalTarget.from_frame(table, "OS_MONTHS", "OS_STATUS")
             SurvivalTarget(2 patients, 1 events, time 12.1 to 44.5)
+            >>> columns = {"days_to_death": [90, None], "days_to_last_follow_up": [None, 365]}
+            >>> table = pd.DataFrame({"vital_status": ["Dead", "Alive"], **columns})
+            >>> SurvivalTarget.from_frame(table, ("days_to_death", "days_to_last_follow_up"), "vital_status")
+            SurvivalTarget(2 patients, 1 events, time 90 to 365)
         """
         if not 0 < scale < np.inf:
             raise ValueError(f"expected scale > 0, got {scale}")
-        times, events = read_times(frame, time), read_events(frame, event)
+        times, events = read_outcomes(frame, time, event)
         lost = np.flatnonzero(np.isnan(times) | np.isnan(events))
         if len(lost):
             names = ", ".join(repr(frame.index[i]) for i in lost[:3]) + (", ..." if len(lost) > 3 else "")
+            wanted = (
+                f"{time!r} and {event!r} of every patient"
+                if isinstance(time, str)
+                else f"{event!r} of every patient, {time[0]!r} of those with the event and {time[1]!r} of the others"
+            )
             raise ValueError(
-                f"expected {time!r} and {event!r} of every patient, got {len(lost)} of {len(frame)} without ({names}); "
+                f"expected {wanted}, got {len(lost)} of {len(frame)} without ({names}); "
                 f"leave them out with frame[SurvivalTarget.has_outcome(frame, {time!r}, {event!r})]"
             )
-        target = cls.unchecked(check_times(times * scale), events.astype(np.bool_))
+        wrong = np.flatnonzero((times < 0) | np.isinf(times))
+        if len(wrong):
+            raise ValueError(
+                f"expected times that are finite and >= 0, got {times[wrong[0]]:g} for patient "
+                f"{frame.index[wrong[0]]!r} ({len(wrong)} of {len(frame)} are wrong)"
+            )
+        target = cls.unchecked(times * scale, events.astype(np.bool_))
         target._warn_about_share()
         return target
 
     @staticmethod
-    def has_outcome(frame: pd.DataFrame, time: str = "OS.time", event: str = "OS") -> NDArray[np.bool_]:
+    def has_outcome(
+        frame: pd.DataFrame, time: str | tuple[str, str] = "OS.time", event: str = "OS"
+    ) -> NDArray[np.bool_]:
         """Return which patients of a table have both time and event, (n,), as `from_frame` reads them.
 
         Raises:
-            ValueError: as `from_frame`, but for patients without an outcome.
+            ValueError: as `from_frame`, but for patients without an outcome and times that are negative.
         """
-        known: NDArray[np.bool_] = ~np.isnan(read_times(frame, time)) & ~np.isnan(read_events(frame, event))
+        times, events = read_outcomes(frame, time, event)
+        known: NDArray[np.bool_] = ~np.isnan(times) & ~np.isnan(events)
         return known
 
     @classmethod

@@ -2,8 +2,8 @@
 
 import copy
 import time
+import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,26 +158,29 @@ def test_collate_pads_graphs_as_stack_does():
         assert torch.equal(made, expected)
 
 
-def test_geometric_data_by_attributes():
+@pytest.fixture(scope="module")
+def pyg():
+    with warnings.catch_warnings():  # torch_geometric's own
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("torch_geometric.data", reason="torch_geometric is in the dev extra")
+
+
+def test_geometric_data_and_its_batches(pyg):
     first, second = random_graph(7, 11, 0), random_graph(5, 4, 1)
-    encoder = GraphEncoder(3, centroid_axes=2)
-    one = SimpleNamespace(x=first.nodes, edge_index=first.edge_index, pos=first.centroids, edge_attr=None)
-    torch.testing.assert_close(encoder(one).values, encoder(Graph.stack([first])).values, rtol=0, atol=0)
-    several = SimpleNamespace(
-        x=torch.cat((first.nodes, second.nodes)),
-        edge_index=torch.cat((first.edge_index, second.edge_index + 7), dim=1),
-        pos=torch.cat((first.centroids, second.centroids)),
-        edge_attr=None,
-        batch=torch.tensor([0] * 7 + [1] * 5),
-    )
+    data = [
+        pyg.Data(x=graph.nodes, edge_index=graph.edge_index, edge_attr=graph.edges, pos=graph.centroids)
+        for graph in (first, second)
+    ]
+    encoder = GraphEncoder(3, centroid_axes=2, edge_tokens=True, edge_dim=2)
+    torch.testing.assert_close(encoder(data[0]).values, encoder(Graph.stack([first])).values, rtol=0, atol=0)
     expected = encoder(Graph.stack([first, second]))
-    tokens = encoder(several)
+    tokens = encoder(pyg.Batch.from_data_list(data))
     torch.testing.assert_close(tokens.values[tokens.mask], expected.values[expected.mask], rtol=0, atol=0)
 
 
-def test_geometric_features_of_one_axis_are_one_feature():
+def test_geometric_features_of_one_axis_are_one_feature(pyg):
     graph = random_graph(7, 11, 0)
-    flat = SimpleNamespace(x=graph.nodes[:, 0], edge_index=graph.edge_index, edge_attr=graph.edges[:, 0])
+    flat = pyg.Data(x=graph.nodes[:, 0], edge_index=graph.edge_index, edge_attr=graph.edges[:, 0])
     encoder = GraphEncoder(1, edge_tokens=True, edge_dim=1)
     column = Graph.of(graph.nodes[:, :1], graph.edge_index, graph.edges[:, :1])
     torch.testing.assert_close(encoder(flat).values, encoder(Graph.stack([column])).values, rtol=0, atol=0)

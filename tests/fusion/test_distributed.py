@@ -1,6 +1,7 @@
 """DistributedDataParallel and FSDP over gloo processes with uneven absence, against one process with the joined batch."""
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from healnet import HEALNet
 from healnet.encoders import LearnedEncoder, OmicEncoder
+from healnet.fusion import MeanHead
 from healnet.inputs import hide, take
 
 WORKER = """
@@ -49,6 +51,64 @@ torch.save(results, f"{folder}/result{rank}.pt")
 dist.destroy_process_group()
 os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
 """
+
+HEADS_WORKER = """
+import os, sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+sys.path.insert(0, sys.argv[4])
+from test_distributed import HEADS, OPTIONS, build, cases, part, sum_of_squares
+folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+case = cases(world)["uneven"]
+results = {}
+for kind in HEADS:
+    for options in OPTIONS:
+        model = DistributedDataParallel(build(case["sizes"] | {"head": HEADS[kind]()}), **OPTIONS[options])
+        for _ in range(2):
+            model.zero_grad()
+            output = model(part(case, rank))
+            (sum_of_squares(output) * world / case["patients"]).backward()
+        results[kind, options] = type(output).__name__, {n: p.grad for n, p in model.module.named_parameters()}
+torch.save(results, f"{folder}/result{rank}.pt")
+dist.destroy_process_group()
+os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
+"""
+
+
+class Pair(NamedTuple):
+    grade: torch.Tensor
+    risk: torch.Tensor
+
+
+class TwoHeads(nn.Module):
+    """Two tasks, handed out as `pack` packs them."""
+
+    def __init__(self, pack):
+        super().__init__()
+        torch.manual_seed(1)
+        self.grade, self.risk = MeanHead(8, 3), MeanHead(8, 1)
+        self.pack = pack
+
+    def forward(self, latents):
+        return self.pack(self.grade(latents), self.risk(latents))
+
+
+HEADS = {
+    "tuple": lambda: TwoHeads(lambda grade, risk: (grade, risk)),
+    "dict": lambda: TwoHeads(lambda grade, risk: {"grade": grade, "risk": risk}),
+    "Pair": lambda: TwoHeads(Pair),
+}
+OPTIONS = {
+    "plain": {},
+    "unused": {"find_unused_parameters": True},
+    "static": {"static_graph": True},
+}
+
+
+def sum_of_squares(output):
+    """The first task counts twice, so that tasks in the wrong place are seen."""
+    grade, risk = output.values() if isinstance(output, dict) else output
+    return 2 * grade.square().sum() + risk.square().sum()
 
 
 def build(sizes):
@@ -139,6 +199,27 @@ def test_gradients_and_losses_are_those_of_the_joined_batch(kind, world, tmp_pat
                     atol=1e-9,
                     msg=lambda m, where=(name, parameter): f"{where}: {m}",
                 )
+
+
+@pytest.mark.slow
+def test_heads_of_several_outputs_train_as_in_one_process(tmp_path, run):
+    results = run(HEADS_WORKER, 2, tmp_path)
+    case = cases(2)["uneven"]
+    for kind, head in HEADS.items():
+        model = build(case["sizes"] | {"head": head()})
+        (sum_of_squares(model(joined(case))) / case["patients"]).backward()
+        for options in OPTIONS:
+            for theirs in results:
+                name, gradients = theirs[kind, options]
+                assert name == kind
+                for parameter, value in model.named_parameters():
+                    torch.testing.assert_close(
+                        gradients[parameter],
+                        value.grad,
+                        rtol=0,
+                        atol=1e-9,
+                        msg=lambda m, where=(kind, options, parameter): f"{where}: {m}",
+                    )
 
 
 def test_the_cases_are_uneven():

@@ -67,6 +67,65 @@ def test_cbioportals_statuses(name, events):
     assert target.time.tolist() == [float(time) for time in frame[columns["time"]]]
 
 
+GDC = {"time": ("days_to_death", "days_to_last_follow_up"), "event": "vital_status"}
+
+
+def test_gdcs_two_columns_of_days():
+    frame = pd.read_csv(TABLES / "gdc_clinical.tsv", sep="\t", index_col="case_submitter_id")
+    has = SurvivalTarget.has_outcome(frame, **GDC)
+    # Dead without a day of death, alive without follow-up, and status not reported.
+    assert frame.index[~has].tolist() == ["TCGA-OR-A5J5", "TCGA-OR-A5J6", "TCGA-OR-A5J7"]
+    target = SurvivalTarget.from_frame(frame[has], **GDC)
+    assert target.event.tolist() == [True, True, False, True]
+    assert target.time.tolist() == [1355, 1677, 2091, 423]  # the last was followed up before the death
+    message = (
+        "expected 'vital_status' of every patient, 'days_to_death' of those with the event and 'days_to_last_follow_up' "
+        "of the others, got 3 of 7 without ('TCGA-OR-A5J5', 'TCGA-OR-A5J6', 'TCGA-OR-A5J7'); leave them out with "
+        "frame[SurvivalTarget.has_outcome(frame, ('days_to_death', 'days_to_last_follow_up'), 'vital_status')]"
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        SurvivalTarget.from_frame(frame, **GDC)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("status", "death", "follow_up", "message"),
+    [
+        (
+            "Alive",
+            30,
+            90,
+            "expected 'days_to_death' of patients with the event alone, got 30 for patient 'b', whose 'vital_status' says "
+            "that it was not observed (1 of 2 are so)",
+        ),
+        (
+            "Alive",
+            None,
+            -5,
+            "expected times that are finite and >= 0, got -5 for patient 'b' (1 of 2 are wrong)",
+        ),
+        (
+            "Dead",
+            -1,
+            None,
+            "expected times that are finite and >= 0, got -1 for patient 'b' (1 of 2 are wrong)",
+        ),
+    ],
+)
+def test_two_columns_that_contradict_are_refused(status, death, follow_up, message):
+    frame = pd.DataFrame(
+        {
+            "vital_status": ["Dead", status],
+            "days_to_death": [10, death],
+            "days_to_last_follow_up": [None, follow_up],
+        },
+        index=["a", "b"],
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+        SurvivalTarget.from_frame(frame, **GDC)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -112,7 +171,11 @@ FRAMES = [
     ({"t": [1.0, "soon"], "e": [1, 1]}, "expected a number in 't', got 'soon' for patient 'b'"),
     (
         {"t": [1.0, -2], "e": [1, 1]},
-        "expected time to be finite and >= 0, got -2 at position 1 (1 of 2 are wrong)",
+        "expected times that are finite and >= 0, got -2 for patient 'b' (1 of 2 are wrong)",
+    ),
+    (
+        {"t": ["inf", 2], "e": [1, 1]},
+        "expected times that are finite and >= 0, got inf for patient 'a' (1 of 2 are wrong)",
     ),
 ]
 
