@@ -7,7 +7,9 @@ no more than a piece. What it gives is, to rounding, what the same data give in 
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -68,10 +70,31 @@ class Pieces:
             raise ValueError(f"expected coords of shape ({shape[0]}, 2), got {tuple(self.coords.shape)}")
         self._values = values
         self._mask = mask
+        self._dealt = slice(None)
 
     def __repr__(self) -> str:
         channels = "" if self.channels is None else f", {self.channels} channels"
         return f"Pieces({' x '.join(map(str, self.sizes))}{channels}, block {self.block})"
+
+    def part(self, number: int, parts: int) -> Pieces:
+        """One of several parts that together are these pieces: every `parts`-th block, from the one of this number on.
+
+        The places of its elements are still those within the whole, and `sizes` and `coords` are of the whole.
+
+        Raises:
+            ValueError: a number that is not below `parts`.
+
+        Example:
+            >>> scan = Pieces(torch.zeros(5, 4, 1), block=(2, 4))
+            >>> [rows for rows, _ in scan.part(0, 2).blocks()]
+            [slice(0, 2, None), slice(4, 5, None)]
+        """
+        if not 0 <= number < parts:
+            raise ValueError(f"expected a part from 0 to {parts - 1}, got {number}")
+        first, step = self._dealt.start or 0, self._dealt.step or 1
+        dealt = copy.copy(self)
+        dealt._dealt = slice(first + number * step, None, step * parts)
+        return dealt
 
     @property
     def masked(self) -> bool:
@@ -94,7 +117,18 @@ class Pieces:
         return low[0], high[0]
 
     def blocks(self) -> list[Block]:
-        """All blocks, the last axis fastest; those at the end of an axis may be smaller."""
+        """All blocks, or those of this part, the last axis fastest; those at the end of an axis may be smaller."""
+        return self._every_block()[self._dealt]
+
+    @cached_property
+    def real(self) -> int:
+        """Number of real elements of the whole, for which its mask is read."""
+        if self._mask is None:
+            return math.prod(self.sizes)
+        masks = (self.read_mask(block) for block in self._every_block())
+        return sum(int(mask.sum()) for mask in masks if mask is not None)
+
+    def _every_block(self) -> list[Block]:
         starts = [range(0, size, step) for size, step in zip(self.sizes, self.block, strict=True)]
         sizes = list(zip(self.block, self.sizes, strict=True))
         return [
@@ -195,9 +229,19 @@ class Stream:
     def __repr__(self) -> str:
         return f"Stream({list(self.patients)})"
 
+    def part(self, number: int, parts: int) -> Stream:
+        """One of several parts that together are this stream, such as that of one process of a `token_group`.
+
+        See `Pieces.part`. Patients take turns in who gives the first block to which part.
+        """
+        patients = enumerate(self.patients)
+        return Stream(
+            [p if p is None else p.part((number + i) % parts, parts) for i, p in patients], self.device
+        )
+
     @property
     def present(self) -> Tensor:
-        """(b,) bool: who has a real element. A mask is read for it, block by block, until one is found."""
+        """(b,) bool: who has a real element, in this part. A mask is read for it, block by block, until one is found."""
         return torch.tensor([_any_real(pieces) for pieces in self.patients], device=self.device)
 
     def take(self, index: Tensor) -> Stream:
@@ -233,5 +277,5 @@ def _any_real(pieces: Pieces | None) -> bool:
     if pieces is None or 0 in pieces.sizes:
         return False
     if not pieces.masked:
-        return True
+        return bool(pieces.blocks())
     return any(bool(mask.any()) for block in pieces.blocks() if (mask := pieces.read_mask(block)) is not None)

@@ -25,6 +25,26 @@ def test_blocks_hold_every_element_once(axes, channels):
     assert torch.equal(found, values)
 
 
+@given(st.tuples(st.integers(0, 7), st.integers(1, 5)), st.integers(1, 4), st.integers(1, 3))
+def test_parts_of_parts_are_disjoint_and_together_the_whole(sizes, parts, parts_of_each):
+    scan = Pieces(torch.zeros(*sizes, 2), (2, 2))
+    dealt = [scan.part(i, parts).part(j, parts_of_each) for i in range(parts) for j in range(parts_of_each)]
+    found = [tuple(map(str, block)) for part in dealt for block in part.blocks()]
+    assert sorted(found) == sorted(tuple(map(str, block)) for block in scan.blocks())
+    assert {part.sizes for part in dealt} == {sizes}
+    assert max(len(part.blocks()) for part in dealt) <= -(-len(scan.blocks()) // len(dealt))
+
+
+def test_a_part_knows_the_whole():
+    mask, coords = torch.arange(7) != 3, torch.tensor([[5, 7]] * 6 + [[90, 8]])
+    part = Pieces(torch.zeros(7, 2), (2,), mask=mask, coords=coords).part(1, 2)
+    assert [block for block, _, _ in part.walk()] == [(slice(2, 4),), (slice(6, 7),)]
+    assert part.real == 6
+    assert [box.tolist() for box in part.boxes] == [[[5, 7]], [[90, 8]]]
+    with pytest.raises(ValueError, match=r"^expected a part from 0 to 1, got 2$"):
+        part.part(2, 2)
+
+
 def test_sources_on_disk_are_read_as_they_are(tmp_path):
     numbers = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(11, 3))
@@ -99,6 +119,15 @@ class TestStream:
         )
         assert move(stream, "meta").device == torch.device("meta")
         assert stream.device == torch.device("cpu")
+
+    def test_patients_take_turns_in_who_gives_the_first_block(self, stream):
+        first, second = stream.part(0, 2), stream.part(1, 2)
+        assert first.patients[1] is None
+        assert [len(p.blocks()) for p in (first.patients[0], second.patients[0])] == [1, 1]
+        assert [len(p.blocks()) for p in (first.patients[2], second.patients[2])] == [1, 1]
+        small = Stream([Pieces(torch.ones(1, 2), (3,))] * 3)
+        assert present(small.part(0, 2)).tolist() == [True, False, True]
+        assert present(small.part(1, 2)).tolist() == [False, True, False]
 
     def test_elements_cannot_be_hidden(self, stream):
         with pytest.raises(

@@ -145,7 +145,7 @@ class HybridFusionLayer(FusionLayer):
         cross, dtype = self._cross(name), _working_dtype(latents)
         if isinstance(tokens, TokenStream):
             walks = [tokens.walk(patient, dtype) for patient in range(len(tokens))]
-            update, by_patient = cross.attend_pieces(latents, walks, tokens.parameters)
+            update, by_patient = cross.attend_pieces(latents, walks, tokens.parameters, tokens.shards)
             if recorder is not None:
                 recorder.record_stream(tokens, by_patient)
             return update

@@ -19,7 +19,7 @@ from healnet.fusion.original import load_original
 from healnet.fusion.output import Output, check_output
 from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_parallel import encode_shards, same_random_numbers
-from healnet.fusion.token_stream import TokenStream
+from healnet.fusion.token_stream import TokenStream, encode_streams
 from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
 from healnet.fusion.untouched import touch
 from healnet.inputs import map_tensors
@@ -77,7 +77,8 @@ class HEALNet(nn.Module):
         checkpoint_layers: Layers whose intermediate results are computed a second time in the backward pass instead of kept
             (activation checkpointing): True for all, or their numbers.
         token_group: Process group, or one dimension of a `DeviceMesh`, over whose processes each patient's tokens are split;
-            see `healnet.fusion.token_parallel`. Each process is given its own part of the same patients' inputs.
+            see `healnet.fusion.token_parallel`. Each process is given its own part of the same patients' inputs, of a
+            `Stream` `stream.part(rank, number of processes)`.
 
     Attributes:
         arguments: Arguments above but for `encoders`, from which a saved model is rebuilt; None for one with `layers` or
@@ -271,29 +272,13 @@ class HEALNet(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
         """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
-        if self.token_shards is not None:
-            return dict(encode_shards(self.encoders, inputs, self.token_shards, self.latents.device))
-        if not isinstance(inputs, Mapping) or not any(isinstance(x, Stream) for x in inputs.values()):
-            return dict(encode(self.encoders, inputs))
-        whole = encode(self.encoders, {n: None if isinstance(x, Stream) else x for n, x in inputs.items()})
-        tokens: dict[str, Tokens | TokenStream] = {}
-        for name, encoder in self.encoders.items():
-            value = inputs.get(name)
-            if isinstance(value, Stream):
-                tokens[name] = TokenStream(name, encoder, value)
-            elif name in whole:
-                tokens[name] = whole[name]
-        sizes = {name: len(x) if isinstance(x, TokenStream) else len(x.values) for name, x in tokens.items()}
-        first = next(iter(sizes))
-        for name, size in sizes.items():
-            if size != sizes[first]:
-                raise ValueError(
-                    f"modality {name!r}: expected a batch of {sizes[first]} patients as in modality {first!r}, got {size}"
-                )
-        for layer in self.layers:
+        streamed = isinstance(inputs, Mapping) and any(isinstance(x, Stream) for x in inputs.values())
+        for layer in self.layers if streamed else ():
             if not getattr(layer, "streams", False):
                 raise ValueError(f"expected fusion layers that take a Stream, got {type(layer).__name__}")
-        return tokens
+        if self.token_shards is not None:
+            return encode_shards(self.encoders, inputs, self.token_shards, self.latents.device)
+        return encode_streams(self.encoders, inputs) if streamed else dict(encode(self.encoders, inputs))
 
     def _fuse(self, inputs: Mapping[str, Any], recorder: TraceRecorder | None) -> Tensor:
         tokens = self.encode(inputs)

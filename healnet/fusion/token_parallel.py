@@ -7,7 +7,8 @@ own part of their elements:
   order of the processes;
 - grids: a part of the first axis, in the order of the processes, all but the last a multiple of the encoder's `patch`;
 - networks of your own (`LearnedEncoder`): the elements that its own tokens are made of;
-- tables and graphs: the whole, on every process. Repeated tokens change no weighted mean, and gradients count them once.
+- tables and graphs: the whole, on every process. Repeated tokens change no weighted mean, and gradients count them once;
+- a `Stream`: `stream.part(rank, number of processes)`, every n-th block of the same pieces.
 
 A process without tokens of a modality gives an input without elements, (b, 0, ...). Every process returns the same output,
 and after the backward pass the same gradients.
@@ -24,9 +25,10 @@ from torch import nn
 from torch.func import functional_call
 
 from healnet.encoders.base import ModalityEncoder
-from healnet.encoders.encode import encode
+from healnet.fusion.token_stream import TokenStream, encode_streams
 from healnet.inputs import batch_size
 from healnet.nn.token_shards import TokenShards
+from healnet.streams import Stream
 from healnet.tokens import Tokens
 
 __all__ = ["encode_shards", "same_random_numbers"]
@@ -34,7 +36,7 @@ __all__ = ["encode_shards", "same_random_numbers"]
 
 def encode_shards(
     encoders: nn.ModuleDict, inputs: Mapping[str, Any], shards: TokenShards, device: torch.device
-) -> dict[str, Tokens]:
+) -> dict[str, Tokens | TokenStream]:
     """The tokens of this process's part of every modality, with what is known about those of the others.
 
     Args:
@@ -44,19 +46,25 @@ def encode_shards(
         device: Device of messages.
 
     Raises:
-        ValueError: as `encode`; a modality that some processes have and others leave out; other numbers of patients. Of the
-            latter two, the same on every process.
+        ValueError: as `encode_streams`; a modality that some processes have and others leave out, or that is a `Stream` on
+            some; other numbers of patients. But for errors of an encoder, the same on every process.
     """
     names = list(encoders)
-    given = [isinstance(inputs, Mapping) and inputs.get(name) is not None for name in names]
-    size = batch_size(inputs) if any(given) else -1
-    facts = shards.total(torch.tensor(given, device=device, dtype=torch.long)).tolist()
+    own_inputs = [inputs.get(name) if isinstance(inputs, Mapping) else None for name in names]
+    given = [[x is not None for x in own_inputs], [isinstance(x, Stream) for x in own_inputs]]
+    size = batch_size(inputs) if any(given[0]) else -1
+    present, streamed = shards.total(torch.tensor(given, device=device, dtype=torch.long)).tolist()
     sizes = shards.sizes(size, device)
-    for name, count in zip(names, facts, strict=True):
+    for name, count, streams in zip(names, present, streamed, strict=True):
         if count not in (0, shards.size):
             raise ValueError(
                 f"modality {name!r}: expected an input of every process of the token group, without elements where it has "
                 f"no tokens, got one of {count} of {shards.size} processes"
+            )
+        if streams not in (0, shards.size):
+            raise ValueError(
+                f"modality {name!r}: expected a Stream of every process of the token group or of none, "
+                f"got one of {streams} of {shards.size} processes"
             )
     if len(set(sizes)) != 1:
         raise ValueError(
@@ -64,8 +72,7 @@ def encode_shards(
         )
     own = {name: _Shared(encoder, shards) for name, encoder in encoders.items()}
     with _numbers_of_its_own(shards, device) if encoders.training else nullcontext():
-        tokens = encode(nn.ModuleDict(own), inputs)
-    return {name: Tokens(x.values, x.mask, shards) for name, x in tokens.items()}
+        return encode_streams(encoders, inputs, nn.ModuleDict(own), shards)
 
 
 @contextmanager

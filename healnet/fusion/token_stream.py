@@ -1,20 +1,23 @@
-"""Tokens that are made in pieces each time they are read: `TokenStream`, the `Tokens` of a `Stream`."""
+"""Tokens that are made in pieces each time they are read: a `TokenStream` is the `Tokens` of a `Stream`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from healnet.encoders.base import ModalityEncoder
+from healnet.encoders.encode import encode
 from healnet.nn.streamed_attention import Walk
+from healnet.nn.token_shards import TokenShards
 from healnet.streams import Block, Stream
 from healnet.tokens import Tokens
 
-__all__ = ["TokenStream"]
+__all__ = ["TokenStream", "encode_streams"]
 
 
 class TokenStream:
@@ -24,18 +27,28 @@ class TokenStream:
         name: Name of the modality, for errors.
         encoder: Encoder of the modality; it must implement `encode_block`.
         stream: Input of the modality.
+        shards: Processes that have the other parts of the stream.
 
     Attributes:
-        present: (b,) bool, who has a real token.
+        present: (b,) bool, who has a real token, in any process.
         parameters: Weights of the encoder that need a gradient.
+
+    Raises:
+        ValueError: the parts of the processes are not those of one stream; the same on every process.
     """
 
-    def __init__(self, name: str, encoder: nn.Module, stream: Stream) -> None:
+    def __init__(
+        self, name: str, encoder: nn.Module, stream: Stream, shards: TokenShards | None = None
+    ) -> None:
         self.name = name
         assert isinstance(encoder, ModalityEncoder)
         self.encoder = encoder
         self.stream = stream
+        self.shards = shards
         self.present = stream.present
+        if shards is not None:
+            self._check_parts(shards)
+            self.present = shards.maximum(self.present.to(torch.uint8)).bool()
         self.parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         # Dropout inside the encoder drops the same features on every pass, as it does where tokens are made once.
         self._random = torch.get_rng_state() if encoder.training else None
@@ -44,6 +57,24 @@ class TokenStream:
 
     def __len__(self) -> int:
         return len(self.stream)
+
+    def _check_parts(self, shards: TokenShards) -> None:
+        """Refuse what has gaps or repeats, and other data: positions would be silently wrong."""
+        patients = self.stream.patients
+        own = [0 if p is None else sum(map(_elements, p.blocks())) for p in patients]
+        whole = [0 if p is None else math.prod(p.sizes) for p in patients]
+        has = [p is not None for p in patients]
+        counts = torch.tensor([own, whole, has], device=self.stream.device)
+        largest = shards.maximum(counts[1]).tolist()
+        for patient, (read, sizes, have, size) in enumerate(
+            zip(*shards.total(counts).tolist(), largest, strict=True)
+        ):
+            if (read, sizes) != (size, size * shards.size) or have not in (0, shards.size):
+                raise ValueError(
+                    f"modality {self.name!r}: expected every process's own part of the same pieces of patient {patient}, "
+                    f"such as stream.part(rank, {shards.size}), got {read} elements in all parts of {have} wholes, "
+                    f"the largest of {size}"
+                )
 
     def blocks(self, patient: int) -> Iterator[tuple[Block, Tokens]]:
         """One pass over a patient's tokens, as `Tokens` of a batch of one per block.
@@ -81,3 +112,43 @@ class TokenStream:
                 yield tokens.standardized(dtype), tokens.mask
 
         return walk
+
+
+def encode_streams(
+    encoders: nn.ModuleDict,
+    inputs: Mapping[str, Any],
+    in_memory: nn.ModuleDict | None = None,
+    shards: TokenShards | None = None,
+) -> dict[str, Tokens | TokenStream]:
+    """The tokens of every modality that is there, in the order of the encoders; of a `Stream` a `TokenStream`.
+
+    Args:
+        encoders: `ModalityEncoder` per modality.
+        inputs: Input of each encoder.
+        in_memory: Encoders of what is not a `Stream`; by default the same.
+        shards: Processes that have the other parts of the inputs.
+
+    Raises:
+        ValueError: as `encode`; streams of another number of patients; as `TokenStream`.
+    """
+    streams = {name: x for name, x in inputs.items() if isinstance(x, Stream)}
+    memory = {name: None if name in streams else x for name, x in inputs.items()}
+    whole = encode(encoders if in_memory is None else in_memory, memory)
+    tokens: dict[str, Tokens | TokenStream] = {}
+    for name, encoder in encoders.items():
+        if name in streams:
+            tokens[name] = TokenStream(name, encoder, streams[name], shards)
+        elif name in whole:
+            tokens[name] = Tokens(whole[name].values, whole[name].mask, shards)
+    sizes = {name: len(x) if isinstance(x, TokenStream) else len(x.values) for name, x in tokens.items()}
+    for name, size in sizes.items():
+        first = next(iter(sizes))
+        if size != sizes[first]:
+            raise ValueError(
+                f"modality {name!r}: expected a batch of {sizes[first]} patients as in modality {first!r}, got {size}"
+            )
+    return tokens
+
+
+def _elements(block: Block) -> int:
+    return math.prod(part.stop - part.start for part in block)

@@ -138,7 +138,11 @@ class CrossAttention(nn.Module):
         return self.activation(update), attended
 
     def attend_pieces(
-        self, latents: Tensor, walks: Sequence[Walk | None], parameters: Sequence[Tensor] = ()
+        self,
+        latents: Tensor,
+        walks: Sequence[Walk | None],
+        parameters: Sequence[Tensor] = (),
+        shards: TokenShards | None = None,
     ) -> tuple[Tensor, list[Attended | None]]:
         """The update by tokens that come in pieces, always in token space, and per patient what makes weights of a piece.
 
@@ -146,6 +150,7 @@ class CrossAttention(nn.Module):
             latents: Latents (b, m, d).
             walks: Per patient the function that starts a pass over standardized tokens (1, n, c); None if there are none.
             parameters: Weights that the tokens are computed with, and that need a gradient.
+            shards: Processes that walk the other pieces of the same patients.
         """
         dropout = self.dropout if self.training else 0.0
         outputs, masses = [], []
@@ -155,7 +160,7 @@ class CrossAttention(nn.Module):
                 output, mass = row * 0, row.detach()[..., 0] * 0
                 attended.append(None)
             else:
-                output, mass, lse = streamed_attention(row, walk, parameters, dropout)
+                output, mass, lse = streamed_attention(row, walk, parameters, dropout, shards)
                 none = row.detach()[:, :0]  # (1, 0, c): the tokens are not kept
                 attended.append(
                     Attended("token", self.num_heads, row, none, none, output, lse, None, None, whole=False)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from healnet.nn.chunked_attention import Attention, chunked_attention
+from healnet.nn.chunked_attention import Attention, accumulation_dtype, chunked_attention
 from healnet.nn.softmax import SoftmaxState
+from healnet.nn.token_shards import TokenShards
 
 __all__ = ["Walk", "streamed_attention"]
 
@@ -25,7 +26,11 @@ Walk = Callable[[], Iterator[tuple[Tensor, Tensor | None]]]
 
 
 def streamed_attention(
-    queries: Tensor, walk: Walk, parameters: Sequence[Tensor] = (), dropout: float = 0.0
+    queries: Tensor,
+    walk: Walk,
+    parameters: Sequence[Tensor] = (),
+    dropout: float = 0.0,
+    shards: TokenShards | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Softmax attention `softmax(q x^T) x` to the tokens of a walk, which serve as keys and as values.
 
@@ -34,6 +39,7 @@ def streamed_attention(
         walk: Function that starts a pass over the pieces; it is called once forward and once backward.
         parameters: Weights that the pieces are computed with, and that need a gradient.
         dropout: Probability of dropping a whole token after the softmax; the rest are scaled by 1 / (1 - dropout).
+        shards: Processes that walk the other pieces of the same tokens, for the same queries.
 
     Shape:
         queries: (1, r, c); each piece: (1, n, c)
@@ -43,7 +49,9 @@ def streamed_attention(
     """
     # Drawn from torch's generator, so that a seeded run repeats; the tokens to drop follow from it, in both passes.
     seed = int(torch.randint(2**62, ())) if dropout > 0 else None
-    return _StreamedAttention.apply(queries, walk, dropout, seed, *parameters)  # type: ignore[no-untyped-call]
+    if seed is not None and shards is not None:
+        seed += shards.rank
+    return _StreamedAttention.apply(queries, walk, dropout, seed, shards, *parameters)  # type: ignore[no-untyped-call]
 
 
 class _StreamedAttention(torch.autograd.Function):
@@ -51,7 +59,13 @@ class _StreamedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, walk: Walk, dropout: float, seed: int | None, *parameters: Tensor
+        ctx: Any,
+        queries: Tensor,
+        walk: Walk,
+        dropout: float,
+        seed: int | None,
+        shards: TokenShards | None,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = queries.device.type
         ctx.autocast = None
@@ -62,10 +76,13 @@ class _StreamedAttention(torch.autograd.Function):
             piece = chunked_attention(queries, tokens, tokens, mask, kept).state()
             state = piece if state is None else state.merge(piece)
         if state is None:  # not one piece
-            none = queries[:, :, :0].sum(dim=-1)
-            state = SoftmaxState(none - torch.inf, none, torch.cat((queries * 0, none.unsqueeze(-1)), dim=-1))
+            none = queries.new_zeros(queries.shape[:2], dtype=accumulation_dtype(queries.dtype))
+            values = none.unsqueeze(-1).repeat(1, 1, queries.shape[-1] + 1)
+            state = SoftmaxState(none - torch.inf, none, values)
+        if shards is not None:
+            state = shards.merge(state)
         output, mass, lse = Attention.of_state(state, queries.dtype)
-        ctx.walk, ctx.dropout, ctx.seed = walk, dropout, seed
+        ctx.walk, ctx.dropout, ctx.seed, ctx.shards = walk, dropout, seed, shards
         ctx.save_for_backward(queries, output, mass, lse, *parameters)
         return output, mass, lse
 
@@ -100,9 +117,11 @@ class _StreamedAttention(torch.autograd.Function):
                 for total, more in zip(sums, slopes, strict=True):
                     if more is not None:
                         total += more
+        if ctx.shards is not None:
+            sums = [ctx.shards.total(total) for total in sums]
         found = iter(sums[1:])
         rest = [next(found) if parameter.requires_grad else None for parameter in parameters]
-        return (sums[0] if ctx.needs_input_grad[0] else None, None, None, None, *rest)
+        return (sums[0] if ctx.needs_input_grad[0] else None, None, None, None, None, *rest)
 
 
 def _with_dropout(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from healnet import HEALNet, Masked, PatchBag, TimeSeries
+from healnet import HEALNet, Masked, PatchBag, Pieces, Stream, TimeSeries
 from healnet.encoders import GridEncoder, LearnedEncoder, OmicEncoder, PatchEncoder, SequenceEncoder
 from healnet.inputs import take
 
@@ -46,7 +46,43 @@ dist.destroy_process_group()
 os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
 """
 
+STREAM_WORKER = """
+import os, sys, torch, torch.distributed as dist
+from healnet import Pieces, Stream
+sys.path.insert(0, sys.argv[4])
+from test_token_parallel import BLOCKS, build, gradients_of, in_pieces, inputs
+folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+results = {}
+for block in BLOCKS:
+    own = {name: stream.part(rank, world) for name, stream in in_pieces(block).items()}
+    results[block] = gradients_of(build(token_group=dist.group.WORLD, checkpoint_layers=[1]), own)
+if world == 2:
+    whole = in_pieces(3)
+    own = {name: stream.part(rank, world) for name, stream in whole.items()}
+    model = build(token_group=dist.group.WORLD, attention_dropout=0.5, ff_dropout=0.5).train()
+    torch.manual_seed(100 + rank)
+    results["dropout"] = model(own)
+    first = inputs()["slide"].features[0, :5]
+    wrong = {
+        "whole": whole["slide"],
+        "other": Stream([Pieces(first, (3,), coords=torch.zeros(5, 2)), *own["slide"].patients[1:]]),
+        "absent": own["slide"].hide(torch.tensor([rank == 0, False, False])),
+        "memory": inputs()["slide"] if rank else own["slide"],
+    }
+    for name, slide in wrong.items():
+        try:
+            model({**own, "slide": slide})
+        except ValueError as error:
+            results[name] = str(error)
+torch.save(results, f"{folder}/result{rank}.pt")
+dist.destroy_process_group()
+os._exit(0)  # Python aborts if a thread of gloo still holds a tensor while it ends
+"""
+
 N = 11
+# Elements of a block along each axis. With 11 each patient has one block, and the other processes none.
+BLOCKS = (1, 2, 4, 11)
 # The first token of each process's part, of 11 patches, steps or rows; a table is given whole to every process.
 SPLITS = {
     2: {"uneven": [0, 3, N], "all in the first": [0, N, N], "all in the last": [0, 0, N]},
@@ -86,10 +122,28 @@ def part(whole, split, rank):
     return found
 
 
+def in_pieces(block):
+    """A table, the slides and the volumes of the same patients, to be read in blocks."""
+    whole = inputs()
+    slides = zip(*whole["slide"], strict=True)
+    scans = zip(*whole["ct"], strict=True)
+    return {
+        "genes": Stream([Pieces(row, (block,)) for row in whole["rna"]]),
+        "slide": Stream(
+            [
+                Pieces(features, (block,), mask, coords) if mask.any() else None
+                for features, coords, mask in slides
+            ]
+        ),
+        "ct": Stream([Pieces(scan, (block, 2, block), mask) for scan, mask in scans]),
+    }
+
+
 def build(**arguments):
     torch.manual_seed(0)
     encoders = {
         "rna": OmicEncoder(6, tokens=2, token_dim=3),
+        "genes": OmicEncoder(6, token_dim=3),
         "slide": PatchEncoder(4, slide_position=True),
         "ct": GridEncoder(2, 3, spacing=(2.0, 1.0, 1.0)),
         "vitals": SequenceEncoder(2),
@@ -108,7 +162,7 @@ def gradients_of(model, own, chunked=False):
     output = model.train()(own)
     output.square().sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    trace = {name: x.clone() for name, x in model.eval().trace(own)[1].items()}
+    trace = {} if "genes" in own else {name: x.clone() for name, x in model.eval().trace(own)[1].items()}
     chunked_attention.KEEP_ELEMENTS = kept
     return output.detach(), trace, gradients
 
@@ -146,6 +200,41 @@ def test_any_split_gives_what_one_process_gives(world, tmp_path, run):
         for result in results:
             assert result["slide",] == missing + "no tokens, got one of 1 of 2 processes"
             assert result["rna",] == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_parts_of_a_stream_give_what_one_process_gives(world, tmp_path, run):
+    results = run(STREAM_WORKER, world, tmp_path)
+    for block in BLOCKS:
+        output, _, gradients = gradients_of(build(), in_pieces(block))
+        for rank, result in enumerate(results):
+            theirs, _, own_gradients = result[block]
+            torch.testing.assert_close(theirs, output, rtol=0, atol=1e-10)
+            for parameter, gradient in gradients.items():
+                torch.testing.assert_close(
+                    own_gradients[parameter],
+                    gradient,
+                    rtol=0,
+                    atol=1e-10,
+                    msg=lambda m, where=(block, rank, parameter): f"{where}: {m}",
+                )
+    if world == 2:
+        first, second = (result["dropout"] for result in results)
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
+        assert (first - output).abs().max() > 1e-3
+        own = "modality 'slide': expected every process's own part of the same pieces of patient 0, such as "
+        messages = {
+            "whole": own
+            + "stream.part(rank, 2), got 22 elements in all parts of 2 wholes, the largest of 11",
+            "other": own + "stream.part(rank, 2), got 10 elements in all parts of 2 wholes, the largest of 5",
+            "absent": own
+            + "stream.part(rank, 2), got 5 elements in all parts of 1 wholes, the largest of 11",
+            "memory": "modality 'slide': expected a Stream of every process of the token group or of none, "
+            "got one of 1 of 2 processes",
+        }
+        for name, message in messages.items():
+            assert {result[name] for result in results} == {message}
 
 
 @pytest.mark.slow
