@@ -1,9 +1,22 @@
-"""Slides that tests make: coloured rectangles on glass, in a pyramid of any size, written in a moment."""
+"""One thread for all tests, and slides that tests make: colored rectangles on glass, in a pyramid of any size."""
 
+import gc
+import os
 import zlib
 
 import numpy as np
 import pytest
+
+# Tensors here are tiny: threads of several processes that share cores would mostly wait for one another.
+# Before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """What is imported stays to the end: the garbage collector need not look through it again and again."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
 
 GLASS = (243, 242, 244)
 PURPLE = (150, 80, 160)

@@ -19,12 +19,19 @@ from healnet.explain import (
 )
 
 
-def test_every_picture_is_drawn_without_pyplot():
-    """Neither imported nor changed: all drawing functions run, and pyplot is not among the modules."""
+def test_scores_need_no_matplotlib_and_pictures_no_pyplot():
+    """Without matplotlib pictures say what to install; with it all are drawn and pyplot is never imported."""
     code = (
-        "import sys, numpy as np\n"
-        "from healnet.explain import *\n"
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import numpy as np\n"
         "from healnet._png import png\n"
+        "from healnet.explain import *\n"
+        "from healnet.survival import SurvivalTarget\n"
+        "from healnet.survival.plots import plot_kaplan_meier\n"
+        "assert score_map([[0, 0]], 1, [2.0], (1, 1), (1, 1)) == [[2.0]]\n"
+        "try: plot_gene_bars(['a'], [1.0])\n"
+        "except ImportError as error: print(error)\n"
+        "del sys.modules['matplotlib']\n"
         "picture, grid = np.zeros((4, 4, 3)), np.arange(8.0).reshape(2, 2, 2)\n"
         "figures = [\n"
         "    plot_slide_heatmap(picture, [[0, 0]], 2, [1.0], level0_size=(4, 4), mpp=1.0).figure,\n"
@@ -32,6 +39,7 @@ def test_every_picture_is_drawn_without_pyplot():
         "    plot_orthogonal_slices(grid, grid).figure,\n"
         "    plot_graph_overlay([[0, 1], [1, 0]], [1, 2], [[0], [1]], picture).figure,\n"
         "    plot_gene_bars(['a'], [1.0], [1], [0.5]).figure, plot_contribution_bars({'a': [1.0]}).figure,\n"
+        "    plot_kaplan_meier(SurvivalTarget([1, 2], [True, False]), ['a', 'b']).figure,\n"
         "]\n"
         "assert all(png(figure, 20).startswith(b'\\x89PNG') for figure in figures)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
@@ -39,18 +47,6 @@ def test_every_picture_is_drawn_without_pyplot():
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0, result.stderr
-
-
-def test_without_matplotlib_scores_work_and_pictures_say_what_to_install():
-    code = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "from healnet.explain import plot_gene_bars, score_map, top_k_stability\n"
-        "assert score_map([[0, 0]], 1, [2.0], (1, 1), (1, 1)) == [[2.0]]\n"
-        "try: plot_gene_bars(['a'], [1.0])\n"
-        "except ImportError as error: print(error)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "pictures need matplotlib: pip install healnet[plots]"
 

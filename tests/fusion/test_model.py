@@ -358,6 +358,7 @@ def test_half_precision_trains_to_the_same_loss(dtype):
     assert half == pytest.approx(full, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.parametrize("training", [False, True])
 def test_ragged_bags_compile_to_few_graphs(training):
