@@ -7,7 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-__all__ = ["check_ids", "check_table", "shorten"]
+from healnet.survival.target import SurvivalTarget
+
+__all__ = ["check_ids", "check_table", "check_target", "shorten"]
+
+_TOO_LARGE = 2**53  # the first integer that another one becomes as float64
 
 
 def shorten(values: Iterable[object], limit: int = 5) -> str:
@@ -57,11 +61,17 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     for dtype in dict.fromkeys(kinds):
         # Complex numbers are numeric to pandas, and would lose their imaginary part without a word.
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-            column = columns[int(np.argmax(kinds == dtype))]
+            at = int(np.argmax(kinds == dtype))
             raise ValueError(
-                f"{owner}: column {column!r} is not numeric ({dtype}); encode it as numbers, with NaN where unknown"
+                f"{owner}: column {columns[at]!r} is not numeric ({dtype}){_cause(table.iloc[:, at])}; "
+                "encode it as numbers, with NaN where unknown"
             )
     values = table.to_numpy(dtype=np.float64, na_value=np.nan)
+    whole = np.flatnonzero([pd.api.types.is_integer_dtype(dtype) for dtype in kinds])
+    for at in whole[(np.abs(values[:, whole]) >= _TOO_LARGE).any(axis=0)][:1]:
+        raise ValueError(
+            f"{owner}: column {columns[at]!r} has integers of 2**53 or more, which float64 does not tell apart: is it an id?"
+        )
     infinite = np.isinf(values)
     if infinite.any():
         row, at = np.argwhere(infinite)[0]
@@ -70,3 +80,46 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
             f"({infinite.sum()} infinite in all); missing values are NaN"
         )
     return pd.DataFrame(values, index=index, columns=columns)
+
+
+def check_target(target: object, patients: pd.Index) -> None:
+    """Refuse what is not the outcomes of these patients; None is no outcomes.
+
+    Raises:
+        ValueError: A target of another type or length; one that knows its patients (`SurvivalTarget.from_frame`), in another
+            order.
+    """
+    if target is None:
+        return
+    if not isinstance(target, SurvivalTarget):
+        raise ValueError(
+            f"expected the target as a SurvivalTarget, got {type(target).__name__}; "
+            "SurvivalTarget.from_frame and from_structured make one"
+        )
+    if len(target) != len(patients):
+        raise ValueError(f"the cohort has {len(patients)} patient ids but {len(target)} survival times")
+    if target.patients is None:
+        return
+    differ = np.flatnonzero(target.patients != patients.to_numpy())
+    # Ids of another kind, such as samples', cannot be compared.
+    if len(differ) and patients.isin(target.patients).any():
+        at = int(differ[0])
+        raise ValueError(
+            f"expected patients in the order of the target's table, got {patients[at]!r} at position {at} where the table "
+            f"has {target.patients[at]!r}; leave `patients` out to take the table's own"
+        )
+
+
+def _cause(column: pd.Series) -> str:
+    """Return why a column of objects or text is not numeric, as a part of a message."""
+    if column.dtype != object and not pd.api.types.is_string_dtype(column.dtype):
+        return ""
+    cells = column.dropna()
+    strange = cells[
+        [isinstance(cell, bool) or not isinstance(cell, int | float | np.number) for cell in cells]
+    ]
+    if not len(strange):
+        return ": its numbers are held as objects, which table.astype(float) mends"
+    if isinstance(column.index, pd.RangeIndex) and cells.is_unique and len(strange) == len(column):
+        return f": {strange.iloc[0]!r}; if it is the patients' ids, make it the index with table.set_index({column.name!r})"
+    return f": {strange.iloc[0]!r} of patient {strange.index[0]!r}"

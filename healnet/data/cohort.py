@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healnet.data.checks import check_ids, check_table, shorten
+from healnet.data.checks import check_ids, check_table, check_target, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
@@ -24,6 +24,7 @@ from healnet.data.modalities.modality_source import Source, as_modality, check_s
 from healnet.data.modalities.slide_bags import Bags
 from healnet.data.modalities.slide_folder import find_slides, list_feature_files, slides_of_patients
 from healnet.data.modalities.table import Features, Table
+from healnet.data.outcome_columns import warn_of_outcomes
 from healnet.data.summary import Summary, patterns, summarize
 from healnet.survival.target import SurvivalTarget
 
@@ -51,7 +52,8 @@ class Cohort:
     Args:
         modalities: Tables or mappings by name, or a MuData. Patients are found by id; ids are compared as strings.
         target: Follow-up of the patients, in the order of `patients`; None for a cohort without outcomes.
-        patients: (n,) unique ids; None, without a target, for all patients of the modalities.
+        patients: (n,) unique ids; None for those of the target if it knows them (`SurvivalTarget.from_frame`), or, without
+            a target, for all patients of the modalities.
         labels: Classes and numbers to predict: a DataFrame indexed by patient id, or name -> Series or mapping by patient
             id, or a sequence in the order of `patients`. Text, bool and categories are classes, numbered in sorted or
             in the categories' own order (`classes`); integers stay as they are; floats are numbers. Patients may lack some.
@@ -62,12 +64,14 @@ class Cohort:
         channels_first: Modalities whose arrays are (c, *axes), for encoders built so; others are (*axes, c).
 
     Raises:
-        ValueError: An id that occurs twice (naming the modality), lengths that differ, a column that is not numeric, an
-            infinite cell, an unknown patient, a modality none of whose patients is in the cohort, a patient without any
-            modality, a file that cannot be used, a target of another type.
+        ValueError: An id that occurs twice (naming the modality), lengths that differ, ids in another order than those of
+            the target, a column that is not numeric, an infinite cell, an unknown patient, a modality none of whose patients
+            is in the cohort, a patient without any modality, no patient, a file that cannot be used, a target of another
+            type.
 
     Warns:
-        UserWarning: Fewer than half of the patients who could be found in a modality are, with `unknown="drop"`.
+        UserWarning: Fewer than half of the patients who could be found in a modality are, with `unknown="drop"`; a column of
+            a table that is the follow-up time or the event itself, from 20 patients on.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -97,19 +101,25 @@ class Cohort:
     ) -> None:
         if unknown not in ("raise", "drop"):
             raise ValueError(f"expected unknown to be 'raise' or 'drop', got {unknown!r}")
-        if not (target is None or isinstance(target, SurvivalTarget)):
-            raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
+        given = type(modalities).__name__
         modalities = getattr(modalities, "mod", modalities)  # MuData's modalities
+        if not isinstance(modalities, Mapping):
+            raise ValueError(f'expected modalities by name, as {{"rna": table}}, got {given}')
         if not modalities:
             raise ValueError("a cohort needs at least one modality")
+        if isinstance(patients, str | pd.DataFrame):
+            raise ValueError(f"expected patients as a sequence of ids, got {type(patients).__name__}")
         sources = {name: check_source(name, source) for name, source in modalities.items()}
-        if patients is None:
-            if target is not None:
-                raise ValueError("expected the ids of the patients beside the target, in its order")
+        if patients is None and target is None:
             patients = dict.fromkeys(chain.from_iterable(source.ids for source in sources.values()))
+        elif patients is None:
+            patients = getattr(target, "patients", None)
+            if patients is None:
+                raise ValueError("expected the ids of the patients beside the target, in its order")
         index = check_ids(patients, "cohort")
-        if target is not None and len(index) != len(target):
-            raise ValueError(f"the cohort has {len(index)} patient ids but {len(target)} survival times")
+        if not len(index):
+            raise ValueError("expected at least one patient, got none")
+        check_target(target, index)
         self._patients = index
         self._target = target
         self._slides: dict[str, Sequence[str]] = dict(slides or {})
@@ -123,6 +133,7 @@ class Cohort:
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
+        warn_of_outcomes(self._modalities, target)
 
     @classmethod
     def unchecked(
@@ -338,12 +349,10 @@ class Cohort:
         """The same patients with other outcomes, in their order, or without any.
 
         Raises:
-            ValueError: A target of another type or length.
+            ValueError: A target of another type or length, or whose own ids are in another order.
         """
-        if target is not None and not isinstance(target, SurvivalTarget):
-            raise ValueError(f"expected the target as a SurvivalTarget, got {type(target).__name__}")
-        if target is not None and len(target) != len(self):
-            raise ValueError(f"the cohort has {len(self)} patient ids but {len(target)} survival times")
+        check_target(target, self._patients)
+        warn_of_outcomes(self._modalities, target)
         return self._with(target=target)
 
     def with_modality(
@@ -364,6 +373,7 @@ class Cohort:
         modality, strangers = _matched(
             name, check_source(name, source), self._patients, unknown, channels_first
         )
+        warn_of_outcomes({name: modality}, self._target)
         dropped = self._dropped | ({name: strangers} if strangers else {})
         return self._with(modalities={**self._modalities, name: modality}, dropped=dropped)
 

@@ -67,11 +67,16 @@ def _cause(strangers: pd.Index, patients: pd.Index, columns: list[str], kept: in
     if in_columns > max(kept, *rows.values()):
         return f"; {in_columns} of its columns are patients: patients are in columns, so pass the transpose (table.T)"
     how = max(rows, key=lambda name: rows[name])
+    if len(strangers) and not rows[how] and list(strangers) == [str(i) for i in range(len(strangers))]:
+        return (
+            "; its ids are the numbers of rows: make the column of ids the index (index_col=0, or set_index)"
+        )
     return _ADVICE[how] if rows[how] and 2 * rows[how] >= len(strangers) else ""
 
 
 _ADVICE = {
     "exact": "",
+    "zeros": "; they differ from the cohort's ids in zeros in front only: read ids as text (dtype=str)",
     "case": "; they differ from the cohort's ids in upper and lower case only",
     "separators": "; they differ from the cohort's ids in case, separators or spaces only ('.', '_' for '-', as R writes)",
     "barcode": "; they begin with the cohort's ids: sample or aliquot barcodes (tcga_patients picks one each)",
@@ -83,11 +88,13 @@ def _hits(ids: Iterable[str], patients: pd.Index) -> dict[str, int]:
     """Count the ids that meet a patient, exactly and by each of the usual mistakes."""
     exact = set(patients)
     lower = {name.lower() for name in patients}
+    short = {name.lstrip("0") for name in patients}
     plain = {_plain(name) for name in patients}
     beginnings = {start for name in patients for start in _beginnings(name)}
     count = dict.fromkeys(_ADVICE, 0)
     for name in ids:
         count["exact"] += name in exact
+        count["zeros"] += name.lstrip("0") in short
         count["case"] += name.lower() in lower
         count["separators"] += _plain(name) in plain
         count["barcode"] += any(_plain(start) in plain for start in _beginnings(name))

@@ -60,7 +60,7 @@ class Standardizer:
         """Take the statistics of these patients alone. Returns itself.
 
         Raises:
-            ValueError: A cohort without patients.
+            ValueError: A cohort without patients; a column whose numbers are too large or too small for float64.
         """
         if not len(cohort):
             raise ValueError("expected at least one patient to fit on")
@@ -183,6 +183,12 @@ class Standardizer:
                 )  # mostly one value: no interquartile range
         # By the extremes, for in floating point the deviation of equal numbers is not always exactly 0.
         constant = lowest == highest
+        usable = np.isfinite(center) & np.isfinite(scale) & (scale >= np.finfo(np.float64).tiny)
+        for at in np.flatnonzero(~usable & ~constant & ~np.isnan(lowest))[:1]:
+            raise ValueError(
+                f"modality {name!r}: column {table.columns[at]!r} cannot be standardized in float64: "
+                f"its values go from {lowest[at]:g} to {highest[at]:g}"
+            )
         return pd.DataFrame(
             {
                 "center": np.where(constant, highest, center),

@@ -79,6 +79,8 @@ def _time(value: Any, name: str, row: Any) -> float:
     if _unknown(value):
         return np.nan
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected a number in {name!r}, got {value!r} for patient {row!r}") from error

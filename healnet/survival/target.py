@@ -38,6 +38,10 @@ class SurvivalTarget:
         time: Follow-up times, finite, >= 0, in any unit; float64 inside.
         event: Events as bool, or numbers that are exactly 0 or 1.
 
+    Attributes:
+        patients: (n,) ids of the patients, where `from_frame` found text as the table's index; None otherwise. A `Cohort`
+            compares them with its own.
+
     Shape:
         time, event: (n,) or (n, 1)
 
@@ -59,6 +63,7 @@ class SurvivalTarget:
 
     time: NDArray[np.float64]
     event: NDArray[np.bool_]
+    patients: NDArray[np.object_] | None = None
 
     def __init__(self, time: ArrayLike, event: ArrayLike) -> None:
         self._fill(check_times(time), check_labels(event, "event"))
@@ -133,7 +138,9 @@ class SurvivalTarget:
                 f"expected times that are finite and >= 0, got {times[wrong[0]]:g} for patient "
                 f"{frame.index[wrong[0]]!r} ({len(wrong)} of {len(frame)} are wrong)"
             )
-        target = cls.unchecked(times * scale, events.astype(np.bool_))
+        named = frame.index.inferred_type == "string"
+        patients = frame.index.to_numpy(dtype=object) if named else None
+        target = cls.unchecked(times * scale, events.astype(np.bool_), patients)
         target._warn_about_share()
         return target
 
@@ -172,10 +179,15 @@ class SurvivalTarget:
         return target
 
     @classmethod
-    def unchecked(cls, time: NDArray[np.float64], event: NDArray[np.bool_]) -> SurvivalTarget:
-        """Take arrays known to be right, (n,) float64 and bool, as parts of a target are; never warns."""
+    def unchecked(
+        cls,
+        time: NDArray[np.float64],
+        event: NDArray[np.bool_],
+        patients: NDArray[np.object_] | None = None,
+    ) -> SurvivalTarget:
+        """Take arrays known to be right, (n,) float64, bool and ids, as parts of a target are; never warns."""
         part = object.__new__(cls)
-        part._fill(time, event)
+        part._fill(time, event, patients)
         return part
 
     def to_structured(self) -> NDArray[np.void]:
@@ -189,7 +201,8 @@ class SurvivalTarget:
         return len(self.time)
 
     def __getitem__(self, index: Any) -> SurvivalTarget:
-        return self.unchecked(np.atleast_1d(self.time[index]), np.atleast_1d(self.event[index]))
+        patients = None if self.patients is None else np.atleast_1d(self.patients[index])
+        return self.unchecked(np.atleast_1d(self.time[index]), np.atleast_1d(self.event[index]), patients)
 
     def __iter__(self) -> Iterator[SurvivalTarget]:
         return (self[i] for i in range(len(self)))
@@ -205,7 +218,12 @@ class SurvivalTarget:
         span = f", time {self.time.min():g} to {self.time.max():g}" if len(self) else ""
         return f"SurvivalTarget({len(self)} patients, {int(self.event.sum())} events{span})"
 
-    def _fill(self, time: NDArray[np.float64], event: NDArray[np.bool_]) -> None:
+    def _fill(
+        self,
+        time: NDArray[np.float64],
+        event: NDArray[np.bool_],
+        patients: NDArray[np.object_] | None = None,
+    ) -> None:
         if len(time) != len(event):
             raise ValueError(
                 f"expected time and event of one length, got {len(time)} times and {len(event)} events"
@@ -214,6 +232,10 @@ class SurvivalTarget:
         time.flags.writeable = event.flags.writeable = False
         object.__setattr__(self, "time", time)
         object.__setattr__(self, "event", event)
+        if patients is not None:
+            patients = patients.copy()
+            patients.flags.writeable = False
+        object.__setattr__(self, "patients", patients)
 
     def _warn_about_share(self) -> None:
         if len(self) < _WARN_FROM:

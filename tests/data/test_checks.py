@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from healnet.data.checks import check_ids, check_table, shorten
+from healnet.data.checks import check_ids, check_table, check_target, shorten
+from healnet.survival import SurvivalTarget
 
 
 def frame(values, index=("p1", "p2"), columns=("a", "b", "c")):
@@ -39,7 +40,23 @@ def test_pandas_own_missing_values_become_nan():
         (frame(np.empty((2, 0)), columns=[]), "modality 'rna': the table has no columns"),
         (
             frame([[1, "x", 2], [1, "y", 2]]),
-            "modality 'rna': column 'b' is not numeric (object); encode it as numbers, with NaN where unknown",
+            "modality 'rna': column 'b' is not numeric (object): 'x' of patient 'p1'; encode it as numbers, with NaN where "
+            "unknown",
+        ),
+        (
+            frame([[1, 2, 3], [1, 2.5, None]]).astype(object),
+            "modality 'rna': column 'a' is not numeric (object): its numbers are held as objects, which table.astype(float) "
+            "mends; encode it as numbers, with NaN where unknown",
+        ),
+        (
+            pd.DataFrame({"id": ["p1", "p2"], "age": [50, 60]}),
+            "modality 'rna': column 'id' is not numeric (object): 'p1'; if it is the patients' ids, make it the index with "
+            "table.set_index('id'); encode it as numbers, with NaN where unknown",
+        ),
+        (
+            pd.DataFrame({"age": [50, 60], "hospital_id": [2**53 + 1, 2]}, index=["p1", "p2"]),
+            "modality 'rna': column 'hospital_id' has integers of 2**53 or more, which float64 does not tell apart: is it "
+            "an id?",
         ),
         (
             frame([[1, 2, 3 + 1j], [1, 2, 3]]),
@@ -71,6 +88,28 @@ def test_pandas_own_missing_values_become_nan():
 def test_what_cannot_be_a_table_is_refused_by_name(table, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_table("rna", table)
+
+
+def test_the_largest_integers_that_are_exact_are_taken():
+    values = check_table("rna", pd.DataFrame({"a": [2**53 - 1, 1 - 2**53]}, index=["p1", "p2"]))
+    assert values["a"].tolist() == [2.0**53 - 1, 1 - 2.0**53]
+
+
+def test_outcomes_are_of_the_patients_in_their_order():
+    table = pd.DataFrame({"t": [3.0, 5.0, 8.0], "e": [1, 0, 1]}, index=["p1", "p2", "p3"])
+    target = SurvivalTarget.from_frame(table, "t", "e")
+    check_target(target, pd.Index(["p1", "p2", "p3"]))
+    check_target(target, pd.Index(["s7", "s8", "s9"]))  # ids of another kind
+    check_target(target[[2, 0]], pd.Index(["p3", "p1"]))
+    check_target(None, pd.Index(["p1"]))
+    message = (
+        "expected patients in the order of the target's table, got 'p3' at position 1 where the table has 'p2'; "
+        "leave `patients` out to take the table's own"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_target(target, pd.Index(["p1", "p3", "p2"]))
+    with pytest.raises(ValueError, match=r"^the cohort has 2 patient ids but 3 survival times$"):
+        check_target(target, pd.Index(["p1", "p2"]))
 
 
 def test_ids_that_are_the_same_text_are_the_same_patient():

@@ -173,6 +173,24 @@ def with_table(**changes):
         ),
         (lambda: Cohort({}, TARGET, PATIENTS), "a cohort needs at least one modality"),
         (
+            lambda: Cohort(tables()["rna"], TARGET, PATIENTS),
+            'expected modalities by name, as {"rna": table}, got DataFrame',
+        ),
+        (
+            lambda: Cohort([tables()["rna"]], TARGET, PATIENTS),
+            'expected modalities by name, as {"rna": table}, got list',
+        ),
+        (lambda: Cohort(tables(), TARGET[:1], "p1"), "expected patients as a sequence of ids, got str"),
+        (
+            lambda: Cohort(tables(), TARGET, tables()["clinical"]),
+            "expected patients as a sequence of ids, got DataFrame",
+        ),
+        (lambda: Cohort({"rna": tables()["rna"][:0]}), "expected at least one patient, got none"),
+        (
+            lambda: Cohort(tables(), TARGET),
+            "expected the ids of the patients beside the target, in its order",
+        ),
+        (
             lambda: Cohort(with_table(rna=np.zeros((5, 3))), TARGET, PATIENTS),
             "modality 'rna': expected a pandas DataFrame, an AnnData or a mapping from patient id, got ndarray",
         ),
@@ -200,7 +218,7 @@ def with_table(**changes):
         ),
         (
             lambda: Cohort(tables(), TARGET.to_structured(), PATIENTS),
-            "expected the target as a SurvivalTarget, got ndarray",
+            "expected the target as a SurvivalTarget, got ndarray; SurvivalTarget.from_frame and from_structured make one",
         ),
         (lambda: cohort().table("ct"), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
         (lambda: cohort().select(["rna", "ct"]), "unknown modality 'ct'; the cohort has 'clinical', 'rna'"),
@@ -230,7 +248,7 @@ def test_replaced_tables_leave_the_rest():
 def test_folds_and_holdout_are_of_patients_and_stratified():
     index = [f"p{i}" for i in range(50)]
     target = SurvivalTarget(np.arange(50.0), np.arange(50) % 5 == 0)
-    whole = Cohort({"x": pd.DataFrame({"a": np.arange(50.0)}, index=index)}, target, index)
+    whole = Cohort({"x": pd.DataFrame({"a": -np.arange(50.0)}, index=index)}, target, index)
     folds = whole.folds(5, seed=3)
     assert [int(whole[test].target.event.sum()) for _, test in folds] == [2] * 5
     rest, held = whole.holdout(0.2, seed=3)
@@ -245,6 +263,22 @@ def test_a_cohort_without_outcomes_takes_its_patients_from_its_modalities():
     assert str(whole.summary()).splitlines()[0] == "5 patients"
     assert Cohort(tables(), None, PATIENTS[::-1]).patients.tolist() == PATIENTS[::-1]
     assert not whole[[1, 2]].has_target
+
+
+def test_a_target_that_was_read_from_a_table_brings_its_patients_and_their_order():
+    outcomes = pd.DataFrame({"t": range(5), "e": [1, 0, 1, 0, 1]}, index=PATIENTS[::-1])
+    target = SurvivalTarget.from_frame(outcomes, "t", "e")
+    whole = Cohort(tables(), target)
+    assert whole.patients.tolist() == PATIENTS[::-1]
+    assert whole.target.time.tolist() == [0, 1, 2, 3, 4]
+    assert whole.table("clinical").index.tolist() == PATIENTS[::-1]
+    message = "^expected patients in the order of the target's table, got 'p1' at position 0 where the table has 'p5'; "
+    for build in (
+        lambda: Cohort(tables(), target, PATIENTS),
+        lambda: Cohort(tables()).with_target(target),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
 
 
 def test_scikit_learn_splits_and_indexes_a_cohort():
@@ -269,5 +303,5 @@ def test_outcomes_are_replaced_or_taken_away():
     assert cohort.target.time.tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"^the cohort has 2 patient ids but 1 survival times$"):
         cohort.with_target(other[:1])
-    with pytest.raises(ValueError, match=r"^expected the target as a SurvivalTarget, got list$"):
+    with pytest.raises(ValueError, match=r"^expected the target as a SurvivalTarget, got list; "):
         cohort.with_target([1, 2])

@@ -50,11 +50,23 @@ NONE = "modality 'rna': none of its {} ids, such as '{}', is in the cohort, whos
             "; the cohort's ids begin with them: are the cohort's ids sample or aliquot barcodes?",
         ),
         ([f"C3L-{i}" for i in range(5)], ["TP53"], ""),
+        (
+            [str(i) for i in range(8)],
+            ["TP53"],
+            "; its ids are the numbers of rows: make the column of ids the index (index_col=0, or set_index)",
+        ),
     ],
 )
 def test_a_modality_that_keeps_nobody_is_refused_and_the_cause_is_guessed(ids, columns, cause, unknown):
     with pytest.raises(ValueError, match=f"^{re.escape(NONE.format(len(ids), ids[0]) + cause)}$"):
         build(ids, columns, unknown)
+
+
+def test_zeros_in_front_that_a_reader_lost_are_named():
+    message = "; they differ from the cohort's ids in zeros in front only: read ids as text (dtype=str)"
+    for ids, patients in ((["7", "12"], ["007", "012"]), (["007", "012"], ["7", "12"])):
+        with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+            Cohort({"rna": pd.DataFrame({"TP53": [1.0, 2.0]}, index=ids)}, None, patients)
 
 
 def test_an_empty_table_is_refused():

@@ -79,7 +79,7 @@ def test_labels_follow_their_patients_through_a_shuffled_loader_over_a_part():
 
 def test_folds_are_stratified_by_label_and_event():
     ids = [f"p{i}" for i in range(60)]
-    table = pd.DataFrame({"a": np.arange(60.0)}, index=ids)
+    table = pd.DataFrame({"a": -np.arange(60.0)}, index=ids)
     grade = ["low", "mid", "high"] * 20
     event = np.arange(60) % 4 == 0
     whole = Cohort({"x": table}, SurvivalTarget(np.arange(60.0), event), ids, labels={"grade": grade})

@@ -226,3 +226,14 @@ def test_a_cohort_without_tables_passes_through():
     scans = {"a": np.ones((2, 2, 1)), "b": np.zeros((2, 2, 1))}
     cohort = Cohort({"ct": scans}, SurvivalTarget([1.0, 2.0], [True, False]), ["a", "b"])
     assert Standardizer().fit(cohort).transform(cohort) is cohort
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [([1e300, -1e300, 0.0], "-1e+300 to 1e+300"), ([1e-320, 2e-320, 0], "0 to 1.99998e-320")],
+)
+def test_numbers_that_float64_cannot_standardize_are_refused(column, values):
+    table = pd.DataFrame({"a": [1.0, 2, 3], "b": column}, index=["p", "q", "r"])
+    message = f"modality 'x': column 'b' cannot be standardized in float64: its values go from {values}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Standardizer().fit(Cohort({"x": table}))

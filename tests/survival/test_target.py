@@ -169,6 +169,7 @@ FRAMES = [
     ({"t": [1.0, 2], "e": [1, 2]}, NO_EVENT.format("2", "b")),
     ({"t": [1.0, 2], "e": ["1:DECEASED", "maybe"]}, NO_EVENT.format("'maybe'", "b")),
     ({"t": [1.0, "soon"], "e": [1, 1]}, "expected a number in 't', got 'soon' for patient 'b'"),
+    ({"t": [True, False], "e": [1, 1]}, "expected a number in 't', got True for patient 'a'"),
     (
         {"t": [1.0, -2], "e": [1, 1]},
         "expected times that are finite and >= 0, got -2 for patient 'b' (1 of 2 are wrong)",
@@ -194,6 +195,17 @@ def test_a_column_that_is_there_twice_and_a_scale_of_zero_are_refused():
         SurvivalTarget.from_frame(frame, "t", "e")
     with pytest.raises(ValueError, match=r"^expected scale > 0, got 0$"):
         SurvivalTarget.from_frame(frame, "t", "e", scale=0)
+
+
+def test_the_ids_of_a_table_stay_with_the_target():
+    frame = pd.DataFrame({"t": [1, 2, 3], "e": [1, 0, 1]}, index=["a", "b", "c"])
+    target = SurvivalTarget.from_frame(frame, "t", "e")
+    assert target[[2, 0]].patients.tolist() == ["c", "a"]
+    assert target[1].patients.tolist() == ["b"]
+    assert target == SurvivalTarget([1, 2, 3], [1, 0, 1])  # equal by outcomes
+    with pytest.raises(ValueError, match=r"^assignment destination is read-only$"):
+        target.patients[0] = "z"
+    assert SurvivalTarget.from_frame(frame.reset_index(), "t", "e").patients is None  # numbers of rows
 
 
 def test_a_flipped_status_in_a_table_warns_at_the_caller():
@@ -286,6 +298,13 @@ REFUSED = [
         "expected time to be finite and >= 0, got nan at position 0 (2 of 2 are wrong)",
     ),
     (["a", "b"], [1, 0], "expected time of numbers, got <U1"),
+    ([True, False], [1, 0], "expected time of numbers, got bool"),
+    (
+        np.array(["2020-01-01", "2021-01-01"], "datetime64[D]"),
+        [1, 0],
+        "expected time of numbers, got datetime64[D]",
+    ),
+    (np.array([3, 4], "timedelta64[D]"), [1, 0], "expected time of numbers, got timedelta64[D]"),
     ([[1.0, 2.0]], [1], "expected time of shape (n,) or (n, 1), got (1, 2)"),
     (
         [1.0, 2.0],

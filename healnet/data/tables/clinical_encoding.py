@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healnet.data.checks import shorten
+from healnet.data.outcome_columns import is_outcome_name
 
-__all__ = ["OUTCOME_WORDS", "encode_clinical"]
+__all__ = ["encode_clinical"]
 
-# Parts of the names of outcomes, which are never inputs.
-OUTCOME_WORDS = ("survival", "censorship", "vital_status", "days_to_death", "days_to_last")
 # How GDC's and cBioPortal's clinical tables write that something is not known, in lower case; TCGA's own put such
 # words in brackets, as [Not Available]. "None" is not here: it may be a finding.
 _UNKNOWN = frozenset(
@@ -55,8 +54,8 @@ def encode_clinical(
         dates: By column of dates, another such column or one date; the value becomes the number of days since that.
 
     Raises:
-        ValueError: A column that is not there, is text and in no argument, or is an outcome by its name; a level that is not
-            listed; a date that cannot be read.
+        ValueError: A column that is not there or twice, is text and in no argument, or is an outcome by its name; a level
+            that is not listed; levels to be found that differ in case only, or none; a date that cannot be read.
 
     Example:
         >>> table = pd.DataFrame({"age": ["61", "[Not Available]"], "stage": ["Stage II", None]}, index=["p1", "p2"])
@@ -74,9 +73,9 @@ def encode_clinical(
         given = ordinal.get(name) or levels.get(name)
         known = _without_unknown(column, given or ())
         if name in ordinal:
-            columns[name] = _place(name, known, [str(level) for level in ordinal[name]])
+            columns[name] = _place(name, known, [_text(level) for level in ordinal[name]])
         elif name in levels:
-            named = sorted(known.dropna().astype(str).unique()) if given is None else [str(v) for v in given]
+            named = _levels(name, known) if given is None else [_text(v) for v in given]
             place = _place(name, known, named)
             for code, level in enumerate(named):
                 columns[f"{name}={level}"] = np.where(np.isnan(place), np.nan, place == code)
@@ -89,13 +88,17 @@ def encode_clinical(
 
 
 def _check_names(table: pd.DataFrame, named: list[str]) -> None:
+    if table.columns.has_duplicates:
+        raise ValueError(
+            f"column {shorten(table.columns[table.columns.duplicated()].unique())} is there twice"
+        )
     absent = [name for name in named if name not in table]
     if absent:
         raise ValueError(f"no column {shorten(absent)}; the table has {shorten(table.columns, 20)}")
     twice = {name for name in named if named.count(name) > 1}
     if twice:
         raise ValueError(f"column {shorten(sorted(twice))} is in more than one of ordinal, one_hot and dates")
-    outcomes = [name for name in table if any(word in str(name).lower() for word in OUTCOME_WORDS)]
+    outcomes = [name for name in table if is_outcome_name(str(name))]
     if outcomes:
         raise ValueError(f"column {shorten(outcomes)} is an outcome by its name, not an input; leave it out")
 
@@ -114,12 +117,30 @@ def _is_unknown(cell: Any) -> bool:
 
 def _place(name: str, column: pd.Series[Any], levels: list[str]) -> NDArray[np.float64]:
     """(n,) position of each value among the levels, NaN where missing."""
-    text = column.map(lambda cell: str(cell) if pd.notna(cell) else None)
+    text = column.map(lambda cell: _text(cell) if pd.notna(cell) else None)
     codes = pd.Index(levels, dtype=object).get_indexer(pd.Index(text, dtype=object))
     strange = sorted(set(text[(codes < 0) & text.notna().to_numpy()]))
     if strange:
         raise ValueError(f"column {name!r}: expected one of {shorten(levels, 10)}, got {shorten(strange)}")
     return np.where(codes < 0, np.nan, codes.astype(np.float64))
+
+
+def _levels(name: str, column: pd.Series[Any]) -> list[str]:
+    """The values that occur, in sorted order."""
+    levels = sorted({_text(cell) for cell in column.dropna()})
+    if not levels:
+        raise ValueError(
+            f"column {name!r}: no value is known; give the levels, as one_hot={{{name!r}: [...]}}"
+        )
+    alike = [level for level in levels if [other.lower() for other in levels].count(level.lower()) > 1]
+    if alike:
+        raise ValueError(f"column {name!r}: the levels {shorten(alike)} differ in upper and lower case only")
+    return levels
+
+
+def _text(value: Any) -> str:
+    """A level as text; 2.0 is 2, for a gap makes integers floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _dates(name: str, column: pd.Series[Any]) -> pd.Series[pd.Timestamp]:
@@ -134,6 +155,10 @@ def _dates(name: str, column: pd.Series[Any]) -> pd.Series[pd.Timestamp]:
 
 
 def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+    if column.dtype.kind in "mM":  # pandas would take them for nanoseconds
+        raise ValueError(
+            f"column {name!r}: expected numbers, got {column.dtype}; name it in dates, or take its days"
+        )
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = column[numbers.isna() & column.notna()]
     if len(wrong) or not (pd.api.types.is_numeric_dtype(numbers) or pd.api.types.is_bool_dtype(numbers)):

@@ -34,9 +34,9 @@ def read_matrix(
 ) -> pd.DataFrame:
     r"""A matrix of numbers with one row per sample, as a modality of `Cohort` needs it.
 
-    Comma- or tab-separated, told by the header; plain, gzip or zip; lines of comments before the header, which begin
-    with `#`, are skipped. Empty cells, NA and NaN are missing. Ids of samples stay as they are: `tcga_patients` turns
-    TCGA's barcodes into patients.
+    Separated by tabs, commas or semicolons, told by the header; plain, gzip or zip; lines of comments before the header,
+    which begin with `#`, are skipped. Empty cells, NA and NaN are missing. Ids of samples stay as they are:
+    `tcga_patients` turns TCGA's barcodes into patients.
 
     Args:
         path: The file.

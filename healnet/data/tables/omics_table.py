@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from healnet._files import need, shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.tables.clinical_encoding import OUTCOME_WORDS
+from healnet.data.outcome_columns import is_outcome_name
 from healnet.data.tables.text_table import MAX_BYTES, TextTable, open_text_table
 from healnet.slides.slide_files import slide_name
 from healnet.survival.target import SurvivalTarget
@@ -205,7 +205,7 @@ def _inputs(
         )
     for name, features in chosen.items():
         for column in features:
-            named_so = column == "train" or any(word in column.lower() for word in OUTCOME_WORDS)
+            named_so = column == "train" or is_outcome_name(column)
             if column in reserved or (name == "clinical" and named_so):
                 raise ValueError(
                     f"{shown(path)}: column {column!r} is an outcome, an id or a split, not an input (modality {name!r})"

@@ -47,7 +47,7 @@ class TextTable:
         path: The file.
         header: Names of the columns.
         text: All of the file, header included, without comments before it.
-        delimiter: "," or a tab.
+        delimiter: ",", ";" or a tab.
         skipped: Number of lines of comments before the header.
     """
 
@@ -72,8 +72,15 @@ class TextTable:
             self._quoted() if '"' in self.text else _split(lines, self.delimiter, self.skipped)
         ):
             if len(row) != len(self.header):
+                one_more = not filled and len(row) == len(self.header) + 1
+                cause = (
+                    "; R's write.table leaves out the first column's name without col.names=NA"
+                    if one_more
+                    else ""
+                )
                 raise ValueError(
                     f"{shown(self.path)}: expected {len(self.header)} fields in every row, got {len(row)} in line {number}"
+                    + cause
                 )
             filled += 1
             yield number, row
@@ -138,7 +145,7 @@ def open_text_table(
     Args:
         path: File; a zip archive of one file or a gzip file, told by content, is unpacked.
         max_bytes: Limit of the unpacked text.
-        delimiter: "," or a tab; None takes the one that the header has more of.
+        delimiter: ",", ";" or a tab; None takes the one that the header has most of.
         comment: First character of lines before the header that are skipped.
 
     Raises:
@@ -154,7 +161,7 @@ def open_text_table(
         skipped += 1
     line = text.partition("\n")[0]
     if delimiter is None:
-        delimiter = "\t" if line.count("\t") >= line.count(",") and "\t" in line else ","
+        delimiter = max("\t,;", key=line.count) if any(mark in line for mark in "\t,;") else ","
     try:
         reader = csv.reader(bounded_lines(path, text, delimiter, skipped), delimiter=delimiter, strict=True)
         header = next(reader, [])

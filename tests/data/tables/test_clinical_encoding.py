@@ -93,7 +93,47 @@ def test_what_cannot_be_is_refused(columns, options, message):
         encode_clinical(TABLE[columns], **options)
 
 
-@pytest.mark.parametrize("name", ["days_to_death", "Overall Survival (Months)", "vital_status"])
+def test_a_gap_among_integers_changes_no_level():
+    """pandas reads integers with a gap as floats."""
+    for cells in ([1, 3, 2], [1.0, 3.0, nan]):
+        table = pd.DataFrame({"g": cells})
+        for levels in ([1, 2, 3], ["1", "2", "3"]):
+            assert encode_clinical(table, ordinal={"g": levels})["g"].tolist()[:2] == [0, 2]
+        one_hot = encode_clinical(table, one_hot=["g"])
+        assert one_hot["g=3"].tolist()[:2] == [0, 1]
+    assert encode_clinical(pd.DataFrame({"g": [0.5, 1.0]}), one_hot=["g"]).columns.tolist() == [
+        "g=0.5",
+        "g=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            pd.DataFrame({"sex": ["Male", "male", "Female"]}),
+            "column 'sex': the levels 'Male', 'male' differ in upper and lower case only",
+        ),
+        (
+            pd.DataFrame({"sex": [None, "[Unknown]"]}),
+            "column 'sex': no value is known; give the levels, as one_hot={'sex': [...]}",
+        ),
+        (pd.DataFrame([["F", 1], ["M", 2]], columns=["sex", "sex"]), "column 'sex' is there twice"),
+    ],
+)
+def test_levels_that_are_found_must_be_plain(table, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        encode_clinical(table, one_hot=["sex"])
+
+
+@pytest.mark.parametrize("values", [pd.to_datetime(["2020-01-01"]), pd.to_timedelta([3], unit="D")])
+def test_nanoseconds_are_no_numbers(values):
+    message = f"column 'x': expected numbers, got {values.dtype}; name it in dates, or take its days"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        encode_clinical(pd.DataFrame({"x": values}))
+
+
+@pytest.mark.parametrize("name", ["days_to_death", "Overall Survival (Months)", "vital_status", "OS_MONTHS"])
 def test_outcomes_are_no_findings(name):
     message = f"column {name!r} is an outcome by its name, not an input; leave it out"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

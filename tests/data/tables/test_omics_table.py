@@ -216,7 +216,8 @@ HOSTILE = {
     "cut in the middle of a row": (ROWS[:-22], "expected 14 fields in every row, got 6 in line 5"),
     "a row too long": (
         ROWS.replace("12.5,0,", "12.5,0,7,", 1),
-        "expected 14 fields in every row, got 15 in line 2",
+        "expected 14 fields in every row, got 15 in line 2; R's write.table leaves out the first column's name without "
+        "col.names=NA",
     ),
     "a quoted row too short": (
         ROWS.replace("3,p3,p3-A.svs,X,", '3,"p3",p3-A.svs,'),

@@ -122,13 +122,31 @@ def test_rows_of_another_length_are_found_quoted_or_not(tmp_path_factory, width,
     path.write_bytes(text.encode())
     if any(errors) and not (width == 2 and any(len(row) == 1 and not row[0].strip() for row in rows)):
         with pytest.raises(
-            ValueError, match=r"^.*rows\.csv: expected \d fields in every row, got \d in line \d+$"
+            ValueError,
+            match=r"^.*rows\.csv: expected \d fields in every row, got \d in line \d+(; R's write.table .*)?$",
         ):
             list(open_text_table(path).rows())
     elif not any(errors):
         table = open_text_table(path)
         assert table.header == header
         assert len(list(table.rows())) == len(rows)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_is_told_by_the_header(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    path.write_text(delimiter.join(["id", "a|b", "c"]) + "\n" + delimiter.join(["p", "1.5", "2"]) + "\n")
+    text, values = open_text_table(path, delimiter=None).read(["id"], ["a|b", "c"])
+    assert text == {"id": ["p"]}
+    assert values.tolist() == [[1.5, 2]]
+
+
+def test_a_header_as_r_writes_it_is_explained(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("A\tB\nx\t1\t2\ny\t3\t4\n")
+    message = "expected 2 fields in every row, got 3 in line 2; R's write.table leaves out the first column's name without"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list(open_text_table(path, delimiter=None).rows())
 
 
 def test_a_field_stays_bounded_where_another_package_raised_the_limit_of_the_csv_module(tmp_path):
