@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from healnet import HEALNet, Pieces, Stream
 from healnet.encoders import GridEncoder
-from healnet.explain import to_pyramid_tiff, write_attention
+from healnet.explain import to_pyramid_tiff, write_scores
 from healnet.slides import Slide, slide_pieces
 from healnet.survival import cox_nll
 
@@ -169,7 +169,7 @@ def main() -> None:
         )
         source = Pieces(Counted(pieces, bar), pieces.block, mask=Mask(pieces) if pieces.masked else None)
         with torch.no_grad():
-            risk = write_attention(model, {"scan": Stream([source])}, "scan", out).item()
+            risk = write_scores(model, {"scan": Stream([source])}, "scan", out).item()
     part.replace(scores)
     speed = 2 * megapixels / (time.perf_counter() - start)
 

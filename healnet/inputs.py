@@ -316,6 +316,8 @@ def real_elements(value: Any) -> Tensor:
 
     A plain (b, f) tensor is taken for a table, whose elements are its features.
     """
+    if isinstance(value, Stream):
+        return value.real
     values, mask = values_of(value), getattr(value, "mask", None)
     if mask is not None and mask.dim() > 1:
         return mask

@@ -96,6 +96,12 @@ class Pieces:
         dealt._dealt = slice(first + number * step, None, step * parts)
         return dealt
 
+    def hide(self, where: Tensor) -> Pieces:
+        """The same pieces without the elements that `where` (*axes) marks."""
+        hidden = Pieces(self._values, self.block, _Shown(self, where.cpu()), self.coords)
+        hidden._dealt = self._dealt
+        return hidden
+
     @property
     def masked(self) -> bool:
         """True if elements may be masked."""
@@ -189,6 +195,17 @@ class Pieces:
                 yield (waiting[0], *waiting[1].result())
 
 
+class _Shown:
+    """The mask of some pieces without the elements that `where` marks."""
+
+    def __init__(self, pieces: Pieces, where: Tensor) -> None:
+        self._pieces, self._where, self.shape = pieces, where, tuple(where.shape)
+
+    def __getitem__(self, block: Block) -> Tensor:
+        mask, shown = self._pieces.read_mask(block), ~self._where[block]
+        return shown if mask is None else mask & shown
+
+
 class Stream:
     """One modality of a batch whose patients are read in pieces; None for a patient without it.
 
@@ -253,20 +270,30 @@ class Stream:
         """The whole batch `times` times over."""
         return Stream(self.patients * times, self.device)
 
-    def hide(self, where: Tensor) -> Stream:
-        """The stream without the patients that `where` (b,) marks.
+    @property
+    def real(self) -> Tensor:
+        """(b, *axes) bool: which elements are real; each axis is as long as the longest patient's. Held in memory."""
+        sizes = [pieces.sizes for pieces in self.patients if pieces is not None]
+        real = torch.zeros(len(self), *(max(axis) for axis in zip(*sizes, strict=True)), dtype=torch.bool)
+        for patient, pieces in enumerate(self.patients):
+            if pieces is None:
+                continue
+            for block in pieces.blocks():
+                mask = pieces.read_mask(block)
+                real[patient][block] = True if mask is None else mask
+        return real.to(self.device)
 
-        Raises:
-            ValueError: `where` marks elements, not patients.
-        """
-        if where.dim() != 1:
-            raise ValueError(
-                f"expected patients (b,) to hide in a Stream, got a shape of {tuple(where.shape)}"
-            )
-        hidden = where.expand(len(self)).tolist()
-        return Stream(
-            [None if gone else p for p, gone in zip(self.patients, hidden, strict=True)], self.device
-        )
+    def hide(self, where: Tensor) -> Stream:
+        """The stream without what `where` marks: patients (b,), or elements (b, *axes) or (1, *axes)."""
+        patients: list[Pieces | None] = []
+        for pieces, gone in zip(self.patients, where.expand(len(self), *where.shape[1:]), strict=True):
+            if pieces is None or not gone.any():
+                patients.append(pieces)
+            elif gone.dim() == 0:
+                patients.append(None)
+            else:
+                patients.append(pieces.hide(gone[tuple(slice(size) for size in pieces.sizes)]))
+        return Stream(patients, self.device)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Stream:
         """The same stream, computed on another device; pieces are moved as they come."""

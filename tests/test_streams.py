@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from healnet import Pieces, Stream
-from healnet.inputs import batch_size, hide, move, present, repeat, take
+from healnet.inputs import batch_size, hide, move, present, real_elements, repeat, take
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=1, max_size=3), st.booleans())
@@ -129,11 +129,22 @@ class TestStream:
         assert present(small.part(0, 2)).tolist() == [True, False, True]
         assert present(small.part(1, 2)).tolist() == [False, True, False]
 
-    def test_elements_cannot_be_hidden(self, stream):
-        with pytest.raises(
-            ValueError, match=r"^expected patients \(b,\) to hide in a Stream, got a shape of \(4, 3\)$"
-        ):
-            hide(stream, torch.zeros(4, 3, dtype=torch.bool))
+    def test_elements_are_hidden_by_a_mask(self):
+        mask, coords = torch.tensor([True, False, True]), torch.tensor([[1, 1], [9, 9], [5, 2]])
+        stream = Stream([Pieces(torch.ones(4, 2), (3,)), None, Pieces(torch.ones(3, 2), (2,), mask, coords)])
+        assert stream.patients[2].boxes[1].tolist() == [[5, 2]]
+        assert real_elements(stream).int().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]]
+        gone = torch.zeros(3, 4, dtype=torch.bool)
+        gone[:, 2:] = True
+        hidden = hide(stream, gone)
+        assert real_elements(hidden).int().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+        assert (hidden.patients[2].real, hidden.patients[2].boxes[1].tolist()) == (1, [[1, 1]])
+        assert real_elements(hide(stream, gone[:1]))[0].int().tolist() == [1, 1, 0, 0]
+        assert hide(stream, ~gone[:1] & False).patients == stream.patients
+        second = stream.part(1, 2).hide(gone).patients[0]
+        assert [block for block, _, _ in second.walk()] == []
+        assert [block for block, _, _ in second.hide(torch.zeros(4, dtype=torch.bool)).walk()] == []
+        assert real_elements(stream.part(1, 2)).int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
 
     def test_patients_are_pieces_or_none(self):
         with pytest.raises(ValueError, match=r"^expected Pieces or None for patient 1, got Tensor$"):

@@ -29,6 +29,10 @@ Attention is not by itself an explanation: a token that is looked at need not ch
 give the same answer (Jain and Wallace 2019, arXiv 1902.10186). `faithfulness` says which score follows your model. With
 `OmicEncoder(tokens=k)` or "vector" a token is a mixture of all genes, and attention cannot rank them; the others can.
 
+A `Stream` is explained in pieces by `attention_scores`, `gradient_x_input(per_token=True)`, `occlude(groups=...)`,
+`faithfulness`, `occlude_modalities` and `shapley_modalities`; `write_scores` puts the first two into a file where they do
+not fit in memory either.
+
 Planted truth: simulated cohorts in which a known 5% of the patches, or of the genes, carry the risk
 (`tests/explain/test_planted.py`). AUROC with which the size of each score finds them in new patients, mean of three models;
 patches within each patient, genes by their mean over patients:
@@ -56,7 +60,6 @@ survival with C = 0.82 and 0.84. Their ranks among its 198 RNA genes, over five 
 """
 
 from healnet.explain.activation_pattern import activation_pattern
-from healnet.explain.attention_file import write_attention
 from healnet.explain.attention_scores import attention_scores, gradient_attention, mean_attention, rollout
 from healnet.explain.contact_sheet import TopPatch, plot_contact_sheet, top_patches
 from healnet.explain.faithfulness import Faithfulness, faithfulness, plot_faithfulness
@@ -69,6 +72,7 @@ from healnet.explain.occlusion import group_by_square, occlude, occlude_modaliti
 from healnet.explain.patient_report import PatientReport, patient_report
 from healnet.explain.pyramid import to_pyramid_tiff
 from healnet.explain.risk import Risk
+from healnet.explain.score_file import write_scores
 from healnet.explain.score_map import ScoreRaster, score_map
 from healnet.explain.shapley import (
     ModalityShapley,
@@ -120,5 +124,5 @@ __all__ = [
     "top_k_stability",
     "top_patches",
     "voxel_scores",
-    "write_attention",
+    "write_scores",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from healnet.inputs import batch_size, map_tensors
+from healnet.streams import Stream
 
 __all__ = ["copies"]
 
@@ -23,4 +25,7 @@ def copies(inputs: Mapping[str, Any], rows: int) -> int:
         return tensor
 
     map_tensors(measure, inputs)
+    # Of a stream nothing is copied but which elements are hidden.
+    streams = [value for value in inputs.values() if isinstance(value, Stream)]
+    sizes += [math.prod(p.sizes) for stream in streams for p in stream.patients if p is not None]
     return max(1, min(rows // batch_size(inputs), COPIED_BYTES // max(1, sum(sizes))))

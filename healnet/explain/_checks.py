@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_inside", "finite_scores", "modality_names", "patches", "rows_of"]
+from healnet.streams import Stream
+
+__all__ = ["check_in_memory", "check_inside", "finite_scores", "modality_names", "patches", "rows_of"]
 
 
 def modality_names(inputs: Mapping[str, Any], modalities: Iterable[str] | None = None) -> list[str]:
@@ -28,6 +30,20 @@ def modality_names(inputs: Mapping[str, Any], modalities: Iterable[str] | None =
         if name not in have:
             raise ValueError(f"modality {name!r}: expected one that the inputs have, {have}")
     return wanted
+
+
+def check_in_memory(inputs: Mapping[str, Any], modalities: Iterable[str]) -> None:
+    """Refuse a `Stream` where all numbers of a modality are needed at once.
+
+    Raises:
+        ValueError: a modality that is a `Stream`.
+    """
+    for name in modalities:
+        if isinstance(inputs[name], Stream):
+            raise ValueError(
+                f"modality {name!r}: expected numbers in memory, got a Stream; attention_scores, write_scores, "
+                "gradient_x_input(per_token=True), occlude(groups=...) and shapley_modalities read it in pieces"
+            )
 
 
 def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:

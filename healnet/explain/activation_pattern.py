@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from healnet._evaluation import evaluating
-from healnet.explain._checks import modality_names
+from healnet.explain._checks import check_in_memory, modality_names
 from healnet.explain.risk import Risk, resolve_risk, risk_of
 from healnet.inputs import real_elements, values_of
+from healnet.streams import Stream
 
 __all__ = ["activation_pattern"]
 
@@ -52,6 +53,9 @@ def activation_pattern(
         {'rna': tensor([ 1., -1.,  0.])}
     """
     names = modality_names(inputs, modalities)
+    if modalities is not None:
+        check_in_memory(inputs, names)
+    names = [name for name in names if not isinstance(inputs[name], Stream)]
     tables = [name for name in names if values_of(inputs[name]).dim() == 2]
     if modalities is not None and tables != names:
         name = next(name for name in names if name not in tables)

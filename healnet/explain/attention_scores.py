@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from healnet._evaluation import evaluating
+from healnet.explain._blocks import joined
 from healnet.explain._checks import modality_names
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace, HEALNet
+from healnet.streams import Block
 
-__all__ = ["AttentionMethod", "attention_scores", "gradient_attention", "mean_attention", "rollout"]
+__all__ = [
+    "AttentionMethod",
+    "attention_scores",
+    "block_scores",
+    "gradient_attention",
+    "mean_attention",
+    "rollout",
+    "trace_for",
+]
 
 AttentionMethod = Literal["mean", "rollout", "gradient"]
 
@@ -27,6 +38,9 @@ def attention_scores(
     method: AttentionMethod = "gradient",
 ) -> dict[str, Tensor]:
     """One score per token of every modality, in one pass, in evaluation mode.
+
+    A `Stream` is read once more in blocks, and the scores of all its elements are held in memory; `write_scores` puts them
+    into a file instead.
 
     Args:
         model: HEALNet to trace.
@@ -52,13 +66,44 @@ def attention_scores(
         raise ValueError(f"expected method 'mean', 'rollout' or 'gradient', got {method!r}")
     names = modality_names(inputs, modalities)
     with evaluating(model):
-        if method == "gradient":
-            _, trace = model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))
+        _, trace = trace_for(method, model, inputs, risk)
+        scores = _scores(method, trace, names)
+    return scores
+
+
+def trace_for(
+    method: AttentionMethod, model: HEALNet, inputs: Mapping[str, Any], risk: Risk | None
+) -> tuple[Any, AttentionTrace]:
+    """The output, and a trace that holds what the method needs; the model is in evaluation mode."""
+    if method == "gradient":
+        return model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))
+    with torch.no_grad():
+        return model.trace(inputs, keep="latents" if method == "rollout" else "none")
+
+
+def block_scores(
+    method: AttentionMethod, trace: AttentionTrace, modality: str, patient: int
+) -> Iterator[tuple[Block, Tensor]]:
+    """The scores (n,) of the tokens of each block of a patient's streamed modality."""
+    stream, reduce = trace.streams[modality], _REDUCTIONS[method](trace)
+    walk = stream.gradients(patient) if method == "gradient" else stream.weights(patient)
+    for block, weights in walk:  # (layers, [h], [m], n)
+        yield block, reduce(modality, weights.unsqueeze(1), slice(patient, patient + 1))[0]
+
+
+def _scores(
+    method: AttentionMethod, trace: AttentionTrace, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    reduce = _REDUCTIONS[method](trace)
+    weights = trace.gradients if method == "gradient" else trace
+    scores = {}
+    for name in trace.order if names is None else names:
+        if name in trace.streams:
+            found = joined(name, trace.streams[name].stream, partial(block_scores, method, trace, name))
+            scores[name] = found.flatten(1)
         else:
-            with torch.no_grad():
-                _, trace = model.trace(inputs, keep="latents" if method == "rollout" else "none")
-    scores = {"mean": mean_attention, "rollout": rollout, "gradient": gradient_attention}[method](trace)
-    return {name: scores[name] for name in names}
+            scores[name] = reduce(name, weights[name], slice(None))
+    return scores
 
 
 def mean_attention(trace: AttentionTrace) -> dict[str, Tensor]:
@@ -72,7 +117,7 @@ def mean_attention(trace: AttentionTrace) -> dict[str, Tensor]:
         >>> mean_attention(trace)
         {'slide': tensor([[0.5000, 0.5000]])}
     """
-    return {name: weights.mean(dim=(0, *range(2, weights.dim() - 1))) for name, weights in trace.items()}
+    return _scores("mean", trace)
 
 
 def gradient_attention(trace: AttentionTrace) -> dict[str, Tensor]:
@@ -87,17 +132,7 @@ def gradient_attention(trace: AttentionTrace) -> dict[str, Tensor]:
     Raises:
         ValueError: a trace made without `gradient_of`.
     """
-    if not trace.gradients and len(trace):
-        raise ValueError(
-            "expected a trace with gradients, made by model.trace(inputs, gradient_of=...) with one number per patient"
-        )
-    # Means over the kept axes, heads and latents.
-    return {
-        name: slopes.mean(dim=tuple(range(2, slopes.dim() - 1))).sum(dim=0)
-        if slopes.dim() > 3
-        else slopes.sum(dim=0)
-        for name, slopes in trace.gradients.items()
-    }
+    return _scores("gradient", trace)
 
 
 def rollout(trace: AttentionTrace) -> dict[str, Tensor]:
@@ -117,27 +152,81 @@ def rollout(trace: AttentionTrace) -> dict[str, Tensor]:
     Raises:
         ValueError: a trace that did not keep latents, or layers of different numbers of modalities.
     """
+    return _scores("rollout", trace)
+
+
+# Scores (b, n) from stacked weights (layers, b, [h], [m], n) of a modality, for these patients.
+_Reduction = Callable[[str, Tensor, slice], Tensor]
+
+
+def _of_mean(trace: AttentionTrace) -> _Reduction:
+    return lambda _, weights, __: weights.mean(dim=(0, *range(2, weights.dim() - 1)))
+
+
+def _of_gradients(trace: AttentionTrace) -> _Reduction:
+    if not trace.gradients and len(trace):
+        raise ValueError(
+            "expected a trace with gradients, made by model.trace(inputs, gradient_of=...) with one number per patient"
+        )
+
+    def reduce(_: str, slopes: Tensor, __: slice) -> Tensor:
+        kept = tuple(range(2, slopes.dim() - 1))  # heads and latents
+        return (slopes.mean(dim=kept) if kept else slopes).sum(dim=0)
+
+    return reduce
+
+
+def _of_rollout(trace: AttentionTrace) -> _Reduction:
+    """R is linear in every A_j: followed from the head backward, each latent of each layer has one factor."""
     if trace.keep not in ("latents", "both"):
         raise ValueError(
             f'rollout needs model.trace(inputs, keep="latents"), got a trace with keep={trace.keep!r}'
         )
-    # Kept heads are averaged: which head read a token is lost in the output projection.
-    weights = {name: w if trace.keep == "latents" else w.mean(dim=2) for name, w in trace.items()}
-    depths = {len(w) for w in weights.values()}
+    depths = {len(trace.streams[name] if name in trace.streams else trace[name]) for name in trace.order}
     if len(depths) > 1:
         raise ValueError(f"expected every modality in every layer, got {sorted(depths)} layers")
-    held = {name: torch.zeros_like(w[0]) for name, w in weights.items()}
-    for layer in range(max(depths, default=0)):
-        for name, attention in weights.items():
-            read = attention[layer]
-            here = (read.sum(dim=2) > 0).any(dim=1)[:, None, None]
-            for other in held:
-                updated = held[other] / 2 + (read / 2 if other == name else 0)
-                held[other] = torch.where(here, updated, held[other])
-            for among in _blocks(trace, name, layer, len(attention)):
-                # The identity for patients without the modality, who so keep what they hold.
-                held = {other: (r + among.to(r.dtype) @ r) / 2 for other, r in held.items()}
-    return {name: r.mean(dim=1) for name, r in held.items()}
+    depth = max(depths, default=0)
+    factors: dict[str, list[Tensor]] = {name: [] for name in trace.order}
+    share: Tensor | None = None  # (b, m) of each latent in what the head reads
+    for layer in reversed(range(depth)):
+        for name in reversed(trace.order):
+            here = _present(trace, name, layer).unsqueeze(1)  # (b, 1)
+            if share is None:
+                share = here.new_full((len(here), _num_latents(trace)), 1, dtype=torch.float32)
+                share = share / share.shape[1]
+            for among in _blocks(trace, name, layer, depth).flip(0):
+                # The identity for patients without the modality.
+                share = share.to(among.dtype)
+                share = (share + torch.einsum("bk,bkm->bm", share, among)) / 2
+            factors[name].insert(0, torch.where(here, share / 2, 0))
+            share = torch.where(here, share / 2, share)
+    stacked = {name: torch.stack(layers) for name, layers in factors.items()}
+
+    def reduce(name: str, weights: Tensor, patients: slice) -> Tensor:
+        # Kept heads are averaged: which head read a token is lost in the output projection.
+        by_latent = weights if trace.keep == "latents" else weights.mean(dim=2)
+        return torch.einsum("lbm,lbmn->bn", stacked[name][:, patients].to(by_latent.dtype), by_latent)
+
+    return reduce
+
+
+def _present(trace: AttentionTrace, name: str, layer: int) -> Tensor:
+    """(b,) bool: who has the modality."""
+    if name in trace.streams:
+        return trace.streams[name].present
+    return (trace[name][layer].flatten(1) > 0).any(dim=1)
+
+
+def _num_latents(trace: AttentionTrace) -> int:
+    found = [s.num_latents for s in trace.streams.values()] + [w.shape[-2] for w in trace.values()]
+    return max(found)
+
+
+_REDUCTIONS: dict[AttentionMethod, Callable[[AttentionTrace], _Reduction]] = {
+    "mean": _of_mean,
+    "rollout": _of_rollout,
+    "gradient": _of_gradients,
+}
 
 
 def _blocks(trace: AttentionTrace, name: str, layer: int, depth: int) -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from healnet._evaluation import evaluating
-from healnet.explain._checks import modality_names
+from healnet.explain._blocks import joined
+from healnet.explain._checks import check_in_memory, modality_names
 from healnet.explain.risk import Risk, resolve_risk
+from healnet.fusion import AttentionTrace
 from healnet.inputs import real_elements, values_of, with_values
+from healnet.streams import Block, Stream
 
-__all__ = ["gradient_x_input", "input_gradients"]
+__all__ = ["block_gradients", "gradient_x_input", "input_gradients"]
 
 
 def input_gradients(
@@ -37,9 +41,10 @@ def input_gradients(
         returns: modality -> as its numbers: (b, f), (b, n, c), ...; exactly 0 on what is masked.
 
     Raises:
-        ValueError: an unknown modality, or an output that is neither declared nor read by `risk`.
+        ValueError: an unknown modality, a `Stream`, or an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
+    check_in_memory(inputs, names)
     leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in names}
     joined = {name: with_values(inputs[name], leaf) for name, leaf in leaves.items()}
     with evaluating(model), torch.enable_grad():
@@ -69,17 +74,36 @@ def gradient_x_input(
         inputs: inputs as for `input_gradients`.
         modalities: names to score; all that are there by default.
         risk: function from the output to one number per patient; by default as `model.output` says.
-        per_token: sum over the channels of a token, so that a bag (b, n, c) gives (b, n) and a volume its voxels.
+        per_token: sum over the channels of a token, so that a bag (b, n, c) gives (b, n) and a volume its voxels. Then a
+            `Stream` can be scored too, which is read once more in blocks; `write_scores` puts its scores into a file.
 
     Shape:
         returns: modality -> as its numbers, or without the last axis where it has more axes than elements.
 
     Raises:
-        ValueError: as `input_gradients`.
+        ValueError: as `input_gradients`, but for a `Stream` with `per_token`.
     """
+    names = modality_names(inputs, modalities)
+    streamed = [name for name in names if isinstance(inputs[name], Stream)] if per_token else []
     result = {}
-    for name, slope in input_gradients(model, inputs, modalities=modalities, risk=risk).items():
+    if streamed:
+        with evaluating(model):
+            _, trace = model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))  # type: ignore[operator]
+            for name in streamed:
+                result[name] = joined(name, inputs[name], partial(block_gradients, trace, name))
+    rest = [name for name in names if name not in streamed]
+    slopes = input_gradients(model, inputs, modalities=rest, risk=risk) if rest else {}
+    for name, slope in slopes.items():
         score = slope * values_of(inputs[name]).nan_to_num()
         axes = real_elements(inputs[name]).dim()
         result[name] = score.flatten(axes).sum(dim=-1) if per_token and score.dim() > axes else score
-    return result
+    return {name: result[name] for name in names}
+
+
+def block_gradients(trace: AttentionTrace, modality: str, patient: int) -> Iterator[tuple[Block, Tensor]]:
+    """Gradient times input (n,) of the elements of each block of a patient's streamed modality, summed over channels."""
+    for block, values, slope in trace.streams[modality].input_gradients(patient):
+        yield (
+            block,
+            (slope * values.nan_to_num()).reshape(*(part.stop - part.start for part in block), -1).sum(-1),
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from healnet._evaluation import evaluating
 from healnet.explain._batching import copies
-from healnet.explain._checks import modality_names
+from healnet.explain._checks import check_in_memory, modality_names
 from healnet.explain.risk import Risk, resolve_risk, risk_of
 from healnet.inputs import broadcast_mask, real_elements, repeat, values_of, with_values
 
@@ -59,6 +59,7 @@ def integrated_gradients(
     names = modality_names(inputs, modalities)
     if steps < 1:
         raise ValueError(f"expected steps >= 1, got {steps}")
+    check_in_memory(inputs, names)
     ends = {name: _real_values(inputs[name]) for name in names}
     starts = {name: torch.zeros_like(end) for name, end in ends.items()}
     for name, start in (baselines or {}).items():

@@ -15,6 +15,7 @@ from healnet.explain._batching import copies
 from healnet.explain._checks import modality_names
 from healnet.explain.risk import Risk, resolve_risk, risk_of
 from healnet.inputs import batch_size, hide, present, real_elements, repeat
+from healnet.streams import Stream
 
 __all__ = ["group_by_square", "occlude", "occlude_modalities"]
 
@@ -33,7 +34,7 @@ def occlude(
     Elements are the features of a table, the patches of a bag, the pixels of an image: what a mask of the modality has.
     With `OmicEncoder(tokens=k)` or "vector" a hidden feature enters as 0, the training mean of a standardized one. With
     `PatchEncoder` places are fractions of the box around the real patches, so that hiding a patch at its border moves the
-    others; a fixed `scale` keeps them.
+    others; a fixed `scale` keeps them. A `Stream` is read once per group and layer, and so needs `groups`.
 
     Args:
         model: model that takes `inputs`; used in evaluation mode.
@@ -49,7 +50,7 @@ def occlude(
 
     Raises:
         ValueError: an unknown modality; groups that are not integers, do not fit the modality's elements or are of a
-            modality that is not scored; an output that is neither declared nor read by `risk`.
+            modality that is not scored; none for a `Stream`; an output that is neither declared nor read by `risk`.
 
     Example:
         >>> from healnet import HEALNet
@@ -65,6 +66,11 @@ def occlude(
         if name not in names:
             raise ValueError(f"modality {name!r}: expected groups of the scored modalities {names}")
     real = {name: real_elements(inputs[name]) for name in names}
+    for name in names:
+        if isinstance(inputs[name], Stream) and name not in (groups or {}):
+            raise ValueError(
+                f"modality {name!r}: expected groups of the elements of a Stream, which is read for each of them, got none"
+            )
     numbered = {name: _checked_groups((groups or {}).get(name), real[name], name) for name in names}
     at_once = copies(inputs, rows)
     scores = {}

@@ -20,7 +20,7 @@ from healnet.fusion.output import Output, check_output
 from healnet.fusion.settings import check_settings, settings_tensor
 from healnet.fusion.token_parallel import encode_shards, same_random_numbers
 from healnet.fusion.token_stream import TokenStream, encode_streams
-from healnet.fusion.trace import AttentionTrace, Keep, Sink, TraceRecorder
+from healnet.fusion.trace import AttentionTrace, Keep, TraceRecorder
 from healnet.fusion.untouched import touch
 from healnet.inputs import map_tensors
 from healnet.nn.token_shards import TokenShards
@@ -246,7 +246,6 @@ class HEALNet(nn.Module):
         inputs: Mapping[str, Any],
         keep: Keep = "none",
         gradient_of: Callable[[Tensor], Tensor] | None = None,
-        sink: Sink | None = None,
     ) -> tuple[Tensor, AttentionTrace]:
         """The output, and where each layer looked, in one pass.
 
@@ -255,14 +254,13 @@ class HEALNet(nn.Module):
             keep: Axes of the weights that survive the mean over heads and latents: "none", "heads", "latents", "both".
             gradient_of: Quantity of the output, one number per patient, such as the risk; `trace.gradients` then holds
                 each attention weight times the gradient of that quantity with respect to it, reduced in the same way.
-            sink: Function (modality, layer, patient, block, weights) that takes the weights of modalities that are a
-                `Stream`, a block at a time, for instance into a file; they are not in the trace.
 
         Returns:
             What `forward` returns, and an `AttentionTrace`: `trace["slide"]` is (layers, b, n), each patient's weights
-            summing to one over real tokens. The trace holds no graph.
+            summing to one over real tokens. Of a modality that is a `Stream`, `trace.streams` makes them block by block.
+            The trace holds no graph.
         """
-        recorder = TraceRecorder(keep, gradients=gradient_of is not None, sink=sink)
+        recorder = TraceRecorder(keep, gradients=gradient_of is not None)
         if gradient_of is None:
             return self.head(self._fuse(inputs, recorder)), recorder.trace()
         with torch.inference_mode(False), torch.enable_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -76,8 +76,12 @@ class TokenStream:
                     f"the largest of {size}"
                 )
 
-    def blocks(self, patient: int) -> Iterator[tuple[Block, Tokens]]:
-        """One pass over a patient's tokens, as `Tokens` of a batch of one per block.
+    def blocks(self, patient: int, differentiable: bool = False) -> Iterator[tuple[Block, Tensor, Tokens]]:
+        """One pass over a patient's data: each block's raw numbers, and its `Tokens` as a batch of one.
+
+        Args:
+            patient: Position of the patient.
+            differentiable: Whether tokens have a graph that leads to the raw numbers.
 
         Raises:
             ValueError: the encoder does not work block by block, or refuses what it gets.
@@ -90,10 +94,14 @@ class TokenStream:
                 torch.set_rng_state(self._random)
             try:
                 for block, values, mask in pieces.walk():
-                    values = values.to(self.stream.device, non_blocking=True)
-                    mask = None if mask is None else mask.to(self.stream.device, non_blocking=True)
-                    tokens = self.encoder.encode_block(pieces, block, values, mask)
-                    yield block, tokens
+                    with _graph() if differentiable else nullcontext():
+                        values = values.to(self.stream.device, non_blocking=True)
+                        mask = None if mask is None else mask.to(self.stream.device, non_blocking=True)
+                        if differentiable:
+                            dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
+                            values = values.detach().to(dtype, copy=True).requires_grad_()
+                        tokens = self.encoder.encode_block(pieces, block, values, mask)
+                    yield block, values, tokens
             except ValueError as error:
                 raise ValueError(f"modality {self.name!r}: {error}") from error
 
@@ -108,7 +116,7 @@ class TokenStream:
             return None
 
         def walk() -> Iterator[tuple[Tensor, Tensor | None]]:
-            for _, tokens in self.blocks(patient):
+            for _, _, tokens in self.blocks(patient):
                 yield tokens.standardized(dtype), tokens.mask
 
         return walk
@@ -152,3 +160,9 @@ def encode_streams(
 
 def _elements(block: Block) -> int:
     return math.prod(part.stop - part.start for part in block)
+
+
+@contextmanager
+def _graph() -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -6,6 +6,7 @@ from torch import nn
 
 from healnet import HEALNet, Masked, PatchBag, Pieces, Stream, TimeSeries
 from healnet.encoders import GridEncoder, LearnedEncoder, OmicEncoder, PatchEncoder, SequenceEncoder
+from healnet.explain import attention_scores, gradient_x_input
 from healnet.inputs import take
 
 WORKER = """
@@ -162,7 +163,14 @@ def gradients_of(model, own, chunked=False):
     output = model.train()(own)
     output.square().sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    trace = {} if "genes" in own else {name: x.clone() for name, x in model.eval().trace(own)[1].items()}
+    if "genes" in own:
+        risk = lambda output: output[:, 0] - 2 * output[:, 1]  # noqa: E731
+        trace = attention_scores(model, own, risk=risk)
+        trace |= {
+            f"raw {name}": x for name, x in gradient_x_input(model, own, risk=risk, per_token=True).items()
+        }
+    else:
+        trace = {name: x.clone() for name, x in model.eval().trace(own)[1].items()}
     chunked_attention.KEEP_ELEMENTS = kept
     return output.detach(), trace, gradients
 
@@ -207,7 +215,12 @@ def test_any_split_gives_what_one_process_gives(world, tmp_path, run):
 def test_parts_of_a_stream_give_what_one_process_gives(world, tmp_path, run):
     results = run(STREAM_WORKER, world, tmp_path)
     for block in BLOCKS:
-        output, _, gradients = gradients_of(build(), in_pieces(block))
+        output, scores, gradients = gradients_of(build(), in_pieces(block))
+        assert set(scores) == {"genes", "slide", "ct", "raw genes", "raw slide", "raw ct"}
+        for name, score in scores.items():  # each process has those of its own blocks, and zeros
+            theirs = sum(result[block][1][name] for result in results)
+            torch.testing.assert_close(theirs, score, rtol=0, atol=1e-10)
+            assert score.abs().max() > 1e-4
         for rank, result in enumerate(results):
             theirs, _, own_gradients = result[block]
             torch.testing.assert_close(theirs, output, rtol=0, atol=1e-10)

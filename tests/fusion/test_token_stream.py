@@ -88,37 +88,6 @@ def test_patients_of_different_sizes_give_what_each_gives_alone(model, data):
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-10)
 
 
-def test_the_trace_of_pieces_goes_to_the_sink(model, data):
-    _, whole = model.trace(in_memory(data), keep="heads")
-    sink = {name: torch.full_like(whole[name], torch.nan) for name in ("genes", "slide")}
-    layers = []
-
-    def write(modality, layer, patient, block, weights):
-        if modality in sink:
-            sink[modality][layer, patient, :, block[0]] = weights
-        layers.append((modality, layer, patient))
-
-    output, trace = model.trace(in_pieces(data), keep="heads", sink=write)
-    assert torch.allclose(output, model(in_memory(data)), rtol=0, atol=1e-10)
-    assert list(trace) == []
-    assert layers.count(("scan", 1, 0)) == 3 * 3
-    for name, weights in sink.items():
-        assert torch.allclose(weights, whole[name], rtol=0, atol=1e-10), name
-
-
-def test_weights_of_many_pieces_keep_their_digits_in_float32():
-    torch.manual_seed(0)
-    scan = torch.rand(300, 200, 3)
-    model = HEALNet({"scan": GridEncoder(channels=3, ndim=2)}, depth=1).eval()
-    _, exact = model.double().trace({"scan": scan[None].double()})
-    weights = torch.zeros(300, 200)
-    model.float().trace(
-        {"scan": Stream([Pieces(scan, (7, 50))])},
-        sink=lambda _m, _l, _p, block, w: weights.__setitem__(block, w.reshape(weights[block].shape)),
-    )
-    assert torch.allclose(weights.flatten(), exact["scan"][0, 0].float(), rtol=2e-5, atol=0)
-
-
 def test_dropout_in_the_encoder_hides_the_same_features_in_every_pass(data):
     encoder = OmicEncoder(37, token_dim=5, input_dropout=0.5).double()
     model = HEALNet({"genes": encoder}, depth=1, latent_dim=8, self_attention=0).double()
@@ -190,12 +159,6 @@ class TestRefused:
         message = "modality 'scan': expected a batch of 2 patients as in modality 'genes', got 1"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             model({"genes": torch.zeros(2, 37).double(), "scan": Stream([Pieces(data["scan"], (4, 4))])})
-
-    def test_a_trace_without_a_sink(self, model, data):
-        with pytest.raises(
-            ValueError, match=r"^modality 'genes': expected a sink for the attention to a Stream"
-        ):
-            model.trace(in_pieces(data))
 
     def test_a_fusion_layer_that_reads_tokens_at_once(self, data):
         class Own(FusionLayer):
