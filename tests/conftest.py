@@ -6,10 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 # Tensors here are tiny: threads of several processes that share cores would mostly wait for one another.
 # Before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+threadpool_limits(1)  # NumPy's, which a plugin of pytest may have imported before
 
 
 def pytest_collection_finish():
