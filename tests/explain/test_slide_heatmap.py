@@ -62,14 +62,14 @@ def trident(folder, coords, patch_size, target, level0):
 @pytest.mark.parametrize("tool", ["clam level 0", "clam level 1", "trident 40x", "trident 20x"])
 def test_a_planted_patch_lights_exactly_its_pixels(tmp_path, levels, magnified, tool):
     """From the tools' files to the figure's pixels, on slides of one and of several levels, at any thumbnail."""
-    width, height, bright = 1536, 1024, 4
+    width, height, bright = 768, 512, 4
     slide = pyramid(tmp_path / "s.tif", width, height, levels)
-    footprint = 256 if tool in ("clam level 0", "trident 40x") else 512
-    coords = np.stack(np.meshgrid(np.arange(0, width - 255, footprint), [0, 512]), axis=-1).reshape(-1, 2)
+    footprint = 128 if tool in ("clam level 0", "trident 40x") else 256
+    coords = np.stack(np.meshgrid(np.arange(0, width - 127, footprint), [0, 256]), axis=-1).reshape(-1, 2)
     if tool.startswith("clam"):
-        file = clam(tmp_path, coords, 256, int(tool[-1]))
+        file = clam(tmp_path, coords, 128, int(tool[-1]))
     else:
-        file = trident(tmp_path, coords, 256, int(tool[-3:-1]), 40)
+        file = trident(tmp_path, coords, 128, int(tool[-3:-1]), 40)
     assert file.footprint == footprint
     scores = np.zeros(len(coords))
     scores[bright] = 1.0
