@@ -6,14 +6,12 @@ target: `concordance(risk, target)`. One value per patient may have shape (n,) o
 pandas are imported when first used, to keep the import fast; pictures are in `healnet.survival.plots`.
 """
 
-from healnet.survival.accumulate import CoxAccumulator
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.bins import TimeBins
-from healnet.survival.calibration import Calibration, DCalibration, calibration_groups, d_calibration
-from healnet.survival.comparison import Comparison, compare
-from healnet.survival.cox import cox_nll
 from healnet.survival.curve import SurvivalCurve
-from healnet.survival.discrete import (
+from healnet.survival.losses.cox import cox_nll
+from healnet.survival.losses.cox_accumulator import CoxAccumulator
+from healnet.survival.losses.discrete import (
     cumulative_incidence,
     discrete_cross_entropy,
     discrete_nll,
@@ -21,20 +19,22 @@ from healnet.survival.discrete import (
     risk_score,
     survival_function,
 )
-from healnet.survival.distributed import distributed_cox_nll
-from healnet.survival.metrics import concordance, evaluate
-from healnet.survival.nonparametric import KaplanMeier, kaplan_meier, logrank_p
-from healnet.survival.ranking import ranking_loss
-from healnet.survival.sampler import balanced_event_sampler
-from healnet.survival.significance import (
+from healnet.survival.losses.distributed_cox import distributed_cox_nll
+from healnet.survival.losses.ranking import ranking_loss
+from healnet.survival.losses.weibull import weibull_nll, weibull_parameters, weibull_survival
+from healnet.survival.metrics.calibration import Calibration, DCalibration, calibration_groups, d_calibration
+from healnet.survival.metrics.comparison import Comparison, compare
+from healnet.survival.metrics.evaluation import concordance, evaluate
+from healnet.survival.metrics.significance import (
     FoldComparison,
     PermutationTest,
     compare_cohorts,
     compare_folds,
     permutation_test,
 )
+from healnet.survival.nonparametric import KaplanMeier, kaplan_meier, logrank_p
+from healnet.survival.sampler import balanced_event_sampler
 from healnet.survival.target import SurvivalTarget
-from healnet.survival.weibull import weibull_nll, weibull_parameters, weibull_survival
 
 __all__ = [
     "BreslowBaseline",

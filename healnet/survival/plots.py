@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from healnet._plotting import PALETTE, STYLES, despine, new_axes, readable, use_fonts
 from healnet.survival._checks import as_array, check_risk
-from healnet.survival.calibration import Calibration
 from healnet.survival.curve import SurvivalCurve
+from healnet.survival.metrics.calibration import Calibration
 from healnet.survival.nonparametric import KaplanMeier, group_labels, kaplan_meier, logrank_p
 from healnet.survival.target import SurvivalTarget
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, one_output
-from healnet.survival.cox import cox_nll
+from healnet.survival.losses.cox import cox_nll
 
 __all__ = ["CoxAccumulator"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from healnet.survival._checks import Floats
-from healnet.survival.calibration import calibration_groups, d_calibration
+from healnet.survival.metrics.calibration import calibration_groups, d_calibration
 from healnet.survival.target import SurvivalTarget
 
 __all__ = [

@@ -17,7 +17,7 @@ from sksurv.linear_model.coxph import CoxPHOptimizer
 
 from healnet.survival import SurvivalTarget, cox_nll
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "survival.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "survival.json").read_text())
 TIES = ["efron", "breslow"]
 
 

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, check_choice, one_output
-from healnet.survival._losses import exact
-from healnet.survival.cox import cox_nll
+from healnet.survival.losses._reduction import exact
+from healnet.survival.losses.cox import cox_nll
 
 __all__ = ["distributed_cox_nll"]
 

@@ -14,7 +14,7 @@ from healnet.survival._checks import (
     check_logits,
     one_output,
 )
-from healnet.survival._hazards import log_hazards
+from healnet.survival.losses._hazards import log_hazards
 
 __all__ = ["ranking_loss"]
 

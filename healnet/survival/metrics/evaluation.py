@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival import _scores as scores
 from healnet.survival._checks import (
     Floats,
     Index,
@@ -23,6 +22,7 @@ from healnet.survival._checks import (
 )
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.curve import SurvivalCurve
+from healnet.survival.metrics import _scores as scores
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:

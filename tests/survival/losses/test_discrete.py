@@ -20,7 +20,7 @@ from healnet.survival import (
     survival_function,
 )
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "survival.json").read_text())[
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "survival.json").read_text())[
     "discrete_nll"
 ]
 LOSSES = [discrete_nll, discrete_cross_entropy]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival import _scores as scores
 from healnet.survival._checks import Floats, check_inside, check_least, check_risk
+from healnet.survival.metrics import _scores as scores
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Comparison", "compare"]
@@ -46,8 +46,7 @@ def compare(
     Each risk must come from one model that was not fitted on these patients: the interval is about other patients, not
     about other training sets or seeds. For out-of-fold risks pooled over cross-validation p is too small, because the
     models of the folds were fitted on each other's patients: with outcomes shuffled it fell below 0.05 in 12% of runs
-    (see `healnet.survival.significance`). Nothing in the arrays tells where they came from; compare the scores of folds
-    with `compare_folds` instead.
+    (see `compare_folds`, which compares the scores of folds instead). Nothing in the arrays tells where they came from.
 
     Args:
         risk_a: Risk by one model, larger = worse.

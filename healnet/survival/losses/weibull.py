@@ -15,7 +15,7 @@ from healnet.survival._checks import (
     require,
     widen,
 )
-from healnet.survival._losses import exact, reduce
+from healnet.survival.losses._reduction import exact, reduce
 
 __all__ = ["weibull_nll", "weibull_parameters", "weibull_survival"]
 

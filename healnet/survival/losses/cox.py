@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, check_choice, one_output, require
-from healnet.survival._losses import exact, reduce
-from healnet.survival._partial_likelihood import partial_likelihood_terms
+from healnet.survival.losses._partial_likelihood import partial_likelihood_terms
+from healnet.survival.losses._reduction import exact, reduce
 
 __all__ = ["cox_nll"]
 

@@ -18,10 +18,10 @@ from healnet.survival._checks import (
     check_logits,
     require,
 )
-from healnet.survival._hazards import log_hazards
-from healnet.survival._losses import reduce
 from healnet.survival.bins import TimeBins
 from healnet.survival.curve import SurvivalCurve
+from healnet.survival.losses._hazards import log_hazards
+from healnet.survival.losses._reduction import reduce
 
 __all__ = [
     "cumulative_incidence",

@@ -1,0 +1,1 @@
+"""Losses that are trained on raw model outputs, and what those outputs mean: hazards, survival, risk."""

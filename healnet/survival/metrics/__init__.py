@@ -1,0 +1,1 @@
+"""Metrics of predictions, and tests of which model is better."""
