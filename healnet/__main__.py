@@ -3,10 +3,10 @@
     python -m healnet predict MODEL table.csv --output risks.csv
     python -m healnet predict MODEL rna=rna.csv clinical=clinical.csv --times 365,1825 --output risks.csv
 
-MODEL is a folder that `PretrainedModel.save_pretrained` wrote, or "owner/name" on the Hugging Face Hub. A table has a
-patient per row, their ids in the first column. One table may hold the features of all modalities, in columns such as
-`rna:TP53`, or `TP53` where only one modality has it; or there is one table per modality, by name. Columns may come in any
-order.
+MODEL is a folder that `PretrainedModel.save_pretrained` wrote, or "owner/name" on the Hugging Face Hub. A table (CSV or
+TSV, also in gzip or zip) has a patient per row, their ids in the first column. One table may hold the features of all
+modalities, in columns such as `rna:TP53`, or `TP53` where only one modality has it; or there is one table per modality, by
+name. Columns may come in any order, beside others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
 
@@ -36,7 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _say
+            said: set[str] = set()
+
+            def say(message: Warning | str, *_: object, **__: object) -> None:
+                if str(message) not in said:  # curves warn again of what risks warned of
+                    sys.stderr.write(f"warning: {message}\n")
+                said.add(str(message))
+
+            warnings.simplefilter("always")
+            warnings.showwarning = say
             _predict(options)
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -45,33 +54,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import pandas as pd
-
-    from healnet._files import atomic_path
+    from healnet._files import atomic_path, shown
     from healnet.pretrained import PretrainedModel
-
-    def read(path: str) -> pd.DataFrame:
-        table = pd.read_csv(path, index_col=0, dtype={0: str})
-        return table.set_axis(table.index.astype(str), axis=0)
+    from healnet.pretrained.table_file import read_features
 
     named = dict(t.split("=", 1) for t in options.tables if "=" in t and not Path(t).is_file())
     if len(options.tables) != (len(named) or 1):
         raise ValueError("expected one table, or each as modality=table.csv and each modality once")
-    times = [float(time) for time in options.times.split(",")] if options.times else []
+    if not options.output.absolute().parent.is_dir():
+        raise ValueError(f"expected a folder for the output, got {shown(options.output.parent)}")
+    try:
+        times = [float(time) for time in options.times.split(",")] if options.times else []
+    except ValueError as error:
+        raise ValueError(f"expected --times as numbers, as in 365,1825, got {options.times!r}") from error
     model = PretrainedModel.from_pretrained(options.model)
-    data = {name: read(path) for name, path in named.items()} if named else read(options.tables[0])
+    unknown = [name for name in named if name not in model.features]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown[0]!r}: the model's tables are {list(model.features)}")
+    if named:
+        data: Any = {n: read_features(Path(path), {n: model.features[n]}) for n, path in named.items()}
+    else:
+        data = read_features(Path(options.tables[0]), model.features)
     found = model.predict(data)
     if times:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said by `predict`
-            curves = model.survival(data, times)
-        found = found.join(curves.rename(columns="survival_{:g}".format))
+        found = found.join(model.survival(data, times).rename(columns="survival_{:g}".format))
     with atomic_path(options.output) as temporary:
         found.to_csv(temporary, index_label="patient")
-
-
-def _say(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"warning: {message}\n")
 
 
 if __name__ == "__main__":

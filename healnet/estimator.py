@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from sksurv.functions import StepFunction
 
 from healnet.data import Cohort
+from healnet.data.checks import check_target
 from healnet.survival import SurvivalTarget, concordance
 from healnet.training import Recipe, fit_ensemble
 
@@ -122,11 +123,15 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
                 needs none.
 
         Raises:
-            ValueError: Outcomes of another kind or number, no event, columns that are not numbers.
+            ValueError: Outcomes of another kind or number, or of patients in another order; no event; columns that are not
+                numbers, or only some of which have a modality in their name.
         """
         cohort = self._cohort(X, reset=True)
         target = X.target if y is None and isinstance(X, Cohort) else _target(y)
-        cohort = cohort.with_target(target)
+        if isinstance(X, pd.DataFrame):
+            check_target(target, X.index.astype(str))
+        # A table's rows have lost their ids.
+        cohort = cohort.with_target(target if isinstance(X, Cohort) else target.without_patients())
         recipe = Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
@@ -189,25 +194,47 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
     def _cohort(self, X: Any, reset: bool = False) -> Cohort:
         """The patients of a table as a cohort; a cohort as it is."""
         if isinstance(X, Cohort):
+            if reset:  # of a fit to a table before
+                for name in ("n_features_in_", "feature_names_in_"):
+                    self.__dict__.pop(name, None)
             return X
-        values = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
-        names = list(X.columns) if isinstance(X, pd.DataFrame) else list(range(values.shape[1]))
+        by_name = isinstance(X, pd.DataFrame)
+        if reset or hasattr(self, "n_features_in_"):
+            values = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
+            # scikit-learn warns where one of fit and predict has names, and goes by position.
+            names = list(getattr(self, "feature_names_in_", range(values.shape[1])))
+        else:  # after a fit to a cohort
+            values = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+            names = list(X.columns) if by_name else list(range(values.shape[1]))
         patients = [str(i) for i in range(len(values))]
         frame = pd.DataFrame(values, patients)
         tables = {}
         for modality, columns in self._groups(names).items():
-            found = [names.index(column) for column in columns if column in names]
-            if len(found) < len(columns) or not found:
-                absent = [column for column in columns if column not in names]
+            absent = [column for column in columns if column not in names]
+            if absent or not columns:
                 raise ValueError(f"modality {modality!r}: expected columns of X, got {absent[:3]}")
-            tables[modality] = frame[found].set_axis([str(names[i]) for i in found], axis=1)
+            # As in a cohort: TP53, not rna:TP53.
+            short = [str(column).removeprefix(f"{modality}:") for column in columns]
+            tables[modality] = frame[[names.index(column) for column in columns]].set_axis(short, axis=1)
         return Cohort(tables, None, patients)
 
-    def _groups(self, names: list[Any]) -> Mapping[str, Sequence[Any]]:
+    def _groups(self, names: list[Any]) -> dict[str, list[Any]]:
         if self.modalities is not None:
-            return self.modalities
-        if not all(isinstance(name, str) and ":" in name for name in names):
+            if not isinstance(self.modalities, Mapping) or any(
+                isinstance(c, str) for c in self.modalities.values()
+            ):
+                raise ValueError(
+                    f"expected modalities as a mapping from name to a list of columns, got {self.modalities!r}"
+                )
+            return {name: list(columns) for name, columns in self.modalities.items()}
+        bare = [name for name in names if not isinstance(name, str) or ":" not in name]
+        if len(bare) == len(names):
             return {"table": names}
+        if bare:
+            raise ValueError(
+                f"expected all columns named as modality:feature or none, got {bare[0]!r} beside others; "
+                "pass `modalities` to say which are whose"
+            )
         groups: dict[str, list[Any]] = {}
         for name in names:
             groups.setdefault(name.split(":", 1)[0], []).append(name)

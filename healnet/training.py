@@ -79,6 +79,15 @@ class Recipe:
     standardize: Literal["mean", "median", "rank"] = "mean"
     clip: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("members", "epochs", "batch_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"expected {name} of at least 1, got {size}")
+        names: object = self.feature_tokens
+        if isinstance(names, str):  # in which every part of the word would be a name
+            raise ValueError(f"expected feature_tokens as a tuple of names, got {names!r}")
+
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -141,8 +150,12 @@ def build_model(cohort: Cohort, recipe: Recipe) -> HEALNet:
     """Learned tokens per table, raw patches of slides, and few latents.
 
     Raises:
-        ValueError: A modality that is neither a table nor slides: it needs an encoder of your choice.
+        ValueError: A modality that is neither a table nor slides: it needs an encoder of your choice; a name in
+            `feature_tokens` that is no table's.
     """
+    unknown = [name for name in recipe.feature_tokens if name not in cohort.tables]
+    if unknown:
+        raise ValueError(f"expected feature_tokens of the tables {list(cohort.tables)}, got {unknown[0]!r}")
     encoders: dict[str, ModalityEncoder] = {}
     for name in cohort.modalities:
         if name not in cohort.widths:
@@ -248,7 +261,8 @@ def fit_ensemble(
         progress: Function called with the mean loss after every epoch of every member, to advance a bar.
 
     Raises:
-        ValueError: No event among the patients, or a modality that `build` cannot encode.
+        ValueError: No event among the patients, a modality that `build` cannot encode, or strata that the cohort or some of
+            its patients do not have.
 
     Example:
         >>> from healnet.datasets import load_mini_acc
@@ -263,6 +277,15 @@ def fit_ensemble(
     recipe = Recipe() if recipe is None else recipe
     if not cohort.target.event.any():
         raise ValueError(f"expected at least one observed event, got none in {len(cohort)} training patients")
+    if recipe.strata is not None:
+        labels = cohort.label_tensors()
+        if recipe.strata not in labels:
+            raise ValueError(f"expected strata among the labels {list(labels)}, got {recipe.strata!r}")
+        unknown = recipe.strata in cohort.classes and int((labels[recipe.strata] < 0).sum())
+        if unknown:  # they would be compared with each other
+            raise ValueError(
+                f"label {recipe.strata!r}: expected strata of every patient, got {unknown} without"
+            )
     device = torch.device(device)
     scaler = Standardizer(recipe.standardize, recipe.clip).fit(cohort)
     seen = scaler.transform(cohort)
@@ -287,6 +310,8 @@ def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
 
     Patients are read in batches of 64, once for all models.
     """
+    if not len(cohort):
+        raise ValueError("expected at least one patient, got none")
     data = CohortDataset(cohort, dtype=next(models[0].parameters()).dtype)
     outputs: list[list[Tensor]] = [[] for _ in models]
     for start in range(0, len(cohort), _PREDICTED_AT_ONCE):

@@ -80,6 +80,54 @@ def test_columns_belong_to_modalities_by_name_position_or_all_to_one(cohort, y):
         HEALNetSurvivalAnalysis({"rna": ["rna:rna0", "G9"]}, **QUICK).fit(frame, y)
 
 
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        (
+            {"rna": "rna:rna0"},
+            r"^expected modalities as a mapping from name to a list of columns, got \{'rna': 'rna:rna0'\}$",
+        ),
+        (["rna"], r"^expected modalities as a mapping from name to a list of columns, got \['rna'\]$"),
+        ({"rna": []}, r"^modality 'rna': expected columns of X, got \[\]$"),
+    ],
+)
+def test_modalities_of_another_kind_are_refused(cohort, y, modalities, message):
+    with pytest.raises(ValueError, match=message):
+        HEALNetSurvivalAnalysis(modalities, **QUICK).fit(cohort.to_frame(), y)
+
+
+def test_a_column_without_a_modality_beside_others_is_refused(cohort, y):
+    message = r"^expected all columns named as modality:feature or none, got 'age' beside others; pass `modalities` to say"
+    with pytest.raises(ValueError, match=message):
+        HEALNetSurvivalAnalysis(**QUICK).fit(cohort.to_frame().assign(age=60.0), y)
+
+
+@pytest.mark.filterwarnings("ignore:X (has|does not have) (valid )?feature names:UserWarning")
+def test_cohorts_tables_and_arrays_serve_at_fit_and_predict_alike(cohort, y):
+    frame = cohort.to_frame()
+    kinds = {"cohort": cohort, "frame": frame}
+    expected = HEALNetSurvivalAnalysis(**QUICK).fit(cohort, y).predict(cohort)
+    estimator = HEALNetSurvivalAnalysis(**QUICK)
+    for seen in kinds.values():
+        estimator.fit(seen, y)
+        assert hasattr(estimator, "feature_names_in_") == (seen is frame)
+        for new in kinds.values():
+            np.testing.assert_array_equal(estimator.predict(new), expected)
+    np.testing.assert_array_equal(estimator.predict(frame.to_numpy()), expected)
+    positions = HEALNetSurvivalAnalysis({"clinical": [0, 1, 2], "rna": range(3, 10)}, **QUICK)
+    np.testing.assert_array_equal(positions.fit(frame.to_numpy(), y).predict(frame), expected)
+
+
+def test_outcomes_of_a_table_in_another_order_are_refused(cohort, y):
+    outcomes = pd.DataFrame({"t": y["time"], "e": y["event"]}, index=cohort.patients)
+    X = cohort.to_frame()
+    target = SurvivalTarget.from_frame(outcomes, "t", "e")
+    assert HEALNetSurvivalAnalysis(**QUICK).fit(X, target).score(X, y) > 0.6
+    message = r"^expected patients in the order of the target's table, got 'p0' at position 0 where the table has 'p59'; "
+    with pytest.raises(ValueError, match=message):
+        HEALNetSurvivalAnalysis(**QUICK).fit(X, SurvivalTarget.from_frame(outcomes[::-1], "t", "e"))
+
+
 def test_curves_are_step_functions_of_the_ensemble(cohort, y):
     estimator = HEALNetSurvivalAnalysis(**QUICK).fit(cohort[:40], y[:40])
     times = estimator.unique_times_

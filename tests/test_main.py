@@ -60,10 +60,46 @@ def test_what_cannot_be_done_is_said_and_nothing_written(folder, capsys):
             ["rna.csv", "cnv.csv"],
             "error: expected one table, or each as modality=table.csv and each modality once\n",
         ),
-        (["no.csv"], "No such file or directory"),
-        (["cnv=bad.csv"], "error: modality 'cnv': column 'A' is not numeric"),
+        (["no.csv"], "no.csv: no such file\n"),
+        (["cnv=bad.csv"], "bad.csv: expected numbers in column 'A', got 'high' in line 2\n"),
+        (["cnvs=cnv.csv"], "error: unknown modality 'cnvs': the model's tables are ['rna', 'cnv']\n"),
     ):
         given = [t.replace("=", f"={path}/") if "=" in t else f"{path}/{t}" for t in tables]
         assert main(["predict", str(path / "model"), *given, "--output", str(path / "out.csv")]) == 1
         assert message in capsys.readouterr().err
     assert not (path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "nowhere/out.csv"], "error: expected a folder for the output, got nowhere\n"),
+        (
+            ["--output", "out.csv", "--times", "1y,2"],
+            "error: expected --times as numbers, as in 365,1825, got '1y,2'\n",
+        ),
+    ],
+)
+def test_wrong_options_are_said_before_any_work(folder, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(folder[0])
+    assert main(["predict", "no_model", "rna=rna.csv", *options]) == 1
+    assert capsys.readouterr().err == message
+
+
+def test_a_warning_of_risks_and_curves_is_said_once(tmp_path, capsys):
+    from healnet.pretrained import PretrainedModel
+    from healnet.survival import BreslowBaseline
+
+    model = HEALNet({"rna": OmicEncoder(3)}, output="cox", num_latents=2, latent_dim=4)
+    baseline = BreslowBaseline([100.0, 200.0], [0.1, 0.3])
+    saved = PretrainedModel(model, features={"rna": ["A", "B", "C"]}, baselines=baseline)
+    saved.save_pretrained(tmp_path / "model")
+    (tmp_path / "t.csv").write_text("id;B;A\n007;2;1\n")
+    arguments = [tmp_path / "model", tmp_path / "t.csv", "--output", tmp_path / "out.csv", "--times", "1,5"]
+    assert main(["predict", *map(str, arguments)]) == 0
+    assert capsys.readouterr().err == (
+        "warning: modality 'rna': 1 of 3 features are not in the table and count as missing: 'C'\n"
+        "warning: times go from 1 to 5, and training saw events from 100 to 200: curves are flat outside; are the times in "
+        "the unit of training?\n"
+    )
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("007,")

@@ -177,3 +177,39 @@ def test_tables_are_standardized_as_the_recipe_says(cohort):
     tails = cohort.replace({name: np.exp(cohort.table(name)) for name in cohort.tables})
     other = fit_ensemble(tails[:40], Recipe(members=1, epochs=2, standardize="rank", clip=1.5))
     np.testing.assert_allclose(other.predict(tails), ensemble.predict(cohort), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"members": 0}, r"^expected members of at least 1, got 0$"),
+        ({"epochs": 0}, r"^expected epochs of at least 1, got 0$"),
+        ({"batch_size": 0}, r"^expected batch_size of at least 1, got 0$"),
+        ({"feature_tokens": "rna"}, r"^expected feature_tokens as a tuple of names, got 'rna'$"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
+
+
+def test_names_that_the_cohort_does_not_have_are_refused(cohort):
+    with pytest.raises(
+        ValueError, match=r"^expected feature_tokens of the tables \['clinical', 'rna'\], got 'rnaa'$"
+    ):
+        fit_ensemble(cohort, Recipe(feature_tokens=("rnaa",)))
+    with pytest.raises(ValueError, match=r"^expected strata among the labels \[\], got 'site'$"):
+        fit_ensemble(cohort, Recipe(strata="site"))
+    sites = Cohort(
+        {"rna": cohort.table("rna"), "clinical": cohort.table("clinical")},
+        cohort.target,
+        cohort.patients,
+        labels={"site": dict.fromkeys(cohort.patients[3:], "A")},
+    )
+    with pytest.raises(ValueError, match=r"^label 'site': expected strata of every patient, got 3 without$"):
+        fit_ensemble(sites, Recipe(strata="site"))
+
+
+def test_a_cohort_without_patients_has_no_risks(cohort, ensemble):
+    with pytest.raises(ValueError, match=r"^expected at least one patient, got none$"):
+        ensemble.predict(cohort[:0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-__all__ = ["align", "split_frame"]
+__all__ = ["align", "some", "split_frame"]
 
 
 def align(name: str, table: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
@@ -32,15 +32,15 @@ def align(name: str, table: pd.DataFrame, features: Sequence[str]) -> pd.DataFra
     absent = [feature for feature in wanted if feature not in present]
     if len(absent) == len(wanted):
         raise ValueError(
-            f"modality {name!r}: expected some of the model's features ({_some(wanted)}), "
-            f"got the columns {_some(list(columns))}"
+            f"modality {name!r}: expected some of the model's features ({some(wanted)}), "
+            f"got the columns {some(list(columns))}"
         )
     if len(absent):
         warnings.warn(
             f"modality {name!r}: {len(absent)} of {len(wanted)} features are not in the table and count as missing: "
-            f"{_some(absent)}",
+            f"{some(absent)}",
             UserWarning,
-            stacklevel=2,
+            stacklevel=4,  # the caller of predict
         )
     return table.set_axis(columns, axis=1).reindex(columns=wanted)
 
@@ -49,7 +49,8 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
     """One table per modality, from one table of all.
 
     A column `rna:TP53` is the feature TP53 of the modality rna, as `Cohort.to_frame` names it. A bare `TP53` is that of the
-    only modality that has such a feature. Other columns are left out, and so are modalities without any column.
+    only modality that has such a feature. Other columns are left out, and so are modalities without any column, with a
+    warning.
 
     Args:
         frame: (patients, columns), indexed by patient id.
@@ -57,6 +58,9 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
 
     Raises:
         ValueError: A bare name that several modalities have; one feature under both names; no feature at all.
+
+    Warns:
+        UserWarning: A modality none of whose features is among the columns.
     """
     owners: dict[str, list[str]] = {}
     for name, own in features.items():
@@ -71,7 +75,7 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
                 continue
             if len(names) > 1:
                 raise ValueError(
-                    f"column {column!r} is a feature of several modalities, {_some(names)}: "
+                    f"column {column!r} is a feature of several modalities, {some(names)}: "
                     f"name it {names[0] + ':' + column!r} and so on"
                 )
             name = names[0]
@@ -80,7 +84,20 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
         chosen[name][feature] = column
     if not any(chosen.values()):
         raise ValueError(
-            f"expected some of the model's features ({_some(list(owners))}), got the columns {_some(list(frame.columns))}"
+            f"expected some of the model's features ({some(list(owners))}), got the columns {some(list(frame.columns))}"
+        )
+    unseen = [name for name, columns in chosen.items() if features[name] and not columns]
+    if unseen:
+        lower = {str(column).lower() for column in frame.columns}
+        first = [feature for name in unseen for feature in features[name]]
+        case = any(
+            {own.lower(), f"{name}:{own}".lower()} & lower for name in unseen for own in features[name]
+        )
+        warnings.warn(
+            f"none of the features of {some(unseen)} ({some(first)}) is among the columns: missing for every patient"
+            + ("; some differ in upper and lower case only" if case else ""),
+            UserWarning,
+            stacklevel=4,  # the caller of predict
         )
     named = frame.set_axis([str(column) for column in frame.columns], axis=1)
     return {
@@ -90,6 +107,9 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def _some(names: Sequence[object]) -> str:
+def some(names: Sequence[object]) -> str:
+    """The first three names, for a message: "'a', 'b', 'c' and 4 more"; "none" of none."""
+    if not len(names):
+        return "none"
     shown = ", ".join(repr(str(name)) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

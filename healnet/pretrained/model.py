@@ -17,9 +17,10 @@ from healnet._files import need
 from healnet.data import Cohort, Standardizer
 from healnet.encoders import ModalityEncoder
 from healnet.fusion import HEALNet
-from healnet.pretrained.align import align, split_frame
+from healnet.pretrained.align import align, some, split_frame
 from healnet.pretrained.architecture import NotDescribableError, describe, rebuild
 from healnet.pretrained.card import model_card
+from healnet.pretrained.plausible import warn_of_times, warn_of_units
 from healnet.survival import BreslowBaseline, TimeBins, risk_score, survival_function
 from healnet.training import Ensemble, raw_outputs
 
@@ -159,6 +160,9 @@ class PretrainedModel(ModelHubMixin):
 
         Raises:
             ValueError: No feature of the model in the data, a patient without any, a cell that is not a number.
+
+        Warns:
+            UserWarning: Features that are absent; values that look as if they were in other units than those of training.
         """
         cohort = self._cohort(data)
         raw = [output.double() for output in raw_outputs(self.models, cohort)]
@@ -183,12 +187,21 @@ class PretrainedModel(ModelHubMixin):
 
         Raises:
             ValueError: As `predict`; a model without baselines or bins; a time that is negative or NaN.
+
+        Warns:
+            UserWarning: As `predict`; times before the first event of training alone, or after the last.
         """
         if not self.baselines and self.bins is None:
             raise ValueError(
                 f"expected baselines or time bins, which curves need, got a model of output {self.output!r} with neither"
             )
         cohort, at = self._cohort(data), np.atleast_1d(np.asarray(times, dtype=np.float64))
+        if self.bins is not None:
+            warn_of_times(at, 0.0, float(self.bins.edges[-1]))
+        else:
+            warn_of_times(
+                at, min(b.times[0] for b in self.baselines), max(b.last_time for b in self.baselines)
+            )
         raw = [output.double() for output in raw_outputs(self.models, cohort)]
         if self.bins is not None:
             curves = [survival_function(logits, self.bins).at(at) for logits in raw]
@@ -198,15 +211,35 @@ class PretrainedModel(ModelHubMixin):
 
     def _cohort(self, data: Cohort | pd.DataFrame | Mapping[str, pd.DataFrame]) -> Cohort:
         """The patients with the model's modalities and features alone, scaled."""
+        whole = None
         if isinstance(data, Cohort):
-            cohort = data.select(self._known(data.modalities))
-            tables = {name: cohort.table(name) for name in cohort.tables if name in self.features}
-            cohort = cohort.replace({k: align(k, t, self.features[k]) for k, t in tables.items()})
+            whole = data.select(self._known(data.modalities))
+            nothing = whole.patients[whole.missing().all(axis=1).to_numpy()]
+            if len(nothing):
+                raise ValueError(
+                    f"patient {some(list(nothing))} has none of the model's modalities; leave such patients out"
+                )
+            tables = {name: whole.table(name) for name in whole.tables if name in self.features}
         else:
+            if not isinstance(data, pd.DataFrame | Mapping):
+                raise ValueError(
+                    f"expected a Cohort, a DataFrame or one per modality by name, got {type(data).__name__}"
+                )
             tables = dict(data) if isinstance(data, Mapping) else split_frame(data, self.features)
             tables = {name: tables[name] for name in self._known(list(tables))}
-            cohort = Cohort({k: align(k, t, self.features[k]) for k, t in tables.items()})
-        return cohort if self.scaler is None else self.scaler.transform(cohort)
+        for name, table in tables.items():
+            if name not in self.features:
+                raise ValueError(
+                    f"modality {name!r}: expected a model with names of its features, got one without; pass `features=` "
+                    "when it is wrapped"
+                )
+            tables[name] = align(name, table, self.features[name])
+        cohort = Cohort(tables) if whole is None else whole.replace(tables)
+        if self.scaler is None:
+            return cohort
+        cohort = self.scaler.transform(cohort)
+        warn_of_units(cohort)
+        return cohort
 
     def _known(self, names: Sequence[str]) -> list[str]:
         known = [name for name in self.models[0].encoders if name in names]

@@ -1,5 +1,7 @@
 """Columns of new tables by name: order does not matter, strangers go, gaps are said."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,7 +46,10 @@ def test_one_table_of_all_modalities():
     pd.testing.assert_frame_equal(
         found["cnv"], table[["cnv:TP53", "EGFR"]].set_axis(["TP53", "EGFR"], axis=1)
     )
-    assert list(split_frame(frame("MYC"), FEATURES)) == ["rna"]  # no column of cnv: absent
+    message = "none of the features of 'cnv' ('TP53', 'EGFR') is among the columns: missing for every patient"
+    for column, cause in (("other", ""), ("egfr", "; some differ in upper and lower case only")):
+        with pytest.warns(UserWarning, match=f"^{re.escape(message + cause)}$"):
+            assert list(split_frame(frame("MYC", column), FEATURES)) == ["rna"]  # no column of cnv: absent
 
 
 def test_names_that_say_two_things():

@@ -98,6 +98,36 @@ def test_modalities_the_model_does_not_have_are_left_out(trained, folder, new_ta
         loaded.predict({"other": more["other"]})
 
 
+def test_what_is_no_table_or_has_none_of_the_modalities_is_refused(folder, new_tables):
+    loaded = PretrainedModel.from_pretrained(folder)
+    for wrong in (new_tables["rna"].to_numpy(), "table.csv"):
+        message = f"^expected a Cohort, a DataFrame or one per modality by name, got {type(wrong).__name__}$"
+        with pytest.raises(ValueError, match=message):
+            loaded.predict(wrong)
+    other = pd.DataFrame({"x": [1.0]}, index=["stranger"])
+    both = Cohort({"clinical": new_tables["clinical"], "other": other})
+    with pytest.raises(
+        ValueError, match=r"^patient 'stranger' has none of the model's modalities; leave such patients out$"
+    ):
+        loaded.predict(both)
+
+
+def test_curves_and_risks_warn_of_other_units(trained, folder, new_tables):
+    loaded = PretrainedModel.from_pretrained(folder)
+    thousandfold = {name: table * 1000 for name, table in new_tables.items()}
+    with pytest.warns(
+        UserWarning, match=r"^modality '(clinical|rna)': half of the values are .* standard dev"
+    ) as found:
+        loaded.predict(thousandfold)
+    assert {warning.filename for warning in found} == {__file__}
+    first = min(baseline.times[0] for baseline in trained.baselines)
+    with pytest.warns(
+        UserWarning, match=rf"^times go from .*, and training saw events from {first:g} to"
+    ) as found:
+        loaded.survival(new_tables, [first / 2])
+    assert found[0].filename == __file__
+
+
 def test_a_model_that_is_saved_again_is_the_same(folder, new_tables, tmp_path):
     first = PretrainedModel.from_pretrained(folder)
     first.save_pretrained(tmp_path / "again")
@@ -172,6 +202,13 @@ def test_a_value_and_one_cox_model(rna, tmp_path):
         ValueError, match=r"^expected baselines or time bins, which curves need, got a model of output 'v"
     ):
         PretrainedModel.from_pretrained(tmp_path / "v").survival(rna, [1])
+
+
+def test_a_model_without_names_of_features_asks_for_them(rna):
+    with pytest.raises(
+        ValueError, match=r"^modality 'rna': expected a model with names of its features, got one with"
+    ):
+        PretrainedModel(small("value", 1)).predict({"rna": rna})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -1,0 +1,88 @@
+"""New patients in other units than those of training are told from new patients who differ."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from healnet.data import Cohort, Standardizer
+from healnet.datasets import load_breast_cancer, load_mini_acc
+from healnet.pretrained.plausible import warn_of_times, warn_of_units
+
+RNG = np.random.default_rng(0)
+
+
+def counts(n, seed):
+    values = np.random.default_rng(seed).lognormal(6, 1, (n, 30)).round()
+    return pd.DataFrame(values, [f"p{seed}-{i}" for i in range(n)], [f"G{i}" for i in range(30)])
+
+
+def transformed(method, train, new):
+    scaler = Standardizer(method).fit(Cohort({"rna": train}))
+    return scaler.transform(Cohort({"rna": new}))
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "rank"])
+@pytest.mark.parametrize(
+    ("seen", "given"),
+    [
+        (lambda t: t, np.log2),
+        (np.log2, lambda t: t),
+        (lambda t: t, lambda t: (t - t.mean()) / t.std()),
+        (np.log2, lambda t: (t - t.mean()) / t.std()),
+        (lambda t: t, lambda t: t * 1000),
+    ],
+    ids=["logarithms", "counts", "z-scores of counts", "z-scores of logarithms", "thousandfold"],
+)
+def test_other_units_warn(method, seen, given):
+    with pytest.warns(
+        UserWarning, match=r"^modality 'rna': .*: are they in other units, or transformed otherwise"
+    ):
+        warn_of_units(transformed(method, seen(counts(60, 0)), given(counts(12, 1))))
+
+
+def test_the_message_has_the_figure():
+    train = pd.DataFrame(np.tile([[0.0], [2.0]], 30), ["a", "b"])
+    new = pd.DataFrame(np.full((1, 30), 9.0), ["c"])
+    message = r"^modality 'rna': half of the values are 8 or more standard deviations from the mean of training: are"
+    with pytest.warns(UserWarning, match=message):
+        warn_of_units(transformed("mean", train, new))
+    new = pd.DataFrame(1 + 0.03 * np.tile([[-1.0], [1.0]], (6, 30)), [f"p{i}" for i in range(12)])
+    with pytest.warns(
+        UserWarning, match=r"^modality 'rna': values differ between patients 0\.03 times as much as in"
+    ):
+        warn_of_units(transformed("mean", train, new))
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "rank"])
+@pytest.mark.parametrize("load", [load_mini_acc, load_breast_cancer])
+def test_real_patients_do_not_warn(method, load):
+    """Also few, also with mutations that none of them has."""
+    cohort = load()
+    for train, test in cohort.folds(5, seed=0):
+        scaler = Standardizer(method).fit(cohort[train])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for part in (test, test[:10], test[:1]):
+                warn_of_units(scaler.transform(cohort[part]))
+
+
+def test_another_hospital_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_units(transformed("mean", np.log2(counts(60, 0)), np.log2(counts(20, 1) * 2)))
+
+
+@pytest.mark.parametrize("times", [[1.0, 5.0], [300.0, 5000.0]])
+def test_times_outside_the_events_warn(times):
+    message = f"^times go from {times[0]:g} to {times[1]:g}, and training saw events from 12 to 4673: curves are flat"
+    with pytest.warns(UserWarning, match=message):
+        warn_of_times(np.array(times), 12.0, 4673.0)
+
+
+@pytest.mark.parametrize("times", [[], [365.0], [1.0, 365.0], [4673.0]])
+def test_times_within_do_not_warn(times):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_times(np.array(times), 12.0, 4673.0)
