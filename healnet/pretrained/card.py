@@ -28,6 +28,7 @@ def model_card(
     metrics: Mapping[str, float],
     limits: str | None,
     custom: Sequence[str],
+    told: Sequence[str],
 ) -> str:
     """Markdown with the Hub's metadata: what the model predicts, from what, how well, and its limits.
 
@@ -40,6 +41,7 @@ def model_card(
         metrics: Name -> value.
         limits: Limits of use, in the user's words, beside the general ones.
         custom: What the user must pass to load the model, such as "encoders=[MyEncoder]".
+        told: What the files say of the training patients, such as "mean and deviation of each feature".
     """
     inputs = [
         f"- `{k}`: " + ("any number of elements" if n is None else f"{n} features")
@@ -64,6 +66,8 @@ def model_card(
         "\n".join(["| metric | value |", "|---|---|", *scores]) if scores else "Not stated.",
         "## Limits",
         f"{limits}\n\n{_LIMITS}" if limits else _LIMITS,
+        "## What the files tell of the training patients",
+        "\n".join(f"- {one}" for one in [*told, "whatever the weights have learned by heart"]),
         "## Use",
         f"```python\nfrom healnet.pretrained import PretrainedModel\n\n"
         f"model = PretrainedModel.from_pretrained({load})\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,10 @@ class PretrainedModel(ModelHubMixin):
 
     `save_pretrained` writes a folder, `from_pretrained` reads it, `push_to_hub` uploads it; a fresh process needs nothing
     else to predict new patients. What a prediction is follows from the model's declared `output`.
+
+    The folder tells of the training patients each feature's center and spread, the times of their events where there are
+    baselines, and with a scaler of the method "rank" all values of each feature, sorted, with a warning. Its model
+    card says so.
 
     Args:
         models: HEALNet with a declared `output`, or several of one architecture.
@@ -268,8 +273,22 @@ class PretrainedModel(ModelHubMixin):
                 metrics=self.metrics,
                 limits=self.limits,
                 custom=custom,
+                told=self._told(),
             )
         )
+
+    def _told(self) -> list[str]:
+        """What the saved folder says of the training patients, for the model card."""
+        told = []
+        if self.scaler is not None:
+            told.append("mean or median, and spread, of each feature, and how many patients have it")
+            if self.scaler.method == "rank":
+                told.append(
+                    '**every value of each feature, sorted**, without saying whose it is (`standardize="rank"`)'
+                )
+        if self.baselines:
+            told.append("the times of their events")
+        return told
 
     def _config(self) -> dict[str, Any]:
         try:
@@ -294,6 +313,13 @@ class PretrainedModel(ModelHubMixin):
         }
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        if self.scaler is not None and self.scaler.method == "rank":
+            warnings.warn(
+                'a scaler of the method "rank" is saved with every training value of its tables, sorted by column: share '
+                "the folder only where these may be shared",
+                UserWarning,
+                stacklevel=3,  # the caller of save_pretrained
+            )
         write_folder(Path(save_directory), self._config(), self.models)
 
     @classmethod

@@ -5,7 +5,15 @@ from healnet.pretrained.card import model_card
 
 def test_what_is_not_stated_is_said_to_be():
     card = model_card(
-        "classes", {"slide": None}, 1, "0.1.0", data=None, metrics={}, limits="Adults only.", custom=[]
+        "classes",
+        {"slide": None},
+        1,
+        "0.1.0",
+        data=None,
+        told=[],
+        metrics={},
+        limits="Adults only.",
+        custom=[],
     )
     assert card.startswith(
         "---\nlibrary_name: healnet\ntags:\n- healnet\n- multimodal\n---\n\n# HEALNet over slide\n\n"
@@ -27,8 +35,13 @@ def test_a_model_that_needs_code_says_which():
         metrics={"C": 0.71234},
         limits=None,
         custom=["encoders=[Mine]"],
+        told=["the times of their events"],
     )
     assert 'from_pretrained("FOLDER", encoders=[Mine])' in card
     assert "| C | 0.7123 |" in card
     assert "The mean of 3 models." in card
+    assert (
+        "training patients\n\n- the times of their events\n- whatever the weights have learned by heart\n\n## Use"
+        in card
+    )
     assert "- survival-analysis" in card

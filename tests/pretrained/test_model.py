@@ -149,6 +149,25 @@ def test_the_card_says_data_metrics_limits_and_how_to_load(trained, folder):
     assert "The mean of 2 models" in card
 
 
+def test_a_folder_says_what_it_tells_of_the_training_patients(trained, tmp_path):
+    PretrainedModel.of(trained).save_pretrained(tmp_path / "mean")
+    told = (tmp_path / "mean" / "README.md").read_text().split("## What the files tell")[1]
+    assert "- the times of their events" in told
+    assert "every value" not in told
+    cohort = Cohort({"rna": pd.DataFrame({"a": np.arange(12.0), "b": np.arange(12) ** 2.0})})
+    scaler = Standardizer("rank").fit(cohort)
+    model = HEALNet({"rna": OmicEncoder(2)}, output="value", num_latents=2, latent_dim=4)
+    with pytest.warns(
+        UserWarning, match=r'^a scaler of the method "rank" is saved with every training value'
+    ) as found:
+        PretrainedModel(model, scaler=scaler).save_pretrained(tmp_path / "rank")
+    assert found[0].filename == __file__
+    told = (tmp_path / "rank" / "README.md").read_text().split("## What the files tell")[1]
+    assert "- **every value of each feature, sorted**" in told
+    assert "times" not in told
+    assert "121.0" in (tmp_path / "rank" / "config.json").read_text()
+
+
 def small(output, out_dim, **options):
     torch.manual_seed(0)
     encoders = {"rna": OmicEncoder(4, tokens=2, token_dim=8)}
