@@ -2,13 +2,18 @@
 
     python examples/compare.py --dataset mini-acc --output compared
     python examples/compare.py --tables tcga --splits tcga/splits --output compared --workers 8
+    python examples/compare.py --tables tcga --splits tcga/splits --output compared --risks pan_cancer/risks.csv \
+        --models "healnet averaged,elastic net,random survival forest"
 
 A folder of cohorts holds `tcga_NAME_all_clean.csv.zip`, one of splits `tcga_NAME`, and so does one of patch features.
 `results.csv` has a row per cohort, fold and model: Harrell's and Uno's C, integrated Brier score, p of D-calibration,
-seconds of processor time. HEALNet is compared with each model over cohorts by Wilcoxon's signed-rank test
-(`healnet.survival.compare_cohorts`), on one cohort by the corrected t-test over its folds (`compare_folds`); Holm's
-correction is for the number of models. With n cohorts and k models no corrected p is below k / 2^(n-1), so that eleven
-models need nine cohorts: name the few that matter in `--models`.
+seconds of processor time. The first model is compared with each other one: over cohorts by Wilcoxon's signed-rank test
+(`healnet.survival.compare_cohorts`), over folds by the corrected t-test (`compare_folds`), which over the folds of several
+cohorts errs to the side of caution, as those of two cohorts share no patients. Holm's correction is for the number of
+models. With n cohorts and k models no corrected p over cohorts is below k / 2^(n-1), so that eleven models need nine
+cohorts: name the few that matter in `--models`.
+
+`--risks` adds the models of `pan_cancer.py`: they are not fitted here, but scored by the same code, on the same patients.
 
 It goes on where its output folder stands; `--shard 0/4` does every fourth job, for machines that share the folder.
 """
@@ -29,13 +34,13 @@ from matplotlib.figure import Figure
 from mini_acc import DATASETS
 from mini_acc import RECIPE as SMALL_RECIPE
 from scipy import stats
+from scoring import METRICS, predictions, score
 from tcga import RECIPE as TCGA_RECIPE
 
 from healnet.data import Cohort, read_omics, read_splits
-from healnet.survival import FoldComparison, compare_cohorts, compare_folds, d_calibration, evaluate
+from healnet.survival import FoldComparison, compare_cohorts, compare_folds
 from healnet.training import Recipe
 
-OURS = "healnet"
 CLASSICAL = {
     "elastic net": elastic_net,
     "bootstrapped elastic nets": elastic_net,
@@ -48,7 +53,6 @@ RECIPES = dict.fromkeys(DATASETS, SMALL_RECIPE)
 TEST_SHARE = 0.2  # five folds
 # Designs around slides. Without any they read the genes of the widest table one by one, slowly: only on request.
 SLIDES = ("attention MIL", "MCAT", "MOTCat", "SurvPath")
-METRICS = {"c_index": "harrell_c", "uno": "uno_c", "ibs": "integrated_brier"}
 
 
 @dataclass(frozen=True)
@@ -104,21 +108,6 @@ def fit(model: str, seen: Cohort, plan: Plan, seed: int):
     return CLASSICAL[model](seen, seed, **members)
 
 
-def score(model, seen: Cohort, new: Cohort) -> dict[str, float]:
-    """The metrics of new patients. Times are a grid over the training patients' events within the new ones' follow-up."""
-    grid = np.unique(np.quantile(seen.target.time[seen.target.event], np.linspace(0.05, 0.9, 18)))
-    grid = grid[(grid > new.target.time.min()) & (grid < new.target.time.max())]
-    risk = model.predict(new)
-    table = evaluate(risk, new.target, seen.target, survival=model.survival(new, grid), times=grid)
-    value = table.drop_duplicates("metric").set_index("metric")["value"]
-    times, own = np.unique(new.target.time, return_inverse=True)
-    at_own = model.survival(new, times)[np.arange(len(new)), own]
-    return {
-        **{name: float(value[metric]) for name, metric in METRICS.items()},
-        "d_calibration_p": d_calibration(np.clip(at_own, 0, 1), new.target).p_value,
-    }
-
-
 def run_job(plan: Plan, job: jobs.Job) -> list[dict]:
     """Fit and score one model on one fold."""
     name, fold, model = job
@@ -126,8 +115,37 @@ def run_job(plan: Plan, job: jobs.Job) -> list[dict]:
     train, test = folds[int(fold)]
     start = time.process_time()
     fitted = fit(model, cohort[train], plan, plan.seed * len(folds) + int(fold))
-    row = {"cohort": name, "fold": int(fold), "model": model, **score(fitted, cohort[train], cohort[test])}
+    seen, new = cohort[train], cohort[test]
+    table = predictions(fitted.predict(new), partial(fitted.survival, new), seen, new)
+    row = {"cohort": name, "fold": int(fold), "model": model, **score(table, seen, new)}
     return [row | {"seconds": round(time.process_time() - start, 2)}]
+
+
+def read_risks(path: Path | None, models: list[str]) -> pd.DataFrame:
+    """The rows of these models in a `risks.csv`; none without a file."""
+    if path is None:
+        return pd.DataFrame(columns=["cohort", "fold", "model", "patient"])
+    table = pd.read_csv(path, dtype={"cohort": str, "patient": str})
+    return table[table["model"].isin(models)]
+
+
+def score_risks(plan: Plan, risks: pd.DataFrame, folds: dict[str, list[int]]) -> list[dict]:
+    """Score what another script predicted, refusing it where its held-out patients are not those of the folds."""
+    rows, parts = [], dict(list(risks.groupby(["model", "cohort", "fold"])))
+    for model in risks["model"].unique():
+        for name, fold in [(name, fold) for name, found in folds.items() for fold in found]:
+            cohort, positions = load(plan, name)
+            train, test = positions[fold]
+            seen, new = cohort[train], cohort[test]
+            part = parts.get((model, name, fold), risks[:0]).set_index("patient")
+            if sorted(part.index) != sorted(new.patients):
+                sys.exit(
+                    f"--risks: expected {model!r} to have predicted the {len(new)} held-out patients of fold {fold} of "
+                    f"{name}, got {len(part)} predictions, {part.index.isin(new.patients).sum()} of them of such patients"
+                )
+            table = part.loc[list(new.patients)].reset_index()
+            rows.append({"cohort": name, "fold": fold, "model": model, **score(table, seen, new)})
+    return rows
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -136,21 +154,26 @@ def holm(p: pd.Series) -> pd.Series:
     return (order * np.arange(len(order), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
-def against_ours(c: pd.DataFrame) -> pd.DataFrame:
-    """Ours less each model: mean difference of C, 95% interval, p and Holm's p; over cohorts, or the folds of one."""
+def against(c: pd.DataFrame, first: str) -> pd.DataFrame:
+    """One model less each other: mean difference of C, 95% interval, p and Holm's p; over cohorts, or the folds of one.
+
+    With several cohorts `p_folds` is Holm's p of the test over all their folds.
+    """
+    rows = {model: compare_folds(c[first], c[model], TEST_SHARE) for model in c.columns.drop(first)}
+    folds = pd.DataFrame.from_dict(rows, "index", columns=FoldComparison._fields)
+    folds["p_holm"] = holm(folds["p_value"])
     by_cohort = c.groupby("cohort").mean()
-    if len(by_cohort) > 1:
-        table = compare_cohorts(by_cohort, OURS)
-        spread = (-by_cohort.drop(columns=OURS)).add(by_cohort[OURS], axis=0).sem()
-        half = stats.t.ppf(0.975, len(by_cohort) - 1) * spread
-        return table.assign(low=table["difference"] - half, high=table["difference"] + half)
-    rows = {model: compare_folds(c[OURS], c[model], TEST_SHARE) for model in c.columns.drop(OURS)}
-    table = pd.DataFrame.from_dict(rows, "index", columns=FoldComparison._fields)
-    return table.assign(p_holm=holm(table["p_value"]))
+    if len(by_cohort) == 1:
+        return folds
+    table = compare_cohorts(by_cohort, first)
+    spread = (-by_cohort.drop(columns=first)).add(by_cohort[first], axis=0).sem()
+    half = stats.t.ppf(0.975, len(by_cohort) - 1) * spread
+    low, high = table["difference"] - half, table["difference"] + half
+    return table.assign(low=low, high=high, p_folds=folds["p_holm"])
 
 
-def draw(c: pd.DataFrame, tests: pd.DataFrame, path: Path) -> None:
-    """Ours less each model: a dot per cohort (or fold), the mean with its interval, mean C and p in figures."""
+def draw(c: pd.DataFrame, first: str, tests: pd.DataFrame, path: Path) -> None:
+    """One model less each other: a dot per cohort (or fold), the mean with its interval, mean C and p in figures."""
     by_cohort = c.groupby("cohort").mean()
     single = len(by_cohort) == 1
     values = c if single else by_cohort
@@ -159,8 +182,8 @@ def draw(c: pd.DataFrame, tests: pd.DataFrame, path: Path) -> None:
     axes = figure.subplots()
     for row, model in enumerate(order):
         text = f"{by_cohort[model].mean():.3f}"
-        if model != OURS:
-            d, t = values[OURS] - values[model], tests.loc[model]
+        if model != first:
+            d, t = values[first] - values[model], tests.loc[model]
             axes.plot(d, np.full(len(d), row), ".", color="0.65", markersize=5, zorder=1)
             axes.plot([t["low"], t["high"]], [row, row], color="#0072B2", linewidth=2, solid_capstyle="butt")
             axes.plot(t["difference"], row, "s", color="#0072B2", markersize=6, zorder=3)
@@ -176,7 +199,7 @@ def draw(c: pd.DataFrame, tests: pd.DataFrame, path: Path) -> None:
     unit = "folds" if single else "cohorts"
     axes.set(
         ylim=(len(order) - 0.4, -0.6),
-        xlabel=f"Harrell's C of {OURS} less the model's: {len(values)} {unit}, mean and 95% interval",
+        xlabel=f"Harrell's C of {first} less the model's: {len(values)} {unit}, mean and 95% interval",
     )
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -184,7 +207,7 @@ def draw(c: pd.DataFrame, tests: pd.DataFrame, path: Path) -> None:
         figure.savefig(path.with_suffix(suffix), dpi=200)
 
 
-def report(results: pd.DataFrame, output: Path) -> None:
+def report(results: pd.DataFrame, first: str, output: Path) -> None:
     """Write `results.csv`; print the table and draw the picture of those folds that every model has finished."""
     jobs.write(output / "results.csv", results.to_csv(index=False))
     c = results.pivot(index=["cohort", "fold"], columns="model", values="c_index")
@@ -202,10 +225,10 @@ def report(results: pd.DataFrame, output: Path) -> None:
     table["Uno's C"], table["IBS"] = means["uno"], means["ibs"]
     table["D-calibrated"] = kept.assign(ok=kept["d_calibration_p"] > 0.05).groupby("model")["ok"].mean()
     table["seconds"] = kept.groupby("model")["seconds"].mean()
-    if OURS in whole and len(whole.columns) > 1 and len(whole) > 1:
-        tests = against_ours(whole)
-        table = table.join(tests[["difference", "p_value", "p_holm"]])
-        draw(whole, tests, output / "comparison")
+    if first in whole and len(whole.columns) > 1 and len(whole) > 1:
+        tests = against(whole, first)
+        table = table.join(tests.drop(columns=["low", "high", "wins", "cohorts"], errors="ignore"))
+        draw(whole, first, tests, output / "comparison")
     table = table.loc[means["c_index"].sort_values(ascending=False).index]
     cohorts = whole.groupby("cohort").ngroups
     print(f"\nHarrell's C of held-out patients, {len(whole)} folds of {cohorts} cohort(s)\n")
@@ -266,6 +289,7 @@ def main() -> None:
         "--models",
         help=f"some of: {', '.join(MODELS)}; default: all, or without --features all but {', '.join(SLIDES)}",
     )
+    parser.add_argument("--risks", type=Path, help="risks.csv of pan_cancer.py, for its models in --models")
     parser.add_argument(
         "--budget",
         type=int,
@@ -277,18 +301,22 @@ def main() -> None:
         models = [model for model in MODELS if args.features or model not in SLIDES]
     else:
         models = args.models.split(",")
-    unknown = [model for model in models if model not in MODELS]
+    risks = read_risks(args.risks, models)
+    known = list(dict.fromkeys([*MODELS, *risks["model"]]))
+    unknown = [model for model in models if model not in known]
     if unknown:
-        parser.error(f"--models: expected some of {', '.join(MODELS)}, got {unknown[0]!r}")
+        parser.error(f"--models: expected some of {', '.join(known)}, got {unknown[0]!r}")
     if "attention MIL" in models and not args.features:
         parser.error("attention MIL is a model of slides: give their --features")
     plan, folds = read_plan(parser, args, 1 if args.quick else args.budget)
     jobs.check_settings(args.output, asdict(plan))
     # Fold by fold, all models of each: a run that was stopped then has whole folds to compare.
-    todo = [(name, str(fold), model) for name, found in folds.items() for fold in found for model in models]
+    fitted = [model for model in models if model not in set(risks["model"])]
+    todo = [(name, str(fold), model) for name, found in folds.items() for fold in found for model in fitted]
+    given = pd.DataFrame(score_risks(plan, risks, folds))
     results = jobs.run(todo, partial(run_job, plan), args.output, args.workers, args.shard)
-    if len(results):
-        report(results, args.output)
+    if len(results) + len(given):
+        report(pd.concat([given, results]), models[0], args.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ standardized by itself, patients compared within their cohort (strata). `results
 - healnet averaged: the mean of these three;
 - healnet transfer, with `--transfer`: HEALNet trained on the other cancers alone, all tables.
 
-Risks are averaged in units of the training patients' spread. It goes on where its output folder stands.
+Risks are averaged in units of the training patients' spread, and so are survival curves, each from Breslow's baseline of
+the cohort's training patients: `risks.csv` has both, for `compare.py --risks`. It goes on where its output folder stands.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from pathlib import Path
 import jobs
 import numpy as np
 import pandas as pd
+from scoring import predictions
 from tcga import RECIPE
 
 from healnet.baselines import LinearCox
 from healnet.data import Cohort, CohortDataset, Standardizer, join_cohorts, read_omics, read_splits
-from healnet.survival import concordance
-from healnet.training import Recipe, fit_ensemble
+from healnet.survival import BreslowBaseline, concordance
+from healnet.training import Ensemble, Recipe, fit_ensemble, raw_outputs
 
 OWN, PAN, LINEAR, AVERAGED, TRANSFER = (
     "healnet",
@@ -80,23 +82,44 @@ def load(plan: Plan, name: str) -> tuple[Cohort, dict[int, tuple[np.ndarray, np.
     return cohort, {s.fold: (cohort.locate(s.train), cohort.locate(s.held_out)) for s in splits}
 
 
-def rows_of(name: str, fold: int, model: str, new: Cohort, risk: np.ndarray, seen: np.ndarray) -> list[dict]:
-    """Risks of held-out patients, in units of the spread of the training patients' risks."""
-    scaled = (risk - seen.mean()) / (seen.std() or 1.0)
-    return [
-        {"cohort": name, "fold": fold, "model": model, "patient": patient, "risk": float(value)}
-        for patient, value in zip(new.patients, scaled, strict=True)
-    ]
+def rows_of(
+    plan: Plan, name: str, fold: int, model: str, members: list[np.ndarray], *, curves: bool = True
+) -> list[dict]:
+    """Mean risk and mean survival of held-out patients, from members' log hazards of all patients of the cohort.
+
+    Risks are in units of the spread of the training patients' risks. Without `curves` no outcome is looked at.
+    """
+    cohort, folds = load(plan, name)
+    train, test = folds[fold]
+
+    def survival(times: np.ndarray) -> np.ndarray:
+        if not curves:
+            return np.full((len(test), len(times)), np.nan)
+        seen = cohort.target[train]
+        fitted = [(BreslowBaseline.fit(each[train], seen), each[test]) for each in members]
+        return np.mean([baseline.survival(each, times).numpy() for baseline, each in fitted], axis=0)
+
+    risk = np.mean([standardized(each, train) for each in members], axis=0)
+    table = predictions(standardized(risk, train)[test], survival, cohort[train], cohort[test])
+    return table.assign(cohort=name, fold=fold, model=model).to_dict("records")
+
+
+def standardized(risk: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Risks in units of the training patients' spread."""
+    return (risk - risk[train].mean()) / (risk[train].std() or 1.0)
+
+
+def log_hazards(ensemble: Ensemble, cohort: Cohort) -> list[np.ndarray]:
+    """(n,) of each member, in float64."""
+    raw = raw_outputs(ensemble.models, ensemble.scaler.transform(cohort))
+    return [output[:, 0].double().numpy() for output in raw]
 
 
 def own(plan: Plan, name: str, fold: int) -> list[dict]:
     """The cohort's own ensemble."""
     cohort, folds = load(plan, name)
-    train, test = folds[fold]
-    seed = plan.seed * len(folds) + fold
-    ensemble = fit_ensemble(cohort[train], plan.recipe, seed)
-    risk = ensemble.predict(cohort)
-    return rows_of(name, fold, OWN, cohort[test], risk[test], risk[train])
+    ensemble = fit_ensemble(cohort[folds[fold][0]], plan.recipe, plan.seed * len(folds) + fold)
+    return rows_of(plan, name, fold, OWN, log_hazards(ensemble, cohort))
 
 
 def joined(cohorts: dict[str, Cohort]) -> Cohort:
@@ -116,23 +139,22 @@ def pan(plan: Plan, fold: int) -> list[dict]:
     starts = dict(zip(scaled, np.cumsum([0, *map(len, scaled.values())])[:-1], strict=True))
     train = np.concatenate([starts[name] + loaded[name][1][0] for name in scaled])
     narrow = [table for table in NARROW if table in everybody.modalities]
-    rows = []
+    members: dict[str, list[np.ndarray]] = {PAN: [], LINEAR: []}
     for tables in [list(everybody.modalities)] + [narrow] * (0 < len(narrow) < len(everybody.modalities)):
         part = everybody.select(tables)
         seen, inputs = part[train], CohortDataset(part).batch().inputs
         batch = CohortDataset(seen).batch()
         strata = batch.labels["cohort"]
         linear = LinearCox(seen.widths).fit(batch.inputs, batch.time, batch.event, strata=strata)
-        risks = {
-            PAN: fit_ensemble(seen, plan.pan_recipe, plan.seed * 1000 + fold).predict(part),
-            LINEAR: linear(inputs).detach().squeeze(1).numpy(),
-        }
-        for model, risk in risks.items():
-            for name, (cohort, (own_train, test)) in loaded.items():
-                own_risk = risk[starts[name] :][: len(cohort)]
-                rows += rows_of(name, fold, model, cohort[test], own_risk[test], own_risk[own_train])
-    keys = ["cohort", "fold", "model", "patient"]
-    return pd.DataFrame(rows).groupby(keys, as_index=False, sort=False)["risk"].mean().to_dict("records")
+        ensemble = fit_ensemble(seen, plan.pan_recipe, plan.seed * 1000 + fold)
+        members[PAN] += log_hazards(ensemble, part)
+        members[LINEAR].append(linear(inputs).detach().squeeze(1).double().numpy())
+    rows = []
+    for model, found in members.items():
+        for name, (cohort, _) in loaded.items():
+            patients = slice(starts[name], starts[name] + len(cohort))
+            rows += rows_of(plan, name, fold, model, [everyone[patients] for everyone in found])
+    return rows
 
 
 def transfer(plan: Plan, name: str) -> list[dict]:
@@ -149,15 +171,15 @@ def transfer(plan: Plan, name: str) -> list[dict]:
     everybody = joined(scaled)
     ensemble = fit_ensemble(everybody, plan.pan_recipe, plan.seed)
     rows = []
-    for fold, (train, test) in folds.items():
+    for fold, (train, _) in folds.items():
         new = Standardizer("rank", PAN_RECIPE.clip).fit(cohort[train]).transform(cohort)
         # Joined with the others it has their columns, and not those that are its own.
         both = joined({**scaled, name: new})
         known = {table: everybody.table(table).columns for table in everybody.tables}
         kept = both.select(list(everybody.modalities))
         kept = kept.replace({table: kept.table(table)[columns] for table, columns in known.items()})
-        risk = ensemble.predict(kept[len(everybody) :])
-        rows += rows_of(name, fold, TRANSFER, cohort[test], risk[test], risk[train])
+        found = log_hazards(ensemble, kept[len(everybody) :])
+        rows += rows_of(plan, name, fold, TRANSFER, found, curves=False)
     return rows
 
 
@@ -170,12 +192,10 @@ def run_job(plan: Plan, job: jobs.Job) -> list[dict]:
 
 
 def average(risks: pd.DataFrame) -> pd.DataFrame:
-    """Risks with those of `healnet averaged` beside them, where all parts are there."""
-    wide = risks.pivot(index=["cohort", "fold", "patient"], columns="model", values="risk")
-    if not set(PARTS) <= set(wide):
-        return risks
-    mean = wide[list(PARTS)].dropna().mean(axis=1)
-    return pd.concat([risks, mean.rename("risk").reset_index().assign(model=AVERAGED)], ignore_index=True)
+    """Risks and curves with those of `healnet averaged` beside them, where all parts are there."""
+    parts = risks[risks["model"].isin(PARTS)].groupby(["cohort", "fold", "patient"])
+    mean = parts.mean(numeric_only=True)[parts.size() == len(PARTS)]
+    return pd.concat([risks, mean.reset_index().assign(model=AVERAGED)], ignore_index=True)
 
 
 def score(plan: Plan, risks: pd.DataFrame) -> pd.DataFrame:
