@@ -1,4 +1,4 @@
-"""What HEALNet reads in a real cohort: genes, modalities, and how faithful the scores are. Then a report of one patient.
+"""Explain HEALNet on a real cohort: its genes, its modalities, how faithful the scores are, and a report of one patient.
 
     python examples/explain_mini_acc.py --output explained
 

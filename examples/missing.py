@@ -1,4 +1,4 @@
-"""How well each way with missing modalities does, as more and more of them are missing: in training, at test, in both.
+"""Compare ways to treat missing modalities, as more and more of them are missing: in training, at test, in both.
 
     python examples/missing.py --dataset mini-acc --output missing
     python examples/missing.py --tables tcga --splits tcga/splits --cohorts blca,brca --output missing

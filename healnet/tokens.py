@@ -26,7 +26,7 @@ class Tokens:
 
     Args:
         values: Tokens.
-        mask: Which of them are real.
+        mask: Mask of the real ones.
         shards: Processes that have further tokens of the same patients; None where these are all.
 
     Raises:

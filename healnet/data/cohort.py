@@ -144,7 +144,7 @@ class Cohort:
         labels: Labels,
         slides: dict[str, tuple[str, ...]],
     ) -> Cohort:
-        """From parts known to be right and in the patients' order, as those of other cohorts."""
+        """Build a cohort from parts known to be right and in the patients' order, as those of other cohorts are."""
         cohort = object.__new__(cls)
         parts = {"modalities": modalities, "target": target, "patients": patients, "labels": labels}
         return cohort._with(**parts, slides=slides, dropped={})

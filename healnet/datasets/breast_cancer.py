@@ -24,27 +24,19 @@ def load_breast_cancer() -> Cohort:
     ========== ======== ======== ===================================================================================
     modality   patients features values
     ========== ======== ======== ===================================================================================
-    `clinical`      198        4 `age` in years, `er` (oestrogen receptor, 1 = positive), `grade` 1-3, `size` in cm
+    `clinical`      198        4 `age` in years, `er` (estrogen receptor, 1 = positive), `grade` 1-3, `size` in cm
     `genes`         198       76 expression of the 76-gene signature's probes, log2
     ========== ======== ======== ===================================================================================
 
     The data carry no patient ids; rows are named `patient-001` to `patient-198` in their order.
 
-    Raises:
-        ImportError: Scikit-survival is not installed.
-
     Example:
         >>> load_breast_cancer()
         Cohort(198 patients, 51 events, clinical 198x4, genes 198x76)
     """
-    from healnet.data import Cohort  # says what to install where pandas is missing
+    from sksurv.datasets import load_breast_cancer as load
 
-    try:
-        from sksurv.datasets import load_breast_cancer as load
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "load_breast_cancer reads scikit-survival's data: pip install scikit-survival"
-        ) from error
+    from healnet.data import Cohort
 
     table, outcome = load()
     table.index = [f"patient-{number:03d}" for number in range(1, len(table) + 1)]

@@ -49,13 +49,13 @@ def load_mini_acc() -> Cohort:
     event: both are as recorded, every loss and metric here takes time 0, and leaving out a death would make the cohort
     look healthier.
 
-    Source and licence: `mini_acc.md` beside this module.
+    Source and license: `mini_acc.md` beside this module.
 
     Example:
         >>> load_mini_acc()
         Cohort(92 patients, 34 events, clinical 92x5, rna 79x198, cnv 90x198, protein 46x33, mutations 90x97, mirna 80x471)
     """
-    from healnet.data import Cohort  # says what to install where pandas is missing
+    from healnet.data import Cohort
 
     clinical = _read("clinical")
     time = clinical["days_to_death"].fillna(clinical["days_to_last_followup"])
@@ -86,7 +86,7 @@ def _encode(clinical: pd.DataFrame) -> pd.DataFrame:
 
 
 def _per_million(reads: pd.DataFrame) -> pd.DataFrame:
-    """Within each patient: how deep a sample was sequenced varies ninefold here, and says nothing about the tumour."""
+    """Scale each patient's reads to a million: the depth of sequencing varies ninefold here, and is no trait of a tumor."""
     return reads.div(reads.sum(axis=1), axis=0) * 1e6
 
 

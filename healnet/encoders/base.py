@@ -14,7 +14,7 @@ __all__ = ["ModalityEncoder"]
 
 
 class ModalityEncoder(nn.Module, ABC):
-    """Raw modality in, `Tokens` out. Subclass it for a new modality.
+    """Base class of encoders, which turn a raw modality into `Tokens`. Subclass it for a new modality.
 
     A subclass sets `token_dim` (the width c of its tokens, known before any data are seen) and implements `forward`.
     It raises a ValueError that says what came and what was expected; the model adds the modality's name. It keeps the
@@ -45,7 +45,7 @@ class ModalityEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Any) -> Tokens:
-        """Encode one batch of the modality; (b, ...) in, `Tokens` of (b, n, token_dim) out."""
+        """Encode one batch of the modality, b patients first, as `Tokens` (b, n, token_dim)."""
 
     def encode_block(self, pieces: Pieces, block: Block, values: Tensor, mask: Tensor | None) -> Tokens:
         """Encode one block of one patient's data that are read in pieces; positions are those of the whole.

@@ -42,7 +42,7 @@ class GridEncoder(ModalityEncoder):
         patch: Pixels per side of a block that becomes one token, one number or one per axis. Sizes that it does not divide
             are filled up with zeros; a block is real if any of its pixels is, and its masked pixels are zeros.
         spacing: Physical length of a pixel along each axis, in any one unit. The longest side of a patient then spans
-            [-1, 1] and the others are shorter in proportion, centerd on 0.
+            [-1, 1] and the others are shorter in proportion, centered on 0.
 
     Shape:
         inputs: (b, *axes, c), or Masked with a mask of (b,) or (b, *axes)
@@ -121,13 +121,13 @@ class GridEncoder(ModalityEncoder):
         extents = [_extent(seen, axis, size, values.device) for axis, size in enumerate(sizes)]
         starts = [0] * self.ndim
         if shards is not None:
-            starts[0], extents = self._of_the_whole(pixels, sizes[0], extents, len(values), shards)
+            starts[0], extents = self._within_whole(pixels, sizes[0], extents, len(values), shards)
         return self._tokens(values, mask, starts, extents)
 
-    def _of_the_whole(
+    def _within_whole(
         self, pixels: int, size: int, extents: list[Tensor], batch: int, shards: TokenShards
     ) -> tuple[int, list[Tensor]]:
-        """Where this process's part of the first axis begins, and the extents of the whole grids, (b,) per axis."""
+        """Return the start of this process's part of the first axis, and the extents of the whole grids, (b,) per axis."""
         device = extents[0].device
         parts = shards.sizes(pixels, device)
         last = max((rank for rank, part in enumerate(parts) if part), default=0)

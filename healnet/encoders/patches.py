@@ -19,7 +19,7 @@ __all__ = ["PatchEncoder"]
 class PatchEncoder(ModalityEncoder):
     """Patch features as tokens: the features, then Fourier features of the patch's real (x, y). Nothing is learned.
 
-    Places are fractions of the slide: the bounding box of a slide's real patches is centerd on 0 and its longest side
+    Places are fractions of the slide: the bounding box of a slide's real patches is centered on 0 and its longest side
     spans [-1, 1]. They depend on that slide alone, neither on the order of its patches nor on padding. Leaving patches out
     may move the box; with a fixed `scale` nothing moves. A distance then means the same on every slide if the coordinates
     are in microns: level-0 pixels times the slide's mpp.

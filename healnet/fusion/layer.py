@@ -14,7 +14,7 @@ __all__ = ["FusionLayer"]
 
 
 class FusionLayer(nn.Module, ABC):
-    """Latents in, latents out, having read the tokens of every modality. Subclass it for a new way to fuse.
+    """Base class of fusion layers, which update the latents by the tokens of all modalities. Subclass it to fuse otherwise.
 
     A layer keeps the laws that `healnet.testing.check_fusion_layer` checks: patients do not mix; an absent modality (left
     out of `tokens`, or a row that is all masked) leaves a patient's latents as that patient alone would have them; padding
@@ -45,14 +45,12 @@ class FusionLayer(nn.Module, ABC):
     ) -> Tensor:
         """Update the latents.
 
-        Shape:
-            latents: (b, m, d)
-            tokens: per modality, in the order of fusion, (b, n, c) with its mask; modalities that the whole batch lacks
-                are left out.
-            returns: (b, m, d)
-
         Args:
             latents: State S of every patient.
-            tokens: Tokens that the encoders returned.
+            tokens: Tokens that the encoders returned, by modality, in the order of fusion; modalities that the whole batch
+                lacks are left out.
             recorder: Recorder of attention weights where a trace is wanted.
+
+        Shape:
+            latents: (b, m, d); tokens: (b, n, c) each, with a mask (b, n); returns (b, m, d)
         """

@@ -111,7 +111,7 @@ class TokenStream:
         return 0 if pieces is None else math.prod(pieces.sizes)
 
     def walk(self, patient: int, dtype: torch.dtype) -> Walk | None:
-        """What `healnet.nn.streamed_attention` takes: passes over standardized tokens; None for an absent patient."""
+        """Return the passes over standardized tokens that `streamed_attention` makes; None for an absent patient."""
         if self.stream.patients[patient] is None:
             return None
 

@@ -1,1 +1,1 @@
-"""Building blocks that depend on torch and einops alone: attention, feed-forward and positions."""
+"""Building blocks without biology: attention, feed-forward, and positions in space, in time and in a graph."""

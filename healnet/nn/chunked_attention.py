@@ -316,7 +316,7 @@ def differentiate(
     Args:
         saved: The queries, these tokens, and the result over all tokens.
         slopes: Gradients of the loss with respect to that result.
-        needs: Which of queries, keys and values need a gradient.
+        needs: Flags of queries, keys and values, True where a gradient is needed.
         whole: Whether these are all tokens.
     """
     queries, keys, values, mask, token_weights, output, mass, lse, probabilities = saved

@@ -126,7 +126,7 @@ class _Filter:
         return self._recur(self.walk.__matmul__, x)
 
     def at(self, eigenvalue: float) -> float:
-        """What becomes of an eigenvalue of `walk`."""
+        """Apply the filter to an eigenvalue of `walk`."""
         return self._recur(lambda x: eigenvalue * x, 1.0)
 
     def before(self, value: float) -> float:
@@ -166,7 +166,7 @@ def _stretched(walk: Any, trivial: Any, start: Any, number: int) -> _Filter:
 
 
 def _ritz_values(apply: Callable[[Any], Any], known: Any, start: Any, steps: int) -> Any:
-    """Ascending Ritz values of a Lanczos run with full orthogonalisation, beside the `known` orthonormal vectors."""
+    """Ascending Ritz values of a Lanczos run with full orthogonalization, beside the `known` orthonormal vectors."""
     from scipy.linalg import eigvalsh_tridiagonal
 
     first = known.shape[1]

@@ -55,7 +55,10 @@ def streamed_attention(
 
 
 class _StreamedAttention(torch.autograd.Function):
-    """With shares w = exp(lse_piece - lse): out = sum of w out_piece, and its gradient goes to each piece by itself."""
+    """Both passes of `streamed_attention`, in which each piece has a share w = exp(lse_piece - lse) of the output.
+
+    The output is the sum of w out_piece over the pieces, so that its gradient can be taken piece by piece.
+    """
 
     @staticmethod
     def forward(

@@ -21,7 +21,7 @@ __all__ = ["laplacian_positions", "return_probabilities"]
 _LOG = logging.getLogger(__name__)
 # Products of two entries held at once: 96 MiB for values and column numbers.
 _BLOCK_PRODUCTS = 2**23
-# Above so many products a minute may pass: worth a word before it does.
+# Above so many products a minute may pass, of which a log message warns.
 _MANY_PRODUCTS = 2e9
 
 
@@ -139,10 +139,8 @@ def laplacian_positions(edge_index: Tensor, num_nodes: int, count: int) -> Tenso
 
 def _normalized_adjacency(edge_index: Tensor, num_nodes: int) -> tuple[Any, Any]:
     """D^-1/2 A D^-1/2 as a SciPy CSR matrix, and the degrees."""
-    try:
-        from scipy.sparse import coo_array
-    except ImportError as error:
-        raise ImportError("structural positions of graphs need scipy: pip install scipy") from error
+    from scipy.sparse import coo_array
+
     source, target = edge_index.detach().cpu().numpy().astype(np.int64)
     loops = source == target
     source, target = source[~loops], target[~loops]

@@ -40,8 +40,8 @@ def model_card(
         data: Patients it was trained on, in the user's words.
         metrics: Name -> value.
         limits: Limits of use, in the user's words, beside the general ones.
-        custom: What the user must pass to load the model, such as "encoders=[MyEncoder]".
-        told: What the files say of the training patients, such as "mean and deviation of each feature".
+        custom: Arguments that the user must pass to load the model, such as "encoders=[MyEncoder]".
+        told: Statements of the files about the training patients, such as "mean and deviation of each feature".
     """
     inputs = [
         f"- `{k}`: " + ("any number of elements" if n is None else f"{n} features")

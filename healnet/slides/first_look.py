@@ -44,7 +44,7 @@ class SlideJob:
     masks: Path | None = None
 
     def selection(self) -> str:
-        """Where the tiles come from, with a digest of the file if it is one, so that a later run notices another."""
+        """Name the source of the tiles, with a digest where it is a file, so that a later run notices another one."""
         if self.coords is not None:
             return f"coords {_digest(self._coords_file())}"
         if self.masks is not None:

@@ -14,7 +14,7 @@ class SlideBar:
 
     Args:
         slides: Number of slides.
-        finished: How many of them earlier runs did; they do not count into the rate.
+        finished: Number of them that earlier runs did; they do not count into the rate.
         shown: Whether to draw anything.
     """
 

@@ -46,10 +46,10 @@ class Slide:
     Attributes:
         width: Width of level 0.
         height: Height of level 0.
-        level_downsamples: How many level-0 pixels a pixel of each level spans.
+        level_downsamples: Level-0 pixels per pixel of each level, along one axis.
         mpp: Microns per level-0 pixel, from `mpp` or by `mpp_from_properties`; None if unknown. It is never guessed.
         magnification: Power of the objective, from mpp or else as the file says; None if neither is known.
-        properties: What the file says, by OpenSlide's names.
+        properties: Statements of the file about itself, by OpenSlide's names.
 
     Raises:
         FileNotFoundError: No such file.

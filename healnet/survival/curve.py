@@ -177,7 +177,7 @@ class SurvivalCurve:
         return upper, (times - low) / (high - low)
 
     def _between(self, knots: Tensor, upper: Tensor, share: Tensor) -> Tensor:
-        """On the line between two knots; -inf once it has left for -inf."""
+        """Interpolate on the line between two knots; -inf on the way to a knot of -inf."""
         above, below = knots.gather(1, upper - 1), knots.gather(1, upper)
         finite = below > -torch.inf
         line = above + share * (torch.where(finite, below, 0) - torch.where(finite, above, 0))

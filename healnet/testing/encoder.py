@@ -140,7 +140,7 @@ def _check_alone(laws: Laws, encoder: ModalityEncoder, inputs: Any, tokens: Toke
 
 
 def _check_absence(laws: Laws, encoder: ModalityEncoder, inputs: Any, tokens: Tokens) -> None:
-    """One patient hidden, whose numbers are NaN: no real token there, and the same as before for the others."""
+    """Hide one patient, whose numbers become NaN: no token of theirs may be real, and those of the others must stay."""
     example = whole_patient(inputs, 0)
     with laws.holds(ABSENT, "forward() does not take Masked(values, mask); see healnet.inputs.unmask"):
         encoded = encoder(example.replaced(lambda x: torch.full_like(x, torch.nan)))
@@ -160,7 +160,7 @@ def _check_absence(laws: Laws, encoder: ModalityEncoder, inputs: Any, tokens: To
 
 
 def _check_masked(laws: Laws, encoder: ModalityEncoder, example: MaskedExample, tokens: Tokens) -> None:
-    """What is masked is moved to other numbers, then to NaN."""
+    """Move masked elements to other numbers, then to NaN: real tokens must stay as they are."""
     for finding, value in (
         ("moved to other numbers", lambda x: 5 - 3 * x),
         ("turned into NaN", lambda x: torch.full_like(x, torch.nan)),

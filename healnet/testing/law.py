@@ -24,7 +24,7 @@ class Laws:
     """The laws of one module under test.
 
     Args:
-        subject: What is checked, such as "modality 'rna' (OmicEncoder)"; every message begins with it.
+        subject: Name of the module that is checked, such as "modality 'rna' (OmicEncoder)"; every message begins with it.
     """
 
     def __init__(self, subject: str) -> None:

@@ -30,7 +30,6 @@ class MaskedExample:
     Attributes:
         inputs: Input.
         masked: Per field of the input ("" of a plain tensor), True = masked.
-        channels_first: The mask is over (b, *axes) of values (b, c, *axes).
     """
 
     inputs: Any
@@ -54,7 +53,7 @@ def element_masked(inputs: Any, generator: torch.Generator) -> Iterator[Sequence
     Each item is a list of alternatives that an encoder may take the first of: masks over (b, *axes), over every number, and
     over the axes behind channels that come first.
     """
-    if isinstance(inputs, Tensor) or isinstance(inputs, Masked):
+    if isinstance(inputs, Tensor | Masked):
         values = inputs if isinstance(inputs, Tensor) else inputs.values
         own = None if isinstance(inputs, Tensor) else inputs.mask
         shapes = [values.shape[:-1], values.shape] if values.dim() > 2 else [values.shape]
@@ -166,7 +165,7 @@ def _some(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def _masked(inputs: Any) -> dict[str, Tensor]:
-    """What the masks of a NamedTuple cover: `mask` all fields of its axes, `edge_mask` the fields named edge..."""
+    """Return what the masks of a NamedTuple hide: `mask` in all fields of its axes, `edge_mask` in those named edge..."""
     found: dict[str, Tensor] = {}
     fields = inputs._asdict()
     masks = [name for name in fields if name == "mask" or name.endswith("_mask")]

@@ -1,4 +1,4 @@
-"""What a cohort holds of one modality, one entry per patient, and how it is read: `Modality`."""
+"""Base class of a cohort's modalities, which hold one entry per patient and know how it is read: `Modality`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Modality(ABC):
 
     @property
     def width(self) -> int | None:
-        """Features per patient or per patch; None where only its user knows."""
+        """Features per patient or per patch; None where the entries do not tell."""
         return None
 
     def __str__(self) -> str:

@@ -72,7 +72,7 @@ class SparseTable(Features):
         return SparseTable(self.rows[positions], self.has[positions], self.patients[positions], self.names)
 
     def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Table:
-        """As a table that is filled in, for features that a cohort lacks are missing, which zeros cannot say."""
+        """Join into a dense table: features that a cohort lacks are missing there, which zeros left out cannot say."""
         return Table.stack(name, parts, patients)
 
     def reader(self, dtype: torch.dtype, max_patches: int | None) -> Reader:

@@ -26,7 +26,7 @@ class Values(Modality):
     Arrays are (*axes, c), or with `channels_first` (c, *axes); the mask of elements is over the axes.
 
     Attributes:
-        entries: What each patient has, or None.
+        entries: Input of each patient, or None.
         example: One entry that is not None, which a part of the cohort keeps though no patient in it has any.
         alike: Whether all are tensors of one shape, known without reading any.
         channels_first: Whether arrays are (c, *axes).
@@ -120,7 +120,7 @@ class _ValuesReader:
         return value.shape[1:] if self.values.channels_first else value.shape[: max(1, value.dim() - 1)]
 
     def _absent(self) -> Any:
-        """As the example, with axes of length 0 where sizes differ between patients."""
+        """Make an absent patient's input: the example in zeros, its axes of length 0 where sizes differ between patients."""
         if isinstance(self.example, Tensor):
             if self.values.alike:
                 return torch.zeros_like(self.example)

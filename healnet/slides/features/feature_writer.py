@@ -84,7 +84,7 @@ class FeatureFolder:
         folder: Folder of the feature files.
         encoder: Name of the encoder, written into the files.
         encode: The encoder.
-        kind: What it makes of the probe.
+        kind: Output of the encoder on the probe.
         layout: "trident": ``<slide>.h5``; "clam": ``h5_files/``, ``pt_files/`` and ``patches/``.
     """
 
@@ -255,10 +255,10 @@ def finished_result(
     """The result of a slide that an earlier run finished; None if there is no such file or it is damaged.
 
     Args:
-        target: Where its features go.
+        target: Folder of its features.
         slide: Name of the slide.
         settings: Settings of this run.
-        selection: Where the tiles of this run come from.
+        selection: Source of the tiles of this run, as `SlideJob.selection` names it.
         slide_mpp: The slide's scale as the user of this run gives it, if they do.
         slide_size: Width and height of the slide's level 0, if they are known.
 

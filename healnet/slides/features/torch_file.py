@@ -82,7 +82,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong in one line; torch's own message goes on with advice to trust the file."""
+    """Name the cause in one line, without the advice to trust the file that follows in torch's own message."""
     text = str(error)
     named = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", text)
     if named:

@@ -42,16 +42,16 @@ class _Solved(NamedTuple):
 
     order: Tensor  # (n,) where each sorted row stands in the caller's order
     start: Tensor | None  # (n,) first row of each row's stratum
-    x: Tensor  # (n,)
+    x: Tensor  # (n,) log w + η
     log_at_risk: Tensor  # (n,) R
     rows: Tensor  # (e,) sorted rows of the events, tied ones side by side
-    tie: Tensor  # (e,) which tie
+    tie: Tensor  # (e,) number of the event's tie
     size: Tensor  # (t,) d
     before: Tensor  # (t,) last row before the tied events; another stratum's or -1 where they are alone
     log_tied: Tensor  # (t,) T
     log_others: Tensor  # (t,) O, -inf where they are alone
     log_part: Tensor  # (e,) log f_l + T
-    log_sum: Tensor  # (e,)
+    log_sum: Tensor  # (e,) log(exp(O) + f_l exp(T))
     weight: Tensor  # (e,)
 
 
@@ -182,7 +182,7 @@ def _first_rows(values: Tensor) -> Tensor:
 
 
 def _tied(time: Tensor, strata: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For sorted events: which tie each belongs to, (e,), and how many events each tie has, (t,)."""
+    """Number the ties of sorted events: the tie of each event, (e,), and the number of events of each tie, (t,)."""
     changes = time[1:] != time[:-1]
     if strata is not None:
         changes = changes | (strata[1:] != strata[:-1])
