@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -119,11 +118,8 @@ class AttentionStream:
     def _walk(
         self, patient: int, layers: Sequence[tuple[Attended, Tensor | None]]
     ) -> Iterator[tuple[Block, Tensor]]:
-        total = self._tokens.elements(patient)
         for block, _, tokens in self._tokens.blocks(patient):
-            # A token's weight is about 1 / total: raised to 1 / n of its block, so that its mean keeps all digits.
-            share = max(tokens.values.shape[1], 1) / total
-            found = [_part(one, tokens, share).weights(self._keep, slope)[0] * share for one, slope in layers]
+            found = [_part(one, tokens).weights(self._keep, slope)[0] for one, slope in layers]
             yield block, torch.stack(found)
 
     def _differentiate(
@@ -155,7 +151,7 @@ def _token_gradient(layers: Sequence[tuple[Attended, Tensor]], tokens: Tokens) -
     return slopes
 
 
-def _part(one: Attended, tokens: Tokens, share: float = 1.0) -> Attended:
-    """The attention to these tokens, with weights 1 / `share` times as large."""
+def _part(one: Attended, tokens: Tokens) -> Attended:
+    """The attention to these tokens."""
     values = tokens.standardized(one.queries.dtype)
-    return replace(one, keys=values, values=values, mask=tokens.mask, lse=one.lse + math.log(share))
+    return replace(one, keys=values, values=values, mask=tokens.mask)

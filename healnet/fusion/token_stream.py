@@ -105,11 +105,6 @@ class TokenStream:
             except ValueError as error:
                 raise ValueError(f"modality {self.name!r}: {error}") from error
 
-    def elements(self, patient: int) -> int:
-        """Number of elements of a patient's data, real or not."""
-        pieces = self.stream.patients[patient]
-        return 0 if pieces is None else math.prod(pieces.sizes)
-
     def walk(self, patient: int, dtype: torch.dtype) -> Walk | None:
         """Return the passes over standardized tokens that `streamed_attention` makes; None for an absent patient."""
         if self.stream.patients[patient] is None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from healnet.nn.chunked_attention import accumulation_dtype, chunk_length, no_autocast, shifted_product
+from healnet.nn.chunked_attention import accumulation_dtype, chunk_length, exponentials, no_autocast
 from healnet.nn.softmax import finite_lse
 
 __all__ = ["Attended", "ContractionOrder", "Keep", "attention_weights"]
@@ -129,10 +127,7 @@ def attention_weights(
     with no_autocast(queries.device.type):
         for start in range(0, n, step):
             part = slice(start, start + step)
-            if averaged == [1, 2] and slopes is None and queries.dtype == dtype:
-                result[:, part] = _column_means(queries, keys[:, part], shift, n)
-                continue
-            weights = shifted_product(queries, keys[:, part], shift, dtype).exp_()  # (B, r, step)
+            weights = exponentials(queries, keys[:, part], shift, dtype)  # (B, r, step)
             if slopes is not None:
                 grad_output, values = slopes
                 weights *= torch.bmm(grad_output, values[:, part].transpose(1, 2))
@@ -146,21 +141,3 @@ def attention_weights(
         total = result.sum(dim=-1, keepdim=True)
         result = result / torch.where(total > 0, total, torch.ones_like(total))
     return result
-
-
-def _column_means(queries: Tensor, keys: Tensor, shift: Tensor, n: int) -> Tensor:
-    """The mean over queries of exp(q k - shift), through torch's softmax, whose exponential is 1.5x as fast as exp.
-
-    Beside the r scores of a token stands a constant, log(r / n): the token's mean weight 1 / n is then half of the softmax,
-    where the quotient below loses no digits. Both the shift and the constant are a further channel of the product.
-
-    Shape:
-        queries: (B, r, c); keys: (B, step, c); shift: (B, r, 1); returns (B, step)
-    """
-    batch, rows, width = queries.shape
-    constant = queries.new_zeros(batch, 1, width + 1)
-    constant[..., -1] = math.log(rows / n)
-    queries = torch.cat((torch.cat((queries, -shift), dim=-1), constant), dim=1)  # (B, r + 1, c + 1)
-    scores = torch.bmm(F.pad(keys, (0, 1), value=1.0), queries.transpose(1, 2))  # (B, step, r + 1)
-    share = scores.softmax(dim=-1)[..., -1]
-    return (1 / share - 1) / n
