@@ -325,11 +325,11 @@ class Cohort:
         self._check_names(names)
         return self._with(modalities={name: self._modalities[name] for name in names})
 
-    def replace(self, tables: Mapping[str, pd.DataFrame | Table]) -> Cohort:
+    def replace(self, tables: Mapping[str, pd.DataFrame | Features]) -> Cohort:
         """The same patients with other numbers in some of the tables, as a transform gives them back.
 
         Args:
-            tables: DataFrames by name, which are checked and copied, or `Table`s, which are taken as they are.
+            tables: DataFrames by name, which are checked and copied, or what `modality` returns of tables, taken as it is.
 
         Raises:
             ValueError: An unknown modality, other patients than the cohort's, or cells the constructor would refuse.
@@ -337,12 +337,12 @@ class Cohort:
         self._check_names(list(tables))
         changed = dict(self._modalities)
         for name, table in tables.items():
-            frame = table if isinstance(table, Table) else check_table(name, table)
-            if not (frame.patients if isinstance(frame, Table) else frame.index).equals(self._patients):
+            frame = table if isinstance(table, Features) else check_table(name, table)
+            if not (frame.patients if isinstance(frame, Features) else frame.index).equals(self._patients):
                 raise ValueError(
                     f"modality {name!r}: the new table must have the cohort's patients, in their order"
                 )
-            changed[name] = frame if isinstance(frame, Table) else Table.of(frame, self._patients)
+            changed[name] = frame if isinstance(frame, Features) else Table.of(frame, self._patients)
         return self._with(modalities=changed)
 
     def with_target(self, target: SurvivalTarget | None) -> Cohort:

@@ -13,7 +13,8 @@ from scipy.special import ndtri
 
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
-from healnet.data.modalities.table import Table
+from healnet.data.modalities.sparse_table import SparseTable
+from healnet.data.modalities.table import Features, Table
 
 __all__ = ["Standardizer"]
 
@@ -24,9 +25,9 @@ _IQR_TO_STD = 0.7413011092528009
 class Standardizer:
     """Subtract each column's center and divide by its scale, both of the real cells of the training patients.
 
-    Missing cells stay missing and absent patients stay absent. Modalities that are not tables pass through. A column that
-    is constant in training is centered and divided by 1 (listed in `constant`); one without a single real cell in
-    training has no statistics, so its cells become missing everywhere (listed in `unseen`).
+    Missing cells stay missing, absent patients stay absent, and with "mean" sparse tables stay sparse. Modalities that are
+    not tables pass through. A column that is constant in training is centered and divided by 1 (listed in `constant`); one
+    without a single real cell in training has no statistics, so its cells become missing everywhere (listed in `unseen`).
 
     Args:
         method: "mean" for mean and standard deviation (with n in the denominator); "median" for the median and the
@@ -64,10 +65,16 @@ class Standardizer:
         """
         if not len(cohort):
             raise ValueError("expected at least one patient to fit on")
-        tables = {name: cohort.table(name) for name in cohort.tables}
-        if self.method == "rank":
-            self._sorted = {name: np.sort(table.to_numpy(), axis=0) for name, table in tables.items()}
-        self._statistics = {name: self._fit_table(name, table) for name, table in tables.items()}
+        self._statistics = {}
+        self._sorted = {}
+        for name in cohort.tables:
+            if (thin := self._sparse(cohort, name)) is not None:
+                self._statistics[name] = self._fit_sparse(name, thin)
+                continue
+            table = cohort.table(name)
+            if self.method == "rank":
+                self._sorted[name] = np.sort(table.to_numpy(), axis=0)
+            self._statistics[name] = self._fit_table(name, table)
         return self
 
     def transform(self, cohort: Cohort) -> Cohort:
@@ -76,11 +83,20 @@ class Standardizer:
         Raises:
             ValueError: Before `fit`, a modality that was not fitted, or columns that differ.
         """
-        changed = {}
+        changed: dict[str, pd.DataFrame | Features] = {}
         for name in cohort.tables:
             statistics = self._statistics_of(name)
-            values = self._scores(name, self._in_order(name, cohort.table(name), statistics.index))
-            values = (values - statistics["center"].to_numpy()) / statistics["scale"].to_numpy()
+            center, scale = statistics["center"].to_numpy(), statistics["scale"].to_numpy()
+            thin = self._sparse(cohort, name)
+            if thin is not None:
+                order = self._order(name, thin.columns, statistics.index)
+                changed[name] = thin.standardized(order, center, scale, self.clip)
+                continue
+            table = cohort.table(name)
+            order = self._order(name, table.columns, statistics.index)
+            values = table.to_numpy()
+            same = table.columns.equals(statistics.index)
+            values = (self._scores(name, values if same else values[:, order]) - center) / scale
             if self.clip is not None:
                 np.clip(values, -self.clip, self.clip, out=values)
             changed[name] = Table.owning(values, cohort.patients, statistics.index)
@@ -181,22 +197,47 @@ class Standardizer:
                 scale = np.where(
                     iqr > 0, iqr * _IQR_TO_STD, scale
                 )  # mostly one value: no interquartile range
+        cells = (~np.isnan(values)).sum(axis=0)
+        return self._table(name, table.columns, center, scale, lowest, highest, cells)
+
+    def _fit_sparse(self, name: str, table: SparseTable) -> pd.DataFrame:
+        found = table.moments()
+        extremes = found["least"], found["largest"]
+        return self._table(name, table.columns, found["mean"], found["deviation"], *extremes, found["cells"])
+
+    def _sparse(self, cohort: Cohort, name: str) -> SparseTable | None:
+        """A table that stays sparse: means alone need no filled in cells."""
+        modality = cohort.modality(name)
+        alike = isinstance(modality, SparseTable) and modality.center is None and self.method == "mean"
+        return modality if isinstance(modality, SparseTable) and alike else None
+
+    @staticmethod
+    def _table(
+        name: str,
+        columns: pd.Index,
+        center: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        lowest: NDArray[np.float64],
+        highest: NDArray[np.float64],
+        cells: NDArray[np.float64],
+    ) -> pd.DataFrame:
+        """The statistics of a modality, once they are known to be usable."""
         # By the extremes, for in floating point the deviation of equal numbers is not always exactly 0.
         constant = lowest == highest
         usable = np.isfinite(center) & np.isfinite(scale) & (scale >= np.finfo(np.float64).tiny)
         for at in np.flatnonzero(~usable & ~constant & ~np.isnan(lowest))[:1]:
             raise ValueError(
-                f"modality {name!r}: column {table.columns[at]!r} cannot be standardized in float64: "
+                f"modality {name!r}: column {columns[at]!r} cannot be standardized in float64: "
                 f"its values go from {lowest[at]:g} to {highest[at]:g}"
             )
         return pd.DataFrame(
             {
                 "center": np.where(constant, highest, center),
                 "scale": np.where(constant, 1.0, scale),
-                "cells": (~np.isnan(values)).sum(axis=0),
+                "cells": cells,
                 "constant": constant,
             },
-            index=table.columns,
+            index=columns,
         )
 
     def _statistics_of(self, name: str) -> pd.DataFrame:
@@ -206,11 +247,8 @@ class Standardizer:
         return fitted[name]
 
     @staticmethod
-    def _in_order(name: str, table: pd.DataFrame, columns: pd.Index) -> NDArray[np.float64]:
-        absent, extra = (
-            columns.difference(table.columns, sort=False),
-            table.columns.difference(columns, sort=False),
-        )
+    def _order(name: str, given: pd.Index, columns: pd.Index) -> NDArray[np.intp]:
+        absent, extra = columns.difference(given, sort=False), given.difference(columns, sort=False)
         if len(absent) or len(extra):
             parts = [f"lacks {shorten(absent)}"] * bool(len(absent)) + [f"adds {shorten(extra)}"] * bool(
                 len(extra)
@@ -218,5 +256,4 @@ class Standardizer:
             raise ValueError(
                 f"modality {name!r}: the columns differ from those fitted: it {' and '.join(parts)}"
             )
-        values: NDArray[np.float64] = table.to_numpy()
-        return values if table.columns.equals(columns) else values[:, table.columns.get_indexer(columns)]
+        return np.asarray(given.get_indexer(columns), dtype=np.intp)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
 
 from healnet.data.modalities.modality import Index, Modality, Reader
 from healnet.data.modalities.table import Features, Table
@@ -23,19 +22,25 @@ __all__ = ["SparseTable"]
 class SparseTable(Features):
     """One sparse row per patient; what is not stored is zero, a stored NaN is a missing cell.
 
-    `frame` fills the zeros in, and so does whatever changes all cells: `Standardizer`, and joining cohorts.
+    Zeros are filled in, and all cells standardized, when a batch is read; `frame` does so for all patients at once.
 
     Attributes:
         rows: (n, features) numbers, in compressed rows.
         has: (n,) True where the patient has the modality.
         patients: Ids of the n patients.
         names: Names of the features.
+        center: (features,) subtracted from all cells, also from those that are not stored; None for 0.
+        scale: (features,) by which they are divided then; None for 1.
+        clip: Limit on both sides after that; None for no limit.
     """
 
     rows: sparse.csr_array
     has: NDArray[np.bool_]
     patients: pd.Index
     names: pd.Index
+    center: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+    clip: float | None = None
 
     @classmethod
     def of(cls, rows: sparse.csr_array, ids: pd.Index, names: pd.Index, patients: pd.Index) -> SparseTable:
@@ -49,8 +54,8 @@ class SparseTable(Features):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """(n, features) filled in, NaN for absent patients."""
-        values = self.rows.toarray()
+        """(n, features) filled in and standardized, NaN for absent patients."""
+        values = self.shown(self.rows)
         values[~self.has] = np.nan
         return Table.owning(values, self.patients, self.names).frame
 
@@ -69,7 +74,54 @@ class SparseTable(Features):
 
     def take(self, positions: Index) -> SparseTable:
         """These rows."""
-        return SparseTable(self.rows[positions], self.has[positions], self.patients[positions], self.names)
+        rows, has, patients = self.rows[positions], self.has[positions], self.patients[positions]
+        return replace(self, rows=rows, has=has, patients=patients)
+
+    def shown(self, rows: sparse.csr_array) -> NDArray[np.float64]:
+        """Some of the rows filled in and standardized."""
+        values: NDArray[np.float64] = rows.toarray()
+        if self.center is not None and self.scale is not None:
+            values -= self.center
+            values /= self.scale
+        if self.clip is not None:
+            np.clip(values, -self.clip, self.clip, out=values)
+        return values
+
+    def standardized(
+        self, order: Index, center: NDArray[np.float64], scale: NDArray[np.float64], clip: float | None
+    ) -> SparseTable:
+        """The same numbers, as sparse as they were, to be standardized when they are read.
+
+        Args:
+            order: Columns in the order of `center` and `scale`, (features,).
+            center: What to subtract.
+            scale: What to divide by.
+            clip: Limit on both sides, or None.
+        """
+        rows = self.rows if np.array_equal(order, np.arange(len(self.names))) else self.rows[:, order]
+        return replace(self, rows=rows, names=self.names[order], center=center, scale=scale, clip=clip)
+
+    def moments(self) -> dict[str, NDArray[np.float64]]:
+        """Mean, deviation, least and largest value and number of known cells of each column, (features,) each.
+
+        The deviation has n in the denominator. NaN where no cell is known.
+        """
+        rows, columns = self.rows[self.has], len(self.names)
+        known = ~np.isnan(rows.data)
+        at, values = rows.indices[known], rows.data[known]
+        stored = np.bincount(at, minlength=columns)
+        cells = rows.shape[0] - np.bincount(rows.indices[~known], minlength=columns)
+        zeros = cells - stored
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(at, values, columns) / cells
+            squares = np.bincount(at, (values - mean[at]) ** 2, columns) + zeros * mean**2
+            deviation = np.sqrt(squares / cells)
+        least, largest = np.where(zeros > 0, 0.0, np.inf), np.where(zeros > 0, 0.0, -np.inf)
+        np.minimum.at(least, at, values)
+        np.maximum.at(largest, at, values)
+        unknown = cells == 0
+        least[unknown] = largest[unknown] = np.nan
+        return {"mean": mean, "deviation": deviation, "least": least, "largest": largest, "cells": cells}
 
     def concat(self, name: str, parts: Sequence[Modality | int], patients: pd.Index) -> Table:
         """Join into a dense table: features that a cohort lacks are missing there, which zeros left out cannot say."""
@@ -77,16 +129,16 @@ class SparseTable(Features):
 
     def reader(self, dtype: torch.dtype, max_patches: int | None) -> Reader:
         """Reads `Masked` rows, filled in one at a time."""
-        return _SparseReader(self.rows, torch.tensor(self.has), dtype)
+        return _SparseReader(self, dtype)
 
 
 @dataclass(frozen=True)
 class _SparseReader:
-    rows: sparse.csr_array
-    has: Tensor
+    table: SparseTable
     dtype: torch.dtype
 
     def __call__(self, position: int, rng: np.random.Generator | None) -> Masked:
-        values = torch.from_numpy(self.rows[[position]].toarray()[0]).to(self.dtype)
-        mask = ~values.isnan() & self.has[position]
+        row = self.table.shown(self.table.rows[[position]])[0]
+        values = torch.from_numpy(row).to(self.dtype)
+        mask = ~values.isnan() & bool(self.table.has[position])
         return Masked(torch.where(mask, values, 0), mask)

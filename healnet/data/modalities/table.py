@@ -22,6 +22,8 @@ __all__ = ["Features", "Table"]
 class Features(Modality):
     """A modality with one number per patient and feature."""
 
+    patients: pd.Index
+
     @property
     @abstractmethod
     def frame(self) -> pd.DataFrame:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,7 +50,42 @@ def test_it_is_the_table_that_it_stands_for(cells, order, rows, positions):
             assert torch.equal(ours.mask, theirs.mask)
 
 
-def test_standardized_or_joined_it_is_filled_in():
+@pytest.mark.parametrize("method", ["mean", "median", "rank"])
+@pytest.mark.parametrize("clip", [None, 1.5])
+def test_standardized_it_is_the_table_that_it_stands_for(method, clip):
+    rng = np.random.default_rng(3)
+    ids, names = [f"p{i}" for i in range(20)], [f"g{i}" for i in range(7)]
+    values = np.where(rng.random((20, 7)) < 0.3, 1000 + rng.normal(size=(20, 7)), 0.0)
+    values[rng.random((20, 7)) < 0.1] = np.nan
+    values[:, 4], values[:, 5] = 0.0, np.nan  # constant, and never known
+    values[:, 6] = -3.0
+    everyone = pd.DataFrame({"age": rng.normal(size=21)}, index=[*ids, "lacks rna"])
+    thin = Cohort({"rna": Annotated(sparse.csr_array(values), ids, names), "clinical": everyone})
+    full = Cohort({"rna": pd.DataFrame(values, ids, names), "clinical": everyone})
+    train = thin.locate(ids[3:15])
+    one, other = Standardizer(method, clip).fit(thin[train]), Standardizer(method, clip).fit(full[train])
+    pd.testing.assert_frame_equal(
+        one.statistics["rna"], other.statistics["rna"], rtol=1e-12, check_dtype=False
+    )
+    # Columns in another order are found by name.
+    shuffled = [names[i] for i in rng.permutation(7)]
+    thin = Cohort(
+        {"rna": Annotated(sparse.csr_array(values[:, [names.index(n) for n in shuffled]]), ids, shuffled)}
+    )
+    thin = thin.with_modality("clinical", everyone.iloc[:20])
+    scaled, expected = one.transform(thin), other.transform(full[:20])
+    assert isinstance(scaled.modality("rna"), SparseTable) == (method == "mean")
+    pd.testing.assert_frame_equal(scaled.table("rna"), expected.table("rna"), rtol=1e-9)
+    ours, theirs = (CohortDataset(c[[5, 2]]).batch().inputs["rna"] for c in (scaled, expected))
+    torch.testing.assert_close(ours.values, theirs.values)
+    assert torch.equal(ours.mask, theirs.mask)
+    # What was standardized once is filled in for the second time.
+    twice = Standardizer().fit(scaled).transform(scaled)
+    again = Standardizer().fit(expected).transform(expected)
+    pd.testing.assert_frame_equal(twice.table("rna"), again.table("rna"), rtol=1e-9, atol=1e-9)
+
+
+def test_joined_it_is_filled_in():
     counts = sparse.csr_matrix([[0.0, 4.0], [2.0, 0.0]])
     thin = Cohort({"rna": Annotated(counts, ["p0", "p1"], ["TP53", "MYC"])})
     scaled = Standardizer().fit(thin).transform(thin)
@@ -66,6 +103,14 @@ def test_memory_is_that_of_the_cells_that_are_not_zero():
     rows = cohort.modality("rna").rows
     assert rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes < 300_000  # filled in: 80 MB
     assert CohortDataset(cohort).batch([3, 4]).inputs["rna"].values.shape == (2, genes)
+    tracemalloc.start()
+    try:
+        scaled = Standardizer().fit(cohort[:400]).transform(cohort)
+        assert CohortDataset(scaled).batch([3, 4]).inputs["rna"].values.shape == (2, genes)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000  # and filled in: 80 MB
 
 
 def test_infinite_values_and_repeated_genes_are_refused():
