@@ -143,7 +143,9 @@ def pan(plan: Plan, fold: int) -> list[dict]:
     for tables in [list(everybody.modalities)] + [narrow] * (0 < len(narrow) < len(everybody.modalities)):
         part = everybody.select(tables)
         seen, inputs = part[train], CohortDataset(part).batch().inputs
-        batch = CohortDataset(seen).batch()
+        horizon = plan.pan_recipe.horizon
+        ended = seen if horizon is None else seen.with_target(seen.target.censored_at(horizon))
+        batch = CohortDataset(ended).batch()
         strata = batch.labels["cohort"]
         linear = LinearCox(seen.widths).fit(batch.inputs, batch.time, batch.event, strata=strata)
         ensemble = fit_ensemble(seen, plan.pan_recipe, plan.seed * 1000 + fold)

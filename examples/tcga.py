@@ -32,8 +32,17 @@ from healnet.survival import SurvivalTarget, concordance
 from healnet.survival.plots import plot_kaplan_meier
 from healnet.training import Recipe, fit_ensemble
 
-# One setting for every cohort, and for compare.py and pan_cancer.py.
-RECIPE = Recipe(members=8, epochs=8, batch_size=64, narrow=16, max_patches=1024, standardize="rank", clip=5.0)
+# One setting for every cohort, and for compare.py and pan_cancer.py. The horizon is in months, the unit of these tables.
+RECIPE = Recipe(
+    members=8,
+    epochs=8,
+    batch_size=64,
+    narrow=16,
+    max_patches=1024,
+    horizon=60.0,
+    standardize="rank",
+    clip=5.0,
+)
 MODELS = ("healnet", "elastic-net Cox", "random survival forest")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -83,6 +83,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         ff_mult: int = 1,
         max_patches: int | None = None,
         strata: str | None = None,
+        horizon: float | None = None,
         standardize: Literal["mean", "median", "rank"] = "mean",
         clip: float | None = None,
         random_state: Any = 0,
@@ -108,6 +109,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         self.ff_mult = ff_mult
         self.max_patches = max_patches
         self.strata = strata
+        self.horizon = horizon
         self.standardize = standardize
         self.clip = clip
         self.random_state = random_state

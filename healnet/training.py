@@ -6,6 +6,7 @@ loss, sampler or schedule.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,7 @@ from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standard
 from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
 from healnet.fusion import HEALNet
 from healnet.inputs import take
-from healnet.survival import BreslowBaseline, cox_nll
+from healnet.survival import BreslowBaseline, SurvivalTarget, cox_nll
 
 __all__ = ["Ensemble", "Recipe", "build_model", "fit_ensemble", "raw_outputs", "train_model"]
 
@@ -54,6 +55,8 @@ class Recipe:
         max_patches: Patches drawn of each patient's slides whenever a training batch is read; None for all.
         strata: Name of the cohort's label, such as the cancer or the center, within which alone Cox's loss compares
             patients; None compares all.
+        horizon: Time after which follow-up counts as censored in training (`SurvivalTarget.censored_at`), in the unit of the
+            cohort's times; None for no end. Tables of the diagnosis say little about deaths many years later.
         standardize: Method of `Standardizer`: "mean", "median" or "rank", which suits the long tails of RNA-seq.
         clip: Limit of the standardized values on both sides; None for no limit.
     """
@@ -76,6 +79,7 @@ class Recipe:
     ff_mult: int = 1
     max_patches: int | None = None
     strata: str | None = None
+    horizon: float | None = None
     standardize: Literal["mean", "median", "rank"] = "mean"
     clip: float | None = None
 
@@ -199,6 +203,20 @@ class _TableBatches:
             yield Batch(inputs, outcomes, labels, self.patients.ids[rows])
 
 
+def _ended(target: SurvivalTarget, horizon: float) -> SurvivalTarget:
+    """The outcomes that training sees; a horizon in another unit than the times is noticed by the events that it leaves."""
+    ended = target.censored_at(horizon)
+    events, left = int(target.event.sum()), int(ended.event.sum())
+    found = (
+        f"{left} of {events} events up to the horizon of {horizon:g}; times go up to {target.time.max():g}"
+    )
+    if not left:
+        raise ValueError(f"expected an event before the horizon, got {found}. Is it in their unit?")
+    if 2 * left < events:
+        warnings.warn(f"only {found}. Is it in their unit?", UserWarning, stacklevel=3)
+    return ended
+
+
 def train_model(
     model: HEALNet, cohort: Cohort, recipe: Recipe, progress: Callable[[float], None] | None = None
 ) -> HEALNet:
@@ -209,7 +227,15 @@ def train_model(
         cohort: Training patients, standardized.
         recipe: Settings of the loop.
         progress: Function called with the mean loss after every epoch.
+
+    Raises:
+        ValueError: No event before the recipe's horizon.
+
+    Warns:
+        UserWarning: A horizon before most events, as one in another unit than the times would be.
     """
+    if recipe.horizon is not None:
+        cohort = cohort.with_target(_ended(cohort.target, recipe.horizon))
     device = next(model.parameters()).device
     hide = ModalityDropout(recipe.modality_dropout)
     data = CohortDataset(cohort, max_patches=recipe.max_patches)
@@ -261,8 +287,11 @@ def fit_ensemble(
         progress: Function called with the mean loss after every epoch of every member, to advance a bar.
 
     Raises:
-        ValueError: No event among the patients, a modality that `build` cannot encode, or strata that the cohort or some of
-            its patients do not have.
+        ValueError: No event among the patients or before the recipe's horizon, a modality that `build` cannot encode, or
+            strata that the cohort or some of its patients do not have.
+
+    Warns:
+        UserWarning: A horizon before most events, as one in another unit than the times would be.
 
     Example:
         >>> from healnet.datasets import load_mini_acc

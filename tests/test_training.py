@@ -1,5 +1,7 @@
 """The one training loop: what it learns, what it must not see, and how members are averaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,6 +169,35 @@ def test_strata_are_compared_within_themselves_alone(cohort):
         ValueError, match=r"^expected a baseline per member, got none: after training with strata"
     ):
         fit_ensemble(first, within).survival(first, [100])
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_training_sees_follow_up_until_the_horizon(cohort, batch_size):
+    """Risks are those of a study that ended then; its curves go on, by all the events there are."""
+    horizon = float(np.median(cohort.target.time[cohort.target.event])) + 1e-6
+    recipe = Recipe(members=1, epochs=3, batch_size=batch_size)
+    ended = cohort.with_target(cohort.target.censored_at(horizon))
+    expected = fit_ensemble(ended, recipe)
+    found = fit_ensemble(cohort, replace(recipe, horizon=horizon))
+    np.testing.assert_array_equal(found.predict(cohort), expected.predict(cohort))
+    assert np.abs(fit_ensemble(cohort, recipe).predict(cohort) - found.predict(cohort)).max() > 1e-3
+    last = cohort.target.time.max()
+    assert (found.survival(cohort, [last]) < found.survival(cohort, [horizon])).all()
+    np.testing.assert_array_equal(expected.survival(cohort, [last]), expected.survival(cohort, [horizon]))
+
+
+def test_a_horizon_in_another_unit_than_the_times_is_noticed(cohort):
+    events = np.sort(cohort.target.time[cohort.target.event])
+    found = rf"{len(events)} events up to the horizon of {{}}; times go up to {cohort.target.time.max():g}"
+    few = float(events[2])
+    with pytest.warns(UserWarning, match=f"^only 3 of {found.format(f'{few:g}')}. Is it in their unit"):
+        fit_ensemble(cohort, Recipe(members=1, epochs=1, horizon=few))
+    none = float(events[0]) / 2
+    with pytest.raises(
+        ValueError,
+        match=f"^expected an event before the horizon, got 0 of {found.format(f'{none:g}')}. Is it",
+    ):
+        fit_ensemble(cohort, Recipe(members=1, epochs=1, horizon=none))
 
 
 def test_tables_are_standardized_as_the_recipe_says(cohort):

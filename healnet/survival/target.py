@@ -190,6 +190,26 @@ class SurvivalTarget:
         part._fill(time, event, patients)
         return part
 
+    def censored_at(self, horizon: float) -> SurvivalTarget:
+        """Return the outcomes as a study that ended at the horizon would have them: who is followed longer is censored then.
+
+        An event exactly at the horizon counts.
+
+        Args:
+            horizon: Time in the unit of the times.
+
+        Raises:
+            ValueError: A horizon that is not > 0 and finite.
+
+        Example:
+            >>> SurvivalTarget([12.0, 60.0, 90.0], [False, True, True]).censored_at(60).to_structured().tolist()
+            [(False, 12.0), (True, 60.0), (False, 60.0)]
+        """
+        if not 0 < horizon < np.inf:
+            raise ValueError(f"expected a finite horizon > 0, got {horizon}")
+        event: NDArray[np.bool_] = self.event & (self.time <= horizon)
+        return self.unchecked(np.minimum(self.time, horizon), event, self.patients)
+
     def to_structured(self) -> NDArray[np.void]:
         """Return scikit-survival's structured array: (n,) with the fields `event` (bool) and `time` (float64)."""
         structured = np.empty(len(self), dtype=[("event", bool), ("time", np.float64)])

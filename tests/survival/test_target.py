@@ -1,6 +1,7 @@
 """A target is checked once, keeps its sign, and cannot be changed."""
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -235,6 +236,31 @@ def test_structured_arrays_of_scikit_survival():
 def test_censorship_is_turned_by_name():
     target = SurvivalTarget.from_censorship([5.0, 3.0, 8.0], [0, 1, 0])
     assert target == SurvivalTarget([5.0, 3.0, 8.0], [True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("horizon", "times", "events"),
+    [
+        (8.0, [5.0, 3.0, 8.0, 8.0], [True, False, True, False]),
+        (4.5, [4.5, 3.0, 4.5, 4.5], [False, False, False, False]),
+        (100, [5.0, 3.0, 8.0, 9.0], [True, False, True, True]),
+    ],
+)
+def test_a_study_that_ended_earlier(horizon, times, events):
+    target = SurvivalTarget([5.0, 3.0, 8.0, 9.0], [True, False, True, True])
+    assert target.censored_at(horizon) == SurvivalTarget(times, events)
+    assert target.time[3] == 9.0
+
+
+def test_a_study_that_ended_earlier_keeps_its_patients():
+    table = pd.DataFrame({"OS.time": [5.0, 8.0], "OS": [1, 1]}, index=["p1", "p2"])
+    assert SurvivalTarget.from_frame(table).censored_at(6).patients.tolist() == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("horizon", [0.0, -1.0, np.inf, np.nan])
+def test_an_end_that_is_no_time_is_refused(horizon):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'expected a finite horizon > 0, got {horizon}')}$"):
+        SurvivalTarget([5.0], [True]).censored_at(horizon)
 
 
 def test_the_structured_array_is_scikit_survivals():
