@@ -25,7 +25,7 @@ class Baseline(nn.Module, ABC):
         encoders: `ModalityEncoder` of each modality.
         out_dim: Width of the output.
         output: Meaning of the raw output, as in `HEALNet`.
-        missing: What is done about a patient who lacks a modality that the design needs: "refuse" raises, "zero" puts
+        missing: Treatment of a patient who lacks a modality that the design needs: "refuse" raises, "zero" puts
             zeros where its embedding would be.
         sizes: Other sizes that must be at least 1, by name.
 
@@ -57,10 +57,13 @@ class Baseline(nn.Module, ABC):
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """Predict from a batch of inputs, as `HEALNet` takes them: (b, out_dim)."""
+        return self.predict(*self.encode(inputs))
+
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Tokens], int]:
+        """Encode the modalities that are there; returns their tokens and the number of patients."""
         tokens = encode(self.encoders, inputs)
         # Without any modality the number of patients cannot be known: one patient, who has nothing.
-        batch = len(next(iter(tokens.values())).values) if tokens else 1
-        return self.predict(tokens, batch)
+        return tokens, len(next(iter(tokens.values())).values) if tokens else 1
 
     @abstractmethod
     def predict(self, tokens: Mapping[str, Tokens], batch: int) -> Tensor:

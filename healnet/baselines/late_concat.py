@@ -27,7 +27,7 @@ class LateConcat(Baseline):
         out_dim: Width of the output.
         dim: Width of an embedding and of the layer after the concatenation.
         dropout: Dropout of the embeddings and after the layer.
-        missing: What is done about a patient without one of the modalities: "refuse" raises, "zero" makes its embedding 0.
+        missing: Treatment of a patient without one of the modalities: "refuse" raises, "zero" makes its embedding 0.
         output: Meaning of the raw output, as in `HEALNet`.
 
     Shape:

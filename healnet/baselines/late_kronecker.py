@@ -37,7 +37,7 @@ class LateKronecker(Baseline):
         dim: Width of an embedding and of the layer after the product.
         rank: Width of g.
         dropout: Dropout of the embeddings, of the product and after the layer.
-        missing: What is done about a patient without one of the modalities: "refuse" raises, "zero" makes its h and g 0.
+        missing: Treatment of a patient without one of the modalities: "refuse" raises, "zero" makes its h and g 0.
         output: Meaning of the raw output, as in `HEALNet`.
 
     Shape:

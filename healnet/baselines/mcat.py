@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from healnet.baselines._co_attention import CoAttentionBaseline
+from healnet.baselines._guided import GuidedBaseline
 from healnet.baselines._model import Missing
+from healnet.baselines._transformer import TransformerBlock
+from healnet.baselines.attention_mil import GatedAttentionPool
 from healnet.encoders import ModalityEncoder
 from healnet.fusion import Output
 from healnet.nn.chunked_attention import chunked_attention
@@ -39,7 +42,7 @@ class CoAttention(nn.Module):
         return chunked_attention(queries, self.to_k(bag), self.to_v(bag), bag_mask).output
 
 
-class MCAT(CoAttentionBaseline):
+class MCAT(GuidedBaseline):
     """Multimodal co-attention transformer (Chen et al. 2021, ICCV, "Multimodal Co-Attention Transformer for Survival").
 
     Tokens of gene sets (or of any other modalities) guide what is read of a bag of patches: `CoAttention` makes one bag
@@ -55,9 +58,10 @@ class MCAT(CoAttentionBaseline):
         depth: Transformer blocks per set.
         num_heads: Heads of those.
         dropout: Dropout.
-        missing: What is done about a patient without the bag, or without any guide: "refuse" raises, "zero" makes that
+        missing: Treatment of a patient without the bag, or without any guide: "refuse" raises, "zero" makes that
             summary 0.
         output: Meaning of the raw output, as in `HEALNet`.
+        co_attention: Module from (guides, guide_mask, bag, bag_mask) to (b, g, d) in the place of `CoAttention(dim)`.
 
     Shape:
         inputs: As for `HEALNet`; returns (b, out_dim).
@@ -89,16 +93,45 @@ class MCAT(CoAttentionBaseline):
         dropout: float = 0.25,
         missing: Missing = "refuse",
         output: Output | None = None,
+        co_attention: nn.Module | None = None,
     ) -> None:
+        co_attention = CoAttention(dim) if co_attention is None else co_attention
         super().__init__(
             encoders,
             bag,
-            CoAttention(dim),
             out_dim=out_dim,
             dim=dim,
-            depth=depth,
-            num_heads=num_heads,
             dropout=dropout,
             missing=missing,
             output=output,
+            sizes={"depth": depth, "num_heads": num_heads},
         )
+        self.co_attention = co_attention
+        self.guide_summary = _Summary(dim, depth, num_heads, dropout)
+        self.bag_summary = _Summary(dim, depth, num_heads, dropout)
+        self.head = nn.Sequential(
+            nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim)
+        )
+
+    def fuse(self, guides: Tensor, guide_mask: Tensor, bag: Tensor, bag_mask: Tensor) -> Tensor:
+        """Co-attend, summarize both sets, and apply the head."""
+        attended = self.co_attention(guides, guide_mask, bag, bag_mask)
+        summaries = (
+            self.guide_summary(guides, guide_mask),
+            self.bag_summary(attended, guide_mask & bag_mask.any(dim=1, keepdim=True)),
+        )
+        return self.head(torch.cat(summaries, dim=1))
+
+
+class _Summary(nn.Module):
+    """Transformer blocks over a set of tokens, then gated attention: (b, n, d) -> (b, d), zeros for an empty set."""
+
+    def __init__(self, dim: int, depth: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(depth))
+        self.pool = GatedAttentionPool(dim, dim, dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        return self.pool(tokens, mask)

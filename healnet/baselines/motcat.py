@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from healnet.baselines._co_attention import CoAttentionBaseline
-from healnet.baselines._model import Missing
+from healnet.baselines.mcat import MCAT
 from healnet.encoders import ModalityEncoder
-from healnet.fusion import Output
 
 __all__ = ["MOTCat", "TransportCoAttention"]
 
@@ -78,7 +77,7 @@ class TransportCoAttention(nn.Module):
         return self._sinkhorn(a, b, cost, self.entropy, self.marginal).to(bag)
 
 
-class MOTCat(CoAttentionBaseline):
+class MOTCat(MCAT):
     """Multimodal optimal transport-based co-attention transformer (Xu and Chen 2023, ICCV, arXiv 2306.08330).
 
     MCAT, with `TransportCoAttention` in the place of co-attention: what a guide reads of the bag also depends on what the
@@ -87,23 +86,16 @@ class MOTCat(CoAttentionBaseline):
     Args:
         encoders: Encoder of each modality, as `GeneSetEncoder` for the genes and `PatchEncoder` for the slide.
         bag: Name of the modality that is transported. All others guide.
-        out_dim: Width of the output.
-        dim: Width of the tokens inside.
-        depth: Transformer blocks per set.
-        num_heads: Heads of those.
-        dropout: Dropout.
         entropy: Weight of the plan's entropy.
         marginal: Weight of the plan's marginals.
         micro_batch: Most bag tokens per plan; None for all of a patient's.
-        missing: What is done about a patient without the bag, or without any guide: "refuse" raises, "zero" makes that
-            summary 0.
-        output: Meaning of the raw output, as in `HEALNet`.
+        **options: Further arguments of `MCAT`.
 
     Shape:
         inputs: As for `HEALNet`; returns (b, out_dim).
 
     Raises:
-        ValueError: What `MCAT` and `TransportCoAttention` refuse.
+        ValueError: An argument or input that `MCAT` or `TransportCoAttention` refuses.
         ImportError: POT is not installed (`pip install healnet[transport]`).
     """
 
@@ -114,26 +106,10 @@ class MOTCat(CoAttentionBaseline):
         encoders: Mapping[str, ModalityEncoder],
         bag: str,
         *,
-        out_dim: int = 1,
-        dim: int = 256,
-        depth: int = 2,
-        num_heads: int = 8,
-        dropout: float = 0.25,
         entropy: float = 0.1,
         marginal: float = 0.5,
         micro_batch: int | None = 256,
-        missing: Missing = "refuse",
-        output: Output | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            encoders,
-            bag,
-            TransportCoAttention(entropy, marginal, micro_batch),
-            out_dim=out_dim,
-            dim=dim,
-            depth=depth,
-            num_heads=num_heads,
-            dropout=dropout,
-            missing=missing,
-            output=output,
-        )
+        transport = TransportCoAttention(entropy, marginal, micro_batch)
+        super().__init__(encoders, bag, co_attention=transport, **options)

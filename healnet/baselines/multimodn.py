@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from healnet.baselines._embedding import Embeddings
 from healnet.baselines._model import Baseline
-from healnet.encoders import ModalityEncoder, encode
+from healnet.encoders import ModalityEncoder
 from healnet.fusion import Output
 from healnet.tokens import Tokens
 
@@ -81,9 +81,7 @@ class MultiModN(Baseline):
 
     def steps(self, inputs: Mapping[str, Any]) -> Tensor:
         """The output from every state, (b, 1 + j, out_dim): before any modality, then after each; a skipped one repeats."""
-        tokens = encode(self.encoders, inputs)
-        batch = len(next(iter(tokens.values())).values) if tokens else 1
-        return self.decoder(torch.stack(self._states(tokens, batch), dim=1))
+        return self.decoder(torch.stack(self._states(*self.encode(inputs)), dim=1))
 
     def _states(self, tokens: Mapping[str, Tokens], batch: int) -> list[Tensor]:
         vectors, present = self.embed(tokens, batch)

@@ -30,7 +30,7 @@ class SelfNormalizingNetwork(Baseline):
         out_dim: Width of the output.
         hidden: Widths of the layers.
         dropout: Alpha dropout after each layer.
-        missing: What is done about a patient without one of the tables: "refuse" raises, "zero" makes its features 0.
+        missing: Treatment of a patient without one of the tables: "refuse" raises, "zero" makes its features 0.
         output: Meaning of the raw output, as in `HEALNet`.
 
     Shape:

@@ -36,7 +36,7 @@ class SurvPath(GuidedBaseline):
         dim: Width d of the tokens inside.
         num_heads: Heads; the paper has one.
         dropout: Dropout.
-        missing: What is done about a patient without the bag, or without any pathway: "refuse" raises, "zero" makes that
+        missing: Treatment of a patient without the bag, or without any pathway: "refuse" raises, "zero" makes that
             mean 0.
         output: Meaning of the raw output, as in `HEALNet`.
 
