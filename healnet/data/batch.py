@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from healnet.data.checks import check_finite
 from healnet.data.summary import to_html
 from healnet.inputs import map_tensors, move, present, values_of
 
@@ -58,10 +59,17 @@ class Batch(NamedTuple):
     ) -> Batch:
         """A batch from ids as text, or an item from one id.
 
+        Raises:
+            ValueError: A value of the inputs that is not finite and not masked; names the modality.
+
         Example:
             >>> Batch.of({"rna": torch.zeros(2, 3)}, ["a", "b"])
             Batch(2 patients, rna 2x3)
         """
+        of_one = isinstance(patients, str)
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) or hasattr(value, "_fields"):
+                check_finite(f"modality {name!r}" + (f", patient {patients!r}" if of_one else ""), value)
         ids = encode_ids([patients])[0] if isinstance(patients, str) else encode_ids(patients)
         outcomes = {name: value for name, value in (("time", time), ("event", event)) if value is not None}
         return cls(inputs, outcomes, labels or {}, ids)

@@ -1,15 +1,19 @@
-"""Checks at the edge where tables enter a cohort: ids, columns and cells, each refused by name."""
+"""Checks at the edge where data enter: ids, columns, cells and numbers, each refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
+from healnet.inputs import broadcast_mask
 from healnet.survival.target import SurvivalTarget
 
-__all__ = ["check_ids", "check_table", "check_target", "shorten"]
+__all__ = ["check_finite", "check_ids", "check_table", "check_target", "shorten"]
 
 _TOO_LARGE = 2**53  # the first integer that another one becomes as float64
 
@@ -80,6 +84,34 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
             f"({infinite.sum()} infinite in all); missing values are NaN"
         )
     return pd.DataFrame(values, index=index, columns=columns)
+
+
+def check_finite(owner: str, value: Any) -> None:
+    """Refuse NaN and infinity in a tensor, or in a NamedTuple of tensors where its `mask` does not hide them.
+
+    Args:
+        owner: Name of the input, for messages.
+        value: Input of one patient or of several.
+
+    Raises:
+        ValueError: A value that is not finite and not masked.
+    """
+    mask = getattr(value, "mask", None)
+    for field in (value,) if isinstance(value, Tensor) else value:
+        # The extremes are NaN or infinite if any value is, and take a twentieth of the time of asking each.
+        if (
+            not field.is_floating_point()
+            or not field.numel()
+            or torch.stack(field.aminmax()).isfinite().all()
+        ):
+            continue
+        finite = field.isfinite()
+        if isinstance(mask, Tensor) and mask.shape == field.shape[: mask.dim()]:
+            finite |= ~broadcast_mask(mask, field.shape)
+        elif isinstance(mask, Tensor) and mask.shape == field.shape[1:]:  # channels come first
+            finite |= ~mask
+        if not finite.all():
+            raise ValueError(f"{owner}: a value is not finite; what is missing is masked, or left out")
 
 
 def check_target(target: object, patients: pd.Index) -> None:

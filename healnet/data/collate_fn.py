@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from healnet.data.batch import Batch
-from healnet.inputs import Masked, broadcast_mask
+from healnet.inputs import Masked
 
 __all__ = ["collate"]
 
@@ -21,12 +21,14 @@ def collate(items: Sequence[Batch]) -> Batch:
     with False. The width of a token or channel must be the same for all: the axes that a mask does not have, last. Images
     and volumes (c, *axes) are known by their masks over the axes, which `Cohort(..., channels_first=[...])` makes.
 
+    Numbers are not looked at: `Cohort`, the readers of files and `Batch.of` have refused what is not finite.
+
     Args:
         items: Items of one or more patients, each with the same modalities.
 
     Raises:
-        ValueError: No items, modalities or types or widths that differ between patients, or a value that is not finite
-            and not masked. Each names the modality and the patient.
+        ValueError: No items; modalities or types or widths that differ between patients. Each names the modality and the
+            patient.
 
     Example:
         >>> from healnet.inputs import PatchBag
@@ -70,9 +72,7 @@ def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
             )
     if isinstance(values[0], Tensor):
         if len({value.shape for value in values}) == 1:
-            batched = torch.stack(values)
-            _refuse_non_finite(name, batched, None, patients)
-            return batched
+            return torch.stack(values)
         values, kind = [Masked(value, torch.tensor(True)) for value in values], Masked
     if not hasattr(kind, "_fields") or "mask" not in kind._fields:
         raise ValueError(
@@ -94,8 +94,6 @@ def _collate_modality(name: str, values: list[Any], patients: list[str]) -> Any:
         if field not in getattr(kind, "ragged", tuple)():
             _refuse_other_widths(name, field, parts, masks.dim() - 1, patients)
         fields.append(_pad(parts))
-        if parts[0].shape[: masks.dim() - 1] == values[0].mask.shape:
-            _refuse_non_finite(name, fields[-1], masks, patients)
     return kind(*fields)
 
 
@@ -148,21 +146,3 @@ def _refuse_other_widths(name: str, field: str, parts: list[Tensor], axes: int, 
 
 def _first(axes: int) -> str:
     return "the first axis" if axes == 1 else f"the first {axes} axes"
-
-
-def _refuse_non_finite(name: str, values: Tensor, mask: Tensor | None, patients: list[str]) -> None:
-    if not values.is_floating_point() or not values.numel():
-        return
-    # The extremes are NaN or infinite if any value is, and take a twentieth of the time of asking each.
-    low, high = values.aminmax()
-    if low.isfinite() and high.isfinite():
-        return
-    finite = values.isfinite()
-    if mask is not None:
-        finite |= ~broadcast_mask(mask, values.shape)
-    wrong = ~finite.flatten(1).all(dim=1) if values.dim() > 1 else ~finite
-    if wrong.any():
-        raise ValueError(
-            f"modality {name!r}: a value of patient {patients[int(wrong.nonzero()[0])]!r} is not finite and not masked "
-            f"({int(wrong.sum())} of {len(wrong)} patients have such values)"
-        )

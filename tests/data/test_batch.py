@@ -160,18 +160,6 @@ NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).exp
             "they may differ in the first 2 axes only",
         ),
         (
-            [item(4, slide=bag(2)), item(7, slide=NAN_BAG)],
-            "modality 'slide': a value of patient 'p7' is not finite and not masked (1 of 2 patients have such values)",
-        ),
-        (
-            [item(4, rna=torch.tensor([torch.nan])), item(7, rna=torch.tensor([torch.nan]))],
-            "modality 'rna': a value of patient 'p4' is not finite and not masked (2 of 2 patients have such values)",
-        ),
-        (
-            [item(4, ct=Masked(torch.tensor([[torch.nan]]), torch.tensor(True)))],
-            "modality 'ct': a value of patient 'p4' is not finite and not masked (1 of 1 patients have such values)",
-        ),
-        (
             [item(4, rna=[1.0])],
             "modality 'rna': expected tensors or NamedTuples with a mask, got list",
         ),
@@ -180,6 +168,35 @@ NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).exp
 def test_what_cannot_be_is_refused_by_name(items, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         collate(items)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            NAN_BAG,
+            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+        ),
+        (
+            torch.tensor([torch.nan]),
+            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+        ),
+        (
+            Masked(torch.tensor([[torch.inf]]), torch.tensor(True)),
+            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+        ),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_name(value, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        item(7, x=value)
+
+
+def test_a_batch_of_several_names_the_modality():
+    values = torch.tensor([[0.0], [torch.nan]])
+    with pytest.raises(ValueError, match=r"^modality 'x': a value is not finite; what is missing is masked"):
+        Batch.of({"x": values}, ["a", "b"])
+    assert Batch.of({"x": Masked(values, torch.tensor([True, False]))}, ["a", "b"]).patients == ["a", "b"]
 
 
 def test_a_batch_is_short_to_read():

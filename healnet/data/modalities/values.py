@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from healnet.data.checks import check_finite
 from healnet.data.modalities.modality import Index, Modality, Reader, of_one_kind, type_names
 from healnet.inputs import Masked
 
@@ -80,12 +81,28 @@ class Values(Modality):
 
 
 def _checked(name: str, patient: str, entry: Any) -> Any:
-    if entry is None or callable(entry):
-        return entry
     owner = f"modality {name!r}, patient {patient!r}"
+    if entry is None:
+        return None
+    return _Function(owner, entry) if callable(entry) else _as_input(owner, entry)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function that reads an entry, whose result is checked whenever it is called."""
+
+    owner: str
+    function: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        return _as_input(self.owner, self.function())
+
+
+def _as_input(owner: str, entry: Any) -> Any:
     if isinstance(entry, np.ndarray):
         if entry.dtype.kind not in "biuf":
             raise ValueError(f"{owner}: expected an array of numbers, got {entry.dtype}")
+        # A copy, for a memory map that cannot be written makes a tensor that torch warns of.
         entry = torch.from_numpy(np.array(entry, dtype=np.float32))
     fields = (entry,) if isinstance(entry, Tensor) else entry
     is_named = isinstance(entry, tuple) and isinstance(getattr(entry, "mask", None), Tensor)
@@ -96,9 +113,7 @@ def _checked(name: str, patient: str, entry: Any) -> Any:
             f"{owner}: expected an array, a tensor, a NamedTuple of tensors with a mask, or a function that reads "
             f"one, got {type(entry).__name__}"
         )
-    for field in fields:
-        if field.is_floating_point() and not field.isfinite().all():
-            raise ValueError(f"{owner}: a value is not finite; what is missing is masked, or left out")
+    check_finite(owner, entry)
     return entry
 
 
@@ -135,6 +150,4 @@ class _ValuesReader:
 
 
 def _read(entry: Any) -> Any:
-    value = entry() if callable(entry) else entry
-    # A copy, for a memory map that cannot be written makes a tensor that torch warns of.
-    return torch.from_numpy(np.array(value, dtype=np.float32)) if isinstance(value, np.ndarray) else value
+    return entry() if callable(entry) else entry

@@ -1,3 +1,4 @@
+import functools
 import re
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from healnet.data.modalities.values import Values
+from healnet.inputs import Masked
 
 PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
 
@@ -28,6 +30,24 @@ def test_arrays_become_float32_tensors_in_the_patients_order():
 def test_a_function_makes_no_promise_about_shape():
     values = Values.of("ct", {"p0": lambda: np.zeros((2, 1)), "p1": np.zeros((2, 1))}, PATIENTS)
     assert not values.alike
+
+
+def test_what_a_function_reads_is_checked_when_it_is_read():
+    function = functools.partial(np.full, (2, 1), np.nan)
+    read = Values.of("ct", {"p1": function}, PATIENTS)
+    message = "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read.entries[1]()
+
+
+def test_a_mask_may_hide_what_is_not_finite():
+    hidden = Masked(torch.tensor([[1.0], [torch.nan]]), torch.tensor([True, False]))
+    channels_first = Masked(hidden.values.T, hidden.mask)
+    assert Values.of("ct", {"p1": hidden, "p2": channels_first}, PATIENTS).missing().tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
