@@ -326,6 +326,7 @@ class _Run:
                 ]
                 scores = []
                 for batch, sharp in self._loader(tiles):
+                    batch = batch if self.transform else batch.permute(0, 3, 1, 2)
                     keep = sharp >= self.settings.min_sharpness
                     kept = batch if keep.all() else batch[keep]
                     if len(kept):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,7 +23,7 @@ from healnet.slides.tissue_files import read_tissue
 
 __all__ = ["FirstLook", "FirstLooks", "ScoredTiles", "SlideJob", "SlideSizes"]
 
-OVERVIEW = 1000  # pixels of the longer side; a picture that has as many serves as it is
+OVERVIEW = 1000  # pixels of the longer side of a slide's picture
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class FirstLooks(Dataset[FirstLook]):
         slide, tissue = tiles.slide, tiles.tissue
         assert isinstance(slide, Slide)
         rgb = None if tissue is None else tissue.rgb
-        if rgb is None or max(rgb.shape) < OVERVIEW:
+        if rgb is None:
             rgb = _overview(slide)
         slide.close()
         # The mask's own picture has served; it would be sent to the main process a second time.
@@ -149,7 +150,7 @@ class SlideSizes(Dataset[tuple[int, int] | None]):
 
 @dataclass(frozen=True)
 class ScoredTiles(Dataset[tuple[Tensor, float]]):
-    """Tile i with its sharpness when indexed: (3, size, size) uint8, or what `transform` makes of it.
+    """Tile i with its sharpness when indexed: (size, size, 3) uint8, or what `transform` makes of (3, size, size).
 
     Attributes:
         tiles: Tiles of a slide.
@@ -163,9 +164,10 @@ class ScoredTiles(Dataset[tuple[Tensor, float]]):
         return len(self.tiles)
 
     def __getitem__(self, position: int) -> tuple[Tensor, float]:
-        tile = self.tiles[position]
-        score = sharpness(tile.permute(1, 2, 0).numpy())
-        return tile if self.transform is None else self.transform(tile), score
+        pixels = self.tiles.pixels(position)
+        tile, score = torch.from_numpy(pixels), sharpness(pixels)
+        # Colors stay last: batches are copied as they are read, and turned once, on the encoder's device.
+        return tile if self.transform is None else self.transform(tile.permute(2, 0, 1)), score
 
 
 def _overview(slide: Slide) -> np.ndarray[Any, Any]:

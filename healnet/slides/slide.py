@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ MAX_PIXELS = 1 << 28  # of one array: 768 MiB
 # claim 4e10.
 MAX_OVERVIEW = 1 << 33
 IMAGES = ("PNG", "TIFF", "JPEG")  # formats of plain images, which Pillow reads where OpenSlide does not
+OPAQUE = 0xFF000000  # the least pixel, as a number, of full alpha
+LEGIBLE = 600  # pixels of the longer side of a picture of a slide, at least
 CACHE = 1 << 27  # bytes of decoded pieces kept: a row of tiles across a slide, which the next row reads again
 
 
@@ -154,10 +157,13 @@ class Slide:
         """
         own = self._known_mpp()
         # A slide coarser than the mask's pixels is an overview already.
-        rgb, scale = self._whole(max(1.0, mpp / own))
-        return find_tissue(
-            rgb,
-            scale,
+        downsample = max(1.0, mpp / own)
+        # A small slide is read finer, so that its picture can be looked at as well and it need not be read twice.
+        times = min(int(downsample), math.ceil(LEGIBLE * downsample / max(self.width, self.height)))
+        rgb, scale = self._whole(downsample, times)
+        tissue = find_tissue(
+            np.asarray(Image.fromarray(rgb).reduce(times)),
+            (scale[0] * times, scale[1] * times),
             own,
             opening=opening,
             closing=closing,
@@ -165,6 +171,7 @@ class Slide:
             min_hole=min_hole,
             threshold=threshold,
         )
+        return replace(tissue, rgb=rgb)
 
     def tiles(
         self,
@@ -217,13 +224,20 @@ class Slide:
         left, top = math.floor(x / own), math.floor(y / own)
         box = (x / own - left, y / own - top, x / own - left + source[0], y / own - top + source[1])
         image = self._read(round(left * own), round(top * own), level, math.ceil(box[2]), math.ceil(box[3]))
+        times = round(source[0] / width)
+        if box == (0, 0, width * times, height * times):
+            return np.array(image.reduce(times))  # the same mean, a third of the time
         filters = Image.Resampling
         how = filters.BOX if min(along_x, along_y) > own else filters.BILINEAR
         return np.array(image.resize((width, height), how, box=box))
 
-    def _whole(self, downsample: float) -> tuple[Array, tuple[float, float]]:
-        """The slide at about `downsample`, and the exact one along x and y that fits it into whole pixels."""
-        width, height = max(1, round(self.width / downsample)), max(1, round(self.height / downsample))
+    def _whole(self, downsample: float, times: int = 1) -> tuple[Array, tuple[float, float]]:
+        """The slide at about `downsample` / `times`, and the exact downsample along x and y.
+
+        That is the one that fits the slide into whole pixels of `downsample`, each of `times` x `times` pixels.
+        """
+        width, height = (times * max(1, round(side / downsample)) for side in (self.width, self.height))
+        downsample /= times
         if width * height > MAX_PIXELS:
             fits = downsample * math.sqrt(width * height / MAX_PIXELS)
             wanted = (
@@ -297,11 +311,11 @@ class Slide:
             raise ValueError(
                 f"{shown(self.path)}: damaged at ({x}, {y}), level {level}, {width} x {height} ({error})"
             ) from error
-        alpha = image.getchannel("A")
-        if alpha.getextrema() == (255, 255):
+        # The bytes of a pixel as one number, whose highest is alpha: far faster than to look through alpha alone.
+        if np.asarray(image).view("<u4").min(initial=OPAQUE) >= OPAQUE:
             return image.convert("RGB")
         white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=alpha)
+        white.paste(image, mask=image.getchannel("A"))
         return white
 
 

@@ -82,12 +82,13 @@ class Tiles(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """One tile, (3, size, size) uint8, or what `transform` makes of it; white beyond the slide."""
-        x, y = self.coords[index]
-        pixels = self.slide.scaled_region(
-            float(x), float(y), self.size, self.size, self.footprint / self.size
-        )
-        tile = torch.from_numpy(pixels).permute(2, 0, 1)
+        tile = torch.from_numpy(self.pixels(index)).permute(2, 0, 1)
         return tile if self.transform is None else self.transform(tile)
+
+    def pixels(self, index: int) -> np.ndarray[Any, Any]:
+        """(size, size, 3) uint8 of one tile, without the transform."""
+        x, y = self.coords[index]
+        return self.slide.scaled_region(float(x), float(y), self.size, self.size, self.footprint / self.size)
 
     def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Tiles:
         """The same tiles, each passed through `transform`."""

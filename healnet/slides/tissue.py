@@ -32,7 +32,8 @@ class Tissue:
         area_mm2: Area of the tissue.
         threshold: The saturation, from 0 to 1, that parted tissue from glass; NaN of a mask that the user made.
         pen: (h, w) bool, True = pen mark.
-        rgb: (h, w, 3) uint8, the slide on the same grid; None of a mask that the user made.
+        rgb: (h', w', 3) uint8, picture of the slide on the same grid or, of a small slide, on a finer one; None of a mask
+            that the user made.
     """
 
     mask: Array

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from healnet._files import atomic_path, shown
 from healnet.slides.tiles import PixelSource
@@ -105,52 +106,59 @@ def outlines(mask: Array) -> list[list[Ring]]:
         >>> outlines(np.array([[True, True]]))
         [[[(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0), (0.0, 0.0)]]]
     """
-    rings = list(_rings(mask))
-    outer = [ring for ring in rings if _signed_area(ring) > 0]
-    pieces = [[ring] for ring in outer]
-    boxes = [np.ptp(np.asarray(ring), axis=0).prod() for ring in outer]
-    for hole in rings:
-        if _signed_area(hole) > 0:
-            continue
-        # The ring around a hole is the smallest that holds a point within the hole's border.
-        x, y = min(hole)
-        around = [i for i, ring in enumerate(outer) if _inside(ring, x - 0.5, y + 0.5)]
-        pieces[min(around, key=lambda i: boxes[i])].append(hole)
-    return pieces
+    labels, _ = ndimage.label(mask)
+    outer: dict[int, Ring] = {}
+    holes: dict[int, list[Ring]] = {}
+    for ring in _rings(mask):
+        x, y = map(
+            int, min(ring)
+        )  # the highest of the leftmost corners: right of it a piece begins, or a hole
+        if _signed_area(ring) > 0:
+            outer[labels[y, x]] = ring
+        else:
+            holes.setdefault(labels[y, x - 1], []).append(ring)
+    return [[ring, *holes.get(piece, ())] for piece, ring in outer.items()]
 
 
 def _rings(mask: Array) -> Iterator[Ring]:
     """Closed borders: clockwise, as an image is seen, around pieces, and the other way around holes."""
     padded = np.pad(mask, 1)
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
     inside = padded[1:-1, 1:-1]
-    for neighbor, start, move in (
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),  # above: the border runs to the right
-        (padded[1:-1, 2:], (1, 0), (0, 1)),
-        (padded[2:, 1:-1], (1, 1), (-1, 0)),
-        (padded[1:-1, :-2], (0, 1), (0, -1)),
+    starts, turns = [], []
+    for turn, (neighbor, start) in enumerate(
+        (
+            (padded[:-2, 1:-1], (0, 0)),  # above: the border runs to the right, then down, left and up
+            (padded[1:-1, 2:], (1, 0)),
+            (padded[2:, 1:-1], (1, 1)),
+            (padded[1:-1, :-2], (0, 1)),
+        )
     ):
         rows, columns = np.nonzero(inside & ~neighbor)
-        for x, y in zip((columns + start[0]).tolist(), (rows + start[1]).tolist(), strict=True):
-            steps.setdefault((x, y), []).append(move)
-    while steps:
-        first = min(steps)
-        place, move, ring = first, steps[first][0], [first]
-        while True:
-            moves = steps[place]
-            # Where two borders meet at a corner, turning right keeps pixels that touch there apart.
-            turn = (-move[1], move[0])
-            chosen = turn if len(moves) > 1 and turn in moves else moves[0]
-            moves.remove(chosen)
-            if not moves:
-                del steps[place]
-            if chosen != move and place != first:
-                ring.append(place)
-            move = chosen
-            place = (place[0] + move[0], place[1] + move[1])
-            if place == first:
-                break
-        yield from _simple([(float(x), float(y)) for x, y in ring])
+        starts.append(np.stack((columns, rows), axis=1) + start)
+        turns.append(np.full(len(rows), turn))
+    start, turned = np.concatenate(starts), np.concatenate(turns)
+    # Edges in the order of the corner that they start from, and of each the edge that follows.
+    keys = start[:, 0] * (len(mask) + 1) + start[:, 1]
+    order = np.argsort(keys, kind="stable")
+    start, turned, keys = start[order], turned[order], keys[order]
+    end = start + np.array(((1, 0), (0, 1), (-1, 0), (0, -1)))[turned]
+    follows = np.searchsorted(keys, end[:, 0] * (len(mask) + 1) + end[:, 1])
+    # Where two borders meet at a corner, turning right keeps pixels that touch there apart.
+    double = keys[follows] == keys[np.minimum(follows + 1, len(keys) - 1)]
+    follows += double & (turned[follows] != (turned + 1) % 4) & (follows + 1 < len(keys))
+    corner = np.empty(len(keys), bool)
+    corner[follows] = turned[follows] != turned
+    points = list(map(tuple, start.astype(float).tolist()))
+    after, is_corner, seen = follows.tolist(), corner.tolist(), bytearray(len(keys))
+    for first in range(len(after)):
+        ring, edge = [], first
+        while not seen[edge]:
+            seen[edge] = 1
+            if is_corner[edge]:
+                ring.append(points[edge])
+            edge = after[edge]
+        if ring:
+            yield from _simple(ring)
 
 
 def _simple(ring: Ring) -> Iterator[Ring]:
@@ -171,14 +179,6 @@ def _simple(ring: Ring) -> Iterator[Ring]:
 def _signed_area(ring: Ring) -> float:
     x, y = np.asarray(ring).T
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
-
-
-def _inside(ring: Ring, x: float, y: float) -> bool:
-    points = np.asarray(ring)
-    (x0, y0), (x1, y1) = points[:-1].T, points[1:].T
-    crosses = (y0 > y) != (y1 > y)
-    at = x0 + (y - y0) * (x1 - x0) / np.where(y1 == y0, 1, y1 - y0)
-    return bool(np.count_nonzero(crosses & (at > x)) % 2)
 
 
 def _filled(rings: list[Array], shape: tuple[int, int], downsample: tuple[float, float]) -> Array:

@@ -20,6 +20,21 @@ def test_bytes_become_fractions_and_floats_stay():
     assert encode(torch.full((2, 3, 4, 4), 51.0)).tolist() == [[51.0] * 3] * 2
 
 
+def test_features_that_are_a_view_of_the_tiles_outlive_the_next_batch():
+    encode = encoder(lambda tiles: tiles.flatten(1)[:, :4])
+    first = encode(torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2))
+    encode(torch.zeros(2, 3, 2, 2, dtype=torch.uint8))
+    np.testing.assert_allclose(first, np.array([[0, 1, 2, 3], [12, 13, 14, 15]]) / 255, rtol=1e-6)
+
+
+def test_batches_of_other_sizes_and_with_colors_last_in_memory():
+    encode = encoder(lambda tiles: tiles.view(len(tiles), -1))
+    draw = torch.Generator().manual_seed(0)
+    for shape in ((4, 2, 2, 3), (5, 2, 2, 3), (1, 2, 2, 3), (3, 5, 5, 3)):
+        tiles = torch.randint(256, shape, dtype=torch.uint8, generator=draw).permute(0, 3, 1, 2)
+        assert np.array_equal(encode(tiles), (tiles.float() / 255).flatten(1))
+
+
 @pytest.mark.parametrize(
     ("dtype", "stored"),
     [
