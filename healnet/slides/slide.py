@@ -225,7 +225,7 @@ class Slide:
         box = (x / own - left, y / own - top, x / own - left + source[0], y / own - top + source[1])
         image = self._read(round(left * own), round(top * own), level, math.ceil(box[2]), math.ceil(box[3]))
         times = round(source[0] / width)
-        if box == (0, 0, width * times, height * times):
+        if box == (0.0, 0.0, float(width * times), float(height * times)):
             return np.array(image.reduce(times))  # the same mean, a third of the time
         filters = Image.Resampling
         how = filters.BOX if min(along_x, along_y) > own else filters.BILINEAR

@@ -125,7 +125,7 @@ def _rings(mask: Array) -> Iterator[Ring]:
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     starts, turns = [], []
-    for turn, (neighbor, start) in enumerate(
+    for turn, (neighbor, corner) in enumerate(
         (
             (padded[:-2, 1:-1], (0, 0)),  # above: the border runs to the right, then down, left and up
             (padded[1:-1, 2:], (1, 0)),
@@ -134,7 +134,7 @@ def _rings(mask: Array) -> Iterator[Ring]:
         )
     ):
         rows, columns = np.nonzero(inside & ~neighbor)
-        starts.append(np.stack((columns, rows), axis=1) + start)
+        starts.append(np.stack((columns, rows), axis=1) + corner)
         turns.append(np.full(len(rows), turn))
     start, turned = np.concatenate(starts), np.concatenate(turns)
     # Edges in the order of the corner that they start from, and of each the edge that follows.
@@ -146,12 +146,13 @@ def _rings(mask: Array) -> Iterator[Ring]:
     # Where two borders meet at a corner, turning right keeps pixels that touch there apart.
     double = keys[follows] == keys[np.minimum(follows + 1, len(keys) - 1)]
     follows += double & (turned[follows] != (turned + 1) % 4) & (follows + 1 < len(keys))
-    corner = np.empty(len(keys), bool)
-    corner[follows] = turned[follows] != turned
-    points = list(map(tuple, start.astype(float).tolist()))
-    after, is_corner, seen = follows.tolist(), corner.tolist(), bytearray(len(keys))
+    turning = np.empty(len(keys), bool)
+    turning[follows] = turned[follows] != turned
+    points = [(x, y) for x, y in start.astype(float).tolist()]
+    after, is_corner, seen = follows.tolist(), turning.tolist(), bytearray(len(keys))
     for first in range(len(after)):
-        ring, edge = [], first
+        ring: Ring = []
+        edge = first
         while not seen[edge]:
             seen[edge] = 1
             if is_corner[edge]:
