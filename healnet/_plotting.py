@@ -295,10 +295,8 @@ def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[st
     def known(path: str) -> set[int]:
         try:
             return missing & get_font(path).get_charmap().keys()
-        except (
-            OSError,
-            RuntimeError,
-        ):  # removed since, or a bitmap font, as those of emoji, which matplotlib cannot read
+        # Removed since, or a bitmap font, as those of emoji, which matplotlib cannot read.
+        except (OSError, RuntimeError):
             return set()
 
     missing = {ord(c) for c in characters}

@@ -41,11 +41,11 @@ class Tokens:
     def __init__(self, values: Tensor, mask: Tensor | None = None, shards: TokenShards | None = None) -> None:
         if values.dim() != 3 or not values.is_floating_point():
             raise ValueError(
-                f"Tokens expect floating-point values of shape (b, n, c), got {values.dtype} of shape {tuple(values.shape)}"
+                f"expected floating-point values of shape (b, n, c), got {values.dtype} of shape {tuple(values.shape)}"
             )
         if mask is not None and (mask.dtype != torch.bool or mask.shape != values.shape[:2]):
             raise ValueError(
-                f"Tokens expect a bool mask of shape {tuple(values.shape[:2])}, "
+                f"expected a bool mask of shape {tuple(values.shape[:2])}, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
         if mask is None and values.shape[1] == 0:  # no patient has a token

@@ -63,22 +63,22 @@ def test_present_and_repr():
         (
             torch.zeros(3, 2),
             None,
-            "Tokens expect floating-point values of shape (b, n, c), got torch.float32 of shape (3, 2)",
+            "expected floating-point values of shape (b, n, c), got torch.float32 of shape (3, 2)",
         ),
         (
             torch.zeros(3, 2, 5, dtype=torch.long),
             None,
-            "Tokens expect floating-point values of shape (b, n, c), got torch.int64 of shape (3, 2, 5)",
+            "expected floating-point values of shape (b, n, c), got torch.int64 of shape (3, 2, 5)",
         ),
         (
             torch.zeros(3, 2, 5),
             torch.ones(3, 5, dtype=torch.bool),
-            "Tokens expect a bool mask of shape (3, 2), got torch.bool of shape (3, 5)",
+            "expected a bool mask of shape (3, 2), got torch.bool of shape (3, 5)",
         ),
         (
             torch.zeros(3, 2, 5),
             torch.ones(3, 2),
-            "Tokens expect a bool mask of shape (3, 2), got torch.float32 of shape (3, 2)",
+            "expected a bool mask of shape (3, 2), got torch.float32 of shape (3, 2)",
         ),
     ],
 )

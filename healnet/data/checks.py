@@ -36,9 +36,9 @@ def check_ids(ids: Iterable[object], owner: str) -> pd.Index:
     names: list[str] = []
     for identity in ids:
         if isinstance(identity, bool | np.bool_) or not isinstance(identity, str | int | np.integer):
-            raise ValueError(f"{owner}: patient ids must be strings or integers, got {identity!r}")
+            raise ValueError(f"{owner}: expected patient ids of strings or integers, got {identity!r}")
         if not str(identity).strip():
-            raise ValueError(f"{owner}: a patient id is empty")
+            raise ValueError(f"{owner}: expected patient ids, got an empty one")
         names.append(str(identity))
     index = pd.Index(names, dtype=object, name="patient")
     if index.has_duplicates:
@@ -58,7 +58,7 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     index = check_ids(table.index, owner)
     columns = pd.Index([str(column) for column in table.columns], dtype=object)
     if not len(columns):
-        raise ValueError(f"{owner}: the table has no columns")
+        raise ValueError(f"{owner}: expected columns, got none")
     if columns.has_duplicates:
         raise ValueError(f"{owner}: duplicated column {shorten(columns[columns.duplicated()].unique())}")
     kinds = table.dtypes.to_numpy()

@@ -106,7 +106,7 @@ class Cohort:
         if not isinstance(modalities, Mapping):
             raise ValueError(f'expected modalities by name, as {{"rna": table}}, got {given}')
         if not modalities:
-            raise ValueError("a cohort needs at least one modality")
+            raise ValueError("expected at least one modality, got none")
         if isinstance(patients, str | pd.DataFrame):
             raise ValueError(f"expected patients as a sequence of ids, got {type(patients).__name__}")
         sources = {name: check_source(name, source) for name, source in modalities.items()}
@@ -439,19 +439,8 @@ class Cohort:
             within: Label of classes each of which is split by itself. In a joined cohort `within="cohort"` gives every
                 cohort the folds that it has alone.
         """
-        groups = self._groups(stratify)
-        if within is None:
-            return stratified_folds(groups, n_splits, seed)
-        classes = self._labels.codes(within)
-        parts = [np.flatnonzero(classes == value) for value in np.unique(classes)]
-        own = [stratified_folds(groups[part], n_splits, seed) for part in parts]
-
-        def joined(k: int, side: int) -> Index:
-            return np.sort(
-                np.concatenate([part[folds[k][side]] for part, folds in zip(parts, own, strict=True)])
-            )
-
-        return [(joined(k, 0), joined(k, 1)) for k in range(n_splits)]
+        classes = None if within is None else self._labels.codes(within)
+        return stratified_folds(self._groups(stratify), n_splits, seed, classes)
 
     def holdout(
         self, fraction: float = 0.2, seed: int = 0, *, stratify: str | Sequence[str] | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet.data.modalities.modality import Index
+
 __all__ = ["stratified_folds", "stratified_holdout"]
 
-Index = NDArray[np.intp]
 
-
-def stratified_folds(group: ArrayLike, n_splits: int = 5, seed: int = 0) -> list[tuple[Index, Index]]:
+def stratified_folds(
+    group: ArrayLike, n_splits: int = 5, seed: int = 0, within: ArrayLike | None = None
+) -> list[tuple[Index, Index]]:
     """Cross-validation folds: every patient is in exactly one test fold.
 
     Patients are shuffled within their group and dealt to the folds in turn, group after group, so that the sizes of two
@@ -20,6 +22,7 @@ def stratified_folds(group: ArrayLike, n_splits: int = 5, seed: int = 0) -> list
         group: (n,) group of each patient: bool (True = event), integers or text.
         n_splits: Number of folds, at least 2.
         seed: Random seed of the shuffle; the same seed gives the same folds everywhere.
+        within: (n,) numbers of the parts each of which gets the folds that it has alone; None for one part.
 
     Returns:
         `n_splits` pairs (train, test) of sorted positions.
@@ -33,6 +36,19 @@ def stratified_folds(group: ArrayLike, n_splits: int = 5, seed: int = 0) -> list
         [3, 3]
     """
     groups = np.asarray(group)
+    part = np.zeros(len(groups)) if within is None else np.asarray(within)
+    fold = np.empty(len(groups), dtype=np.intp)
+    for number in np.unique(part) if len(part) else [0]:
+        fold[part == number] = _dealt(groups[part == number], n_splits, seed)
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_splits)]
+
+
+def _dealt(groups: NDArray[np.generic], n_splits: int, seed: int) -> Index:
+    """(n,) the fold of each patient.
+
+    Raises:
+        ValueError: Fewer than 2 folds, or a group of fewer patients than folds.
+    """
     if n_splits < 2:
         raise ValueError(f"expected n_splits >= 2, got {n_splits}")
     values, counts = np.unique(groups, return_counts=True)
@@ -43,7 +59,7 @@ def stratified_folds(group: ArrayLike, n_splits: int = 5, seed: int = 0) -> list
         raise ValueError(f"{n_splits} folds need at least {n_splits} patients, got 0")
     fold = np.empty(len(groups), dtype=np.intp)
     fold[_shuffled(groups, seed)] = np.arange(len(groups)) % n_splits
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_splits)]
+    return fold
 
 
 def stratified_holdout(group: ArrayLike, fraction: float = 0.2, seed: int = 0) -> tuple[Index, Index]:

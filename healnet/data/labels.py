@@ -15,10 +15,10 @@ from torch import Tensor
 
 from healnet.data.checks import check_ids, shorten
 from healnet.data.id_matching import left_out
+from healnet.data.modalities.modality import Index
 
 __all__ = ["UNKNOWN_CLASS", "Labels"]
 
-Index = NDArray[np.intp]
 UNKNOWN_CLASS = -100  # the default `ignore_index` of torch's cross-entropy
 
 

@@ -32,7 +32,8 @@ class Standardizer:
     Args:
         method: "mean" for mean and standard deviation (with n in the denominator); "median" for the median and the
             interquartile range scaled to a standard deviation, which a few wild values do not move (the standard
-            deviation itself where most cells hold one value, as mutations do).
+            deviation itself where most cells hold one value, as mutations do); "rank" for normal scores, the quantile of
+            the normal distribution at a value's place among the training cells, which suits long tails.
         clip: Limit of the standardized values on both sides, None for no limit. Protects from values far outside
             what training saw.
 
@@ -194,9 +195,8 @@ class Standardizer:
             if self.method == "median":
                 lower, center, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
                 iqr = upper - lower
-                scale = np.where(
-                    iqr > 0, iqr * _IQR_TO_STD, scale
-                )  # mostly one value: no interquartile range
+                # A column of mostly one value has no interquartile range.
+                scale = np.where(iqr > 0, iqr * _IQR_TO_STD, scale)
         cells = (~np.isnan(values)).sum(axis=0)
         return self._table(name, table.columns, center, scale, lowest, highest, cells)
 

@@ -18,9 +18,8 @@ from healnet.inputs import broadcast_mask, real_elements, repeat, values_of, wit
 
 __all__ = ["integrated_gradients"]
 
-MISSED = (
-    0.1  # of the scores' total size; 16 steps miss up to 0.06 on the models of tests/explain/test_planted.py
-)
+# Share of the scores' total size; 16 steps miss up to 0.06 on the models of tests/explain/test_planted.py.
+MISSED = 0.1
 
 
 def integrated_gradients(

@@ -14,11 +14,10 @@ from healnet._files import atomic_path
 __all__ = ["to_pyramid_tiff"]
 
 Array = np.ndarray[Any, Any]
-READ = 2048  # Side of the squares that are read at once.
-KEPT = (
-    2**26
-)  # Pixels of the largest level that is kept in memory, from which all smaller ones are made: 512 MiB.
-SMALLEST = 1024  # The pyramid ends with the first level whose longer side is at most this.
+READ = 2048  # side of the squares that are read at once
+# Pixels of the largest level that is kept in memory, from which all smaller ones are made: 512 MiB.
+KEPT = 2**26
+SMALLEST = 1024  # the pyramid ends with the first level whose longer side is at most this
 
 
 def to_pyramid_tiff(

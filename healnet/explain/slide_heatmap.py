@@ -184,9 +184,8 @@ def _draw_heat(
 
 
 def _limits(scale: str, shown: NDArray[np.float64], cmap: str | None) -> tuple[float, float, str]:
-    by_rank = (
-        scale == "percentile" or not np.isfinite(shown).any()
-    )  # a slide without patches has no raw scale
+    # A slide without patches has no raw scale.
+    by_rank = scale == "percentile" or not np.isfinite(shown).any()
     low, high, colors = (0.0, 100.0, "viridis") if by_rank else color_limits(shown)
     return low, high, cmap or colors
 

@@ -155,9 +155,8 @@ def _translate(
 
     def take(layer: int, slot: str, name: str) -> Tensor:
         names = [f"layers.{layer}.{slot}.{name}"]
-        if (
-            tied and layer > 0
-        ):  # a state dict without repeated entries holds layer 1, and one cross feed-forward
+        # A state dict without repeated entries holds layer 1, and one cross feed-forward.
+        if tied and layer > 0:
             shared = "1" if slot.isdigit() and int(slot) % 2 else slot
             names += [
                 f"layers.{layer}.{shared}.{name}",

@@ -74,9 +74,7 @@ class TokenShards:
         """The state over the tokens of all processes, from that over each one's own."""
         top = self.maximum(state.maximum)
         own = state.rescaled(top)
-        both = self.total(
-            torch.cat((own.weighted, own.total.unsqueeze(-1)), dim=-1)
-        )  # one message for the two
+        both = self.total(torch.cat((own.weighted, own.total.unsqueeze(-1)), dim=-1))  # one message
         return SoftmaxState(top, both[..., -1], both[..., :-1])
 
     def rescale(self, probabilities: Tensor, own: Tensor, whole: Tensor) -> Tensor:

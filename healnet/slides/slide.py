@@ -21,9 +21,8 @@ __all__ = ["Slide"]
 
 Array = np.ndarray[Any, Any]
 
-FINEST = (
-    0.9  # the least ratio of a requested mpp to the slide's: 10 % finer is rounding, more would be invented
-)
+# The least ratio of a requested mpp to the slide's: 10% finer is rounding, more would be invented.
+FINEST = 0.9
 BLOCK = 2048  # side of the pieces, in source pixels, in which large areas are read: 16 MiB each
 MAX_PIXELS = 1 << 28  # of one array: 768 MiB
 # Source pixels that are read for one overview. A slide without coarse levels has 4e9 at most (40 seconds); a small file may

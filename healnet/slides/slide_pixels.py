@@ -66,9 +66,8 @@ class _TissuePixels:
 
     def __getitem__(self, where: tuple[slice, slice]) -> Array:
         rows, columns = (
-            np.minimum(
-                ((np.arange(*part.indices(size)) + 0.5) / ratio).astype(np.intp), limit - 1
-            )  # the mask's pixel under the middle of each
+            # The mask's pixel under the middle of each.
+            np.minimum(((np.arange(*part.indices(size)) + 0.5) / ratio).astype(np.intp), limit - 1)
             for part, size, ratio, limit in zip(where, self.shape, self._ratio, self._mask.shape, strict=True)
         )
         return np.asarray(self._mask[np.ix_(rows, columns)])

@@ -86,9 +86,8 @@ class TileEncoder:
             )
         if not features.is_floating_point():
             raise ValueError(f"expected floating-point features of the encoder, got {features.dtype}")
-        features = (
-            features.float() if features.dtype == torch.bfloat16 else features
-        )  # NumPy and HDF5 have no bfloat16
+        if features.dtype == torch.bfloat16:  # which NumPy and HDF5 lack
+            features = features.float()
         return features.cpu().numpy().copy()  # a copy, for features may be a view of the tiles
 
     def probe(self, size: int, transform: Callable[[Tensor], Tensor] | None) -> FeatureKind:

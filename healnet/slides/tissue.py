@@ -17,9 +17,8 @@ Array = np.ndarray[Any, Any]
 # Glass is a little tinted (saturation up to 0.04), and pale stroma begins near 0.1. Within a slide full of tissue Otsu
 # would split nuclei from stroma, and on an empty one dust from glass.
 THRESHOLD_RANGE = (0.05, 0.12)
-DARKEST = (
-    0.15  # below this value a pixel is ink, a fold's shadow or the scanner's black border; its hue is noise
-)
+# Below this value a pixel is ink, a fold's shadow or the scanner's black border; its hue is noise.
+DARKEST = 0.15
 
 
 @dataclass(frozen=True, eq=False)

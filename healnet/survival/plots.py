@@ -70,7 +70,7 @@ def plot_kaplan_meier(
     present = np.unique(labels).tolist()
     names = present if order is None else [str(name) for name in order]
     if sorted(names) != present:
-        raise ValueError(f"order must name the groups {present}, got {names}")
+        raise ValueError(f"expected order to name the groups {present}, got {names}")
     ax = new_axes(7.0, 5.0) if ax is None else ax
     estimates = []
     for k, name in enumerate(names):
@@ -138,19 +138,19 @@ def plot_survival_curves(
         values = survival.at(grid).detach().double().cpu().numpy()
     else:
         if times is None:
-            raise ValueError("an array of survival needs times: the time of each of its columns")
+            raise ValueError("expected times, one for each column of an array of survival, got None")
         grid = np.asarray(as_array(times), dtype=np.float64)
         values = np.asarray(as_array(survival), dtype=np.float64)
         if values.ndim != 2 or values.shape[1:] != grid.shape:
             raise ValueError(
-                f"survival must have shape (n, {len(grid)}) for {len(grid)} times, got {values.shape}"
+                f"expected survival of shape (n, {len(grid)}) for {len(grid)} times, got {values.shape}"
             )
         if grid[0] > 0:
             grid, values = np.append(0.0, grid), np.pad(values, ((0, 0), (1, 0)), constant_values=1.0)
     names = [f"patient {i + 1}" for i in range(len(values))] if labels is None else list(labels)
     for what, given in (("labels", names), ("target", target)):
         if given is not None and len(given) != len(values):
-            raise ValueError(f"{what} must be of the {len(values)} patients of survival, got {len(given)}")
+            raise ValueError(f"expected {what} of the {len(values)} patients of survival, got {len(given)}")
     ax = new_axes(7.0, 4.5) if ax is None else ax
     for k, curve in enumerate(values):
         color, style = PALETTE[k % len(PALETTE)], STYLES[k % len(STYLES)]
@@ -269,17 +269,19 @@ def plot_forest(
         ValueError: a column that the table lacks, `low` without `high` or with many rows per model, no rows.
     """
     if (low is None) != (high is None):
-        raise ValueError("low and high must be given together")
+        raise ValueError(f"expected low and high or neither, got {low!r} and {high!r}")
     columns = [column for column in (name, value, low, high) if column is not None]
     missing = [column for column in columns if column not in results.columns]
     if missing:
-        raise ValueError(f"results lack the columns {missing}, they have {list(results.columns)}")
+        raise ValueError(f"expected results with the columns {missing}, got {list(results.columns)}")
     known = results[results[value].notna()]
     models = list(dict.fromkeys(known[name].tolist()))
     if not models:
-        raise ValueError("results hold no values to draw")
+        raise ValueError(f"expected results with a value of {value!r}, got none")
     if low is not None and len(models) != len(known):
-        raise ValueError("low and high need one row per model")
+        raise ValueError(
+            f"expected one row per model with low and high, got {len(known)} for {len(models)} models"
+        )
     ax = new_axes(7.0, 1.2 + 0.32 * len(models)) if ax is None else ax
     for row, model in enumerate(models):
         part = known[known[name] == model]

@@ -70,9 +70,8 @@ def check_fusion_layer(
         tokens[name] = Tokens(normal(batch, num_tokens, width), torch.arange(num_tokens) < lengths[:, None])
 
     def run(law: str, changed: Mapping[str, Tokens], recorder: TraceRecorder | None = None) -> Tensor:
-        fresh = {
-            name: Tokens(x.values, x.mask) for name, x in changed.items()
-        }  # nothing cached between calls
+        # Nothing cached between calls.
+        fresh = {name: Tokens(x.values, x.mask) for name, x in changed.items()}
         with laws.holds(law):
             return layer(latents, fresh, recorder)
 

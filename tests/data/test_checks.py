@@ -37,7 +37,7 @@ def test_pandas_own_missing_values_become_nan():
             "modality 'rna': duplicated patient id 'p1'; a cohort has one row per patient",
         ),
         (frame(GOOD, columns=["a", "b", "a"]), "modality 'rna': duplicated column 'a'"),
-        (frame(np.empty((2, 0)), columns=[]), "modality 'rna': the table has no columns"),
+        (frame(np.empty((2, 0)), columns=[]), "modality 'rna': expected columns, got none"),
         (
             frame([[1, "x", 2], [1, "y", 2]]),
             "modality 'rna': column 'b' is not numeric (object): 'x' of patient 'p1'; encode it as numbers, with NaN where "
@@ -70,18 +70,18 @@ def test_pandas_own_missing_values_become_nan():
             frame([[1, 2, np.inf], [-np.inf, 2, 3]]),
             "modality 'rna': infinite value in column 'c' of patient 'p1' (2 infinite in all); missing values are NaN",
         ),
-        (frame(GOOD, index=["p1", " "]), "modality 'rna': a patient id is empty"),
+        (frame(GOOD, index=["p1", " "]), "modality 'rna': expected patient ids, got an empty one"),
         (
             frame(GOOD, index=["p1", np.nan]),
-            "modality 'rna': patient ids must be strings or integers, got nan",
+            "modality 'rna': expected patient ids of strings or integers, got nan",
         ),
         (
             frame(GOOD, index=[1.0, 2.0]),
-            "modality 'rna': patient ids must be strings or integers, got 1.0",
+            "modality 'rna': expected patient ids of strings or integers, got 1.0",
         ),
         (
             frame(GOOD, index=[True, False]),
-            "modality 'rna': patient ids must be strings or integers, got True",
+            "modality 'rna': expected patient ids of strings or integers, got True",
         ),
     ],
 )

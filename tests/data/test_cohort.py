@@ -171,7 +171,7 @@ def with_table(**changes):
             lambda: Cohort(tables(), TARGET, PATIENTS[:4]),
             "the cohort has 4 patient ids but 5 survival times",
         ),
-        (lambda: Cohort({}, TARGET, PATIENTS), "a cohort needs at least one modality"),
+        (lambda: Cohort({}, TARGET, PATIENTS), "expected at least one modality, got none"),
         (
             lambda: Cohort(tables()["rna"], TARGET, PATIENTS),
             'expected modalities by name, as {"rna": table}, got DataFrame',

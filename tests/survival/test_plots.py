@@ -160,7 +160,9 @@ def test_groups_are_checked(axes):
         ValueError, match=r"^expected groups of shape \(2,\) or \(2, 1\), one value per patient, got \(1,\)$"
     ):
         plot_kaplan_meier(target, ["a"], ax=axes)
-    with pytest.raises(ValueError, match=r"^order must name the groups \['a', 'b'\], got \['a', 'c'\]$"):
+    with pytest.raises(
+        ValueError, match=r"^expected order to name the groups \['a', 'b'\], got \['a', 'c'\]$"
+    ):
         plot_kaplan_meier(target, ["a", "b"], order=["a", "c"], ax=axes)
 
 
@@ -220,14 +222,14 @@ def test_step_functions_are_drawn_as_steps(axes):
 
 def test_predicted_curves_are_checked(axes):
     with pytest.raises(
-        ValueError, match=r"^an array of survival needs times: the time of each of its columns$"
+        ValueError, match=r"^expected times, one for each column of an array of survival, got None$"
     ):
         plot_survival_curves([[0.5]], ax=axes)
-    with pytest.raises(ValueError, match=r"^survival must have shape \(n, 2\) for 2 times, got \(1, 1\)$"):
+    with pytest.raises(ValueError, match=r"^expected survival of shape \(n, 2\) for 2 times, got \(1, 1\)$"):
         plot_survival_curves([[0.5]], [1, 2], ax=axes)
-    with pytest.raises(ValueError, match=r"^labels must be of the 1 patients of survival, got 2$"):
+    with pytest.raises(ValueError, match=r"^expected labels of the 1 patients of survival, got 2$"):
         plot_survival_curves([[0.5]], [1], labels=["A", "B"], ax=axes)
-    with pytest.raises(ValueError, match=r"^target must be of the 1 patients of survival, got 2$"):
+    with pytest.raises(ValueError, match=r"^expected target of the 1 patients of survival, got 2$"):
         plot_survival_curves([[0.5]], [1], target=SurvivalTarget([1, 2], [True, False]), ax=axes)
 
 
@@ -311,12 +313,15 @@ def test_a_metric_without_an_interval_shows_its_value_alone(axes):
 def test_forest_is_checked(axes):
     table = pd.DataFrame({"model": ["a", "a"], "c_index": [0.6, 0.7], "low": 0.5, "high": 0.8})
     for options, message in (
-        ({"low": "low"}, "low and high must be given together"),
-        ({"low": "low", "high": "high"}, "low and high need one row per model"),
-        ({"value": "auc"}, "results lack the columns ['auc'], they have ['model', 'c_index', 'low', 'high']"),
+        ({"low": "low"}, "expected low and high or neither, got 'low' and None"),
+        ({"low": "low", "high": "high"}, "expected one row per model with low and high, got 2 for 1 models"),
+        (
+            {"value": "auc"},
+            "expected results with the columns ['auc'], got ['model', 'c_index', 'low', 'high']",
+        ),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             plot_forest(table, **options, ax=axes)
         assert str(error.value) == message
-    with pytest.raises(ValueError, match=r"^results hold no values to draw$"):
+    with pytest.raises(ValueError, match=r"^expected results with a value of 'c_index', got none$"):
         plot_forest(table.iloc[:0], ax=axes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from healnet._files import shown
 from healnet.data.checks import shorten
-from healnet.data.tables.text_table import MAX_BYTES, TextTable, open_text_table
+from healnet.data.tables.text_table import MAX_BYTES, open_text_table
 
 __all__ = ["read_matrix"]
 
@@ -79,7 +79,8 @@ def read_matrix(
     columns = [name for name in table.header if name != names and name not in leave_out]
     if not columns:
         raise ValueError(f"{shown(path)}: expected columns of numbers beside {names!r}, got none")
-    rows, values = _read(table, names, columns)
+    text, values = table.read([names], columns)
+    rows = ["" if name is None else name.strip() for name in text[names]]
     samples, features = (columns, rows) if genes_in_rows else (rows, columns)
     values = values.T if genes_in_rows else values
     _refuse_repeated(path, samples)
@@ -89,11 +90,6 @@ def read_matrix(
         index=pd.Index(samples, dtype=object),
         columns=pd.Index(features, dtype=object),
     )
-
-
-def _read(table: TextTable, names: str, columns: list[str]) -> tuple[list[str], NDArray[np.float64]]:
-    text, values = table.read([names], columns)
-    return ["" if name is None else name.strip() for name in text[names]], values
 
 
 def _refuse_repeated(path: Path, samples: list[str]) -> None:

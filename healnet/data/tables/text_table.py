@@ -65,7 +65,7 @@ class TextTable:
         Raises:
             ValueError: No rows, a row of another length, a quote left open. The message names the file and the line.
         """
-        lines = bounded_lines(self.path, self.text, self.delimiter, self.skipped)
+        lines = _bounded_lines(self.path, self.text, self.delimiter, self.skipped)
         next(lines)
         filled = 0
         for number, row in (
@@ -125,7 +125,7 @@ class TextTable:
         return row
 
     def _quoted(self) -> Iterator[tuple[int, list[str]]]:
-        lines = bounded_lines(self.path, self.text, self.delimiter, self.skipped)
+        lines = _bounded_lines(self.path, self.text, self.delimiter, self.skipped)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
             next(reader)
@@ -163,7 +163,7 @@ def open_text_table(
     if delimiter is None:
         delimiter = max("\t,;", key=line.count) if any(mark in line for mark in "\t,;") else ","
     try:
-        reader = csv.reader(bounded_lines(path, text, delimiter, skipped), delimiter=delimiter, strict=True)
+        reader = csv.reader(_bounded_lines(path, text, delimiter, skipped), delimiter=delimiter, strict=True)
         header = next(reader, [])
     except csv.Error as error:
         raise ValueError(f"{shown(path)}: line {1 + skipped} is not CSV ({error})") from error
@@ -171,7 +171,7 @@ def open_text_table(
     return TextTable(path, header, text, delimiter, skipped)
 
 
-def bounded_lines(path: Path, text: str, delimiter: str, skipped: int = 0) -> Iterator[str]:
+def _bounded_lines(path: Path, text: str, delimiter: str, skipped: int = 0) -> Iterator[str]:
     """The lines of a text, refused where one has too many fields."""
     for number, line in enumerate(io.StringIO(text, newline=""), start=1 + skipped):
         if line.count(delimiter) >= MAX_COLUMNS:
