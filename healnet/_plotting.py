@@ -95,7 +95,7 @@ def panels(
     """A grid of axes, row by row: in the place of `ax`, or in a new figure of `size` inches; rows as high as `heights` say.
 
     Raises:
-        ValueError: axes whose place is not that of a grid, as `Figure.subplots` makes them.
+        ValueError: Axes whose place is not that of a grid, as `Figure.subplots` makes them.
         ImportError: matplotlib is not installed.
     """
     if ax is None:
@@ -160,13 +160,13 @@ def draw_scale_bar(ax: Axes, box: tuple[float, float, float, float], mpp: float,
     """Draw a bar of a round number of microns at the bottom left.
 
     Args:
-        ax: axes whose y points downward.
-        box: left, top, right and bottom of the picture in the axes' units.
-        mpp: microns per unit of the axes.
-        share: greatest part of the width.
+        ax: Axes whose y points downward.
+        box: Edges of the picture in the axes' units: left, top, right and bottom.
+        mpp: Microns per unit of the axes.
+        share: Greatest part of the width.
 
     Raises:
-        ValueError: an mpp that is not above 0.
+        ValueError: An mpp that is not above 0.
     """
     from matplotlib.patches import Rectangle
 
@@ -211,7 +211,7 @@ def on_scale(scores: NDArray[np.float64], scale: str) -> NDArray[np.float64]:
     Equal scores share the mean of their percentiles, and a single one gets 100.
 
     Raises:
-        ValueError: another scale.
+        ValueError: Another scale.
 
     Example:
         >>> on_scale(np.array([0.1, 5.0, 0.1, 9.0, 7.0]), "percentile").tolist()
@@ -232,7 +232,7 @@ def color_limits(scores: ArrayLike) -> tuple[float, float, str]:
     """The ends of a color map, and which: about 0, blue lowers and red raises, for scores of both signs; else sequential.
 
     Raises:
-        ValueError: no score is a number.
+        ValueError: No score is a number.
     """
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).any():

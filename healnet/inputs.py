@@ -239,7 +239,7 @@ def present(value: Any) -> Tensor:
     """(b,) bool: which patients have any of this modality.
 
     Raises:
-        ValueError: neither a tensor nor a NamedTuple with a mask.
+        ValueError: Neither a tensor nor a NamedTuple with a mask.
 
     Example:
         >>> present(Masked(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))).tolist()
@@ -261,7 +261,7 @@ def hide(value: Any, where: Tensor) -> Any:
         where: Mask, True = hide: (b,) for whole patients, (b, *axes) for elements, or (1, *axes) for the same of all.
 
     Raises:
-        ValueError: an input that cannot be masked.
+        ValueError: An input that cannot be masked.
 
     Example:
         >>> hide(torch.zeros(3, 5), torch.tensor([True, False, False])).mask.tolist()
@@ -287,7 +287,7 @@ def values_field(value: Any) -> str | None:
     """The field of a NamedTuple that holds its numbers: the first floating-point one. None for a tensor.
 
     Raises:
-        ValueError: neither a tensor nor a NamedTuple with such a field.
+        ValueError: Neither a tensor nor a NamedTuple with such a field.
     """
     if isinstance(value, Tensor):
         return None
@@ -331,7 +331,7 @@ def batch_size(inputs: Mapping[str, Any]) -> int:
     """Number of patients in the inputs of a model.
 
     Raises:
-        ValueError: no modality at all.
+        ValueError: No modality at all.
     """
     for value in inputs.values():
         if value is not None:
@@ -343,7 +343,7 @@ def unmask(value: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
     """The values and the mask of a plain tensor (no mask: all present) or of `Masked`.
 
     Raises:
-        ValueError: anything else, or a mask that is not boolean.
+        ValueError: Anything else, or a mask that is not boolean.
     """
     if isinstance(value, Tensor):
         return value, None

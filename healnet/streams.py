@@ -41,7 +41,7 @@ class Pieces:
         values: (*axes, c), or (f,) for the features of a table; mask: (*axes); coords: (n, 2) or (n, 3)
 
     Raises:
-        ValueError: sizes that do not fit together, by name.
+        ValueError: Sizes that do not fit together, by name.
 
     Example:
         >>> scan = Pieces(torch.zeros(5, 4, 1), block=(2, 4))  # 5 x 4 pixels of one channel, two rows at once
@@ -112,7 +112,7 @@ class Pieces:
         """The lowest and the highest coordinates of the real patches of each slide, (slides, 2) each, as float64.
 
         Raises:
-            ValueError: there are no coordinates.
+            ValueError: There are no coordinates.
         """
         if self.coords is None:
             raise ValueError("expected pieces with coords, got none")
@@ -217,7 +217,7 @@ class Stream:
         device: Device that computes the pieces.
 
     Raises:
-        ValueError: no patient at all, or something else in a patient's place.
+        ValueError: No patient at all, or something else in a patient's place.
 
     Example:
         >>> from healnet import HEALNet

@@ -30,7 +30,7 @@ class Tokens:
         shards: Processes that have further tokens of the same patients; None where these are all.
 
     Raises:
-        ValueError: another number of axes, a mask of another shape or type.
+        ValueError: Another number of axes, a mask of another shape or type.
 
     Example:
         >>> tokens = Tokens(torch.zeros(2, 5, 3), torch.tensor([[True] * 5, [False] * 5]))

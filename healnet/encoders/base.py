@@ -60,7 +60,7 @@ class ModalityEncoder(nn.Module, ABC):
             mask: (*axes) bool, True = real, or None.
 
         Raises:
-            ValueError: the encoder does not work block by block; what `forward` refuses.
+            ValueError: The encoder does not work block by block; what `forward` refuses.
         """
         raise ValueError(
             f"{type(self).__name__} reads its input at once; expected a tensor or a NamedTuple of tensors, got a Stream"

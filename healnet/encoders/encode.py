@@ -17,7 +17,7 @@ def encoder_dict(encoders: Mapping[str, ModalityEncoder]) -> nn.ModuleDict:
     """The encoders of a model as one module, in their order.
 
     Raises:
-        ValueError: no encoder, something else than an encoder, or a name that a module cannot have.
+        ValueError: No encoder, something else than an encoder, or a name that a module cannot have.
     """
     if not encoders:
         raise ValueError("expected at least one encoder, got none")
@@ -39,7 +39,7 @@ def encode(encoders: nn.ModuleDict, inputs: Mapping[str, Any]) -> dict[str, Toke
         inputs: Input of each encoder; a modality left out or None is absent for the whole batch.
 
     Raises:
-        ValueError: an unknown modality, an input its encoder refuses, an encoder that returns something else than `Tokens`
+        ValueError: An unknown modality, an input its encoder refuses, an encoder that returns something else than `Tokens`
             of its `token_dim`, or modalities of different batch sizes.
     """
     if not isinstance(inputs, Mapping):

@@ -55,7 +55,7 @@ class GeneSetEncoder(ModalityEncoder):
         returns: (b, s, token_dim)
 
     Raises:
-        ValueError: repeated features; no set with enough genes; features in no set with rest="refuse"; another shape.
+        ValueError: Repeated features; no set with enough genes; features in no set with rest="refuse"; another shape.
 
     Example:
         >>> encoder = GeneSetEncoder(
@@ -215,7 +215,7 @@ def read_signatures(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a CSV file with a set per column, the format of MCAT's `signatures.csv`: names above, symbols below.
 
     Raises:
-        ValueError: an empty file, a column without a name, a name that comes twice, or a line with more cells than names.
+        ValueError: An empty file, a column without a name, a name that comes twice, or a line with more cells than names.
     """
     path = Path(path)
     with path.open(newline="", encoding="utf-8-sig") as file:

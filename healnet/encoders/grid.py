@@ -49,7 +49,7 @@ class GridEncoder(ModalityEncoder):
         returns: (b, n, token_dim), n the product of the axes in blocks, the last axis fastest
 
     Raises:
-        ValueError: an `ndim`, `patch` or `spacing` out of range; another number of axes or channels.
+        ValueError: An `ndim`, `patch` or `spacing` out of range; another number of axes or channels.
 
     Example:
         >>> encoder = GridEncoder(channels=1, ndim=3)
@@ -105,7 +105,7 @@ class GridEncoder(ModalityEncoder):
         """Encode a batch of grids; with `shards`, this process's part of their first axis, in the order of the processes.
 
         Raises:
-            ValueError: another number of axes or channels; a part that `patch` does not divide and that is not the last.
+            ValueError: Another number of axes or channels; a part that `patch` does not divide and that is not the last.
         """
         values, mask = unmask(inputs)
         values = self._channels_last(values)

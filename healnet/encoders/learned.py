@@ -36,7 +36,7 @@ class LearnedEncoder(ModalityEncoder):
         returns: (b, n, token_dim)
 
     Raises:
-        ValueError: an input that the module cannot take; a module that returns another shape; a mask that fits neither the
+        ValueError: An input that the module cannot take; a module that returns another shape; a mask that fits neither the
             patients nor, with `mask`, the elements or the tokens.
 
     Example:

@@ -43,7 +43,7 @@ class OmicEncoder(ModalityEncoder):
         returns: (b, f, token_dim), (b, 1, f) or (b, k, token_dim)
 
     Raises:
-        ValueError: another number of axes or features; an argument out of range, by name.
+        ValueError: Another number of axes or features; an argument out of range, by name.
 
     Example:
         >>> OmicEncoder(100, tokens=4, token_dim=32)(torch.zeros(8, 100)).values.shape

@@ -25,7 +25,7 @@ def joined(modality: str, stream: Stream, walk: Callable[[int], Iterator[tuple[B
         returns: (b, *axes), each axis as long as the longest patient's
 
     Raises:
-        ValueError: tokens that are no elements.
+        ValueError: Tokens that are no elements.
     """
     sizes = [pieces.sizes for pieces in stream.patients if pieces is not None]
     shape = [max(axis) for axis in zip(*sizes, strict=True)] or [0]
@@ -44,7 +44,7 @@ def by_element(modality: str, block: Block, scores: Tensor) -> Tensor:
     """The scores (n,) of the tokens of a block with the axes of its elements.
 
     Raises:
-        ValueError: tokens that are no elements.
+        ValueError: Tokens that are no elements.
     """
     sizes = tuple(part.stop - part.start for part in block)
     if scores.numel() != math.prod(sizes):

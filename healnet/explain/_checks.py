@@ -50,7 +50,7 @@ def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:
     """(n,) float64.
 
     Raises:
-        ValueError: another number of axes, or a score that is not finite.
+        ValueError: Another number of axes, or a score that is not finite.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
@@ -67,7 +67,7 @@ def patches(
     """Coordinates (n, 2) and scores (n,) that fit each other.
 
     Raises:
-        ValueError: they do not, or the footprint is not positive.
+        ValueError: Coordinates and scores that do not fit each other, or a footprint that is not positive.
     """
     places, values = np.asarray(coords, dtype=np.float64), finite_scores(scores)
     if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
@@ -85,7 +85,7 @@ def check_inside(places: NDArray[np.float64], footprint: float, level0_size: tup
     """Refuse patches that do not touch the slide.
 
     Raises:
-        ValueError: such a patch: coordinates, or a size, of another slide or level.
+        ValueError: Such a patch: coordinates, or a size, of another slide or level.
     """
     width, height = level0_size
     outside = (places >= (width, height)).any(axis=1) | (places + footprint <= 0).any(axis=1)
@@ -100,7 +100,7 @@ def rows_of(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:
     """(r, width), a single row given its axis.
 
     Raises:
-        ValueError: another shape.
+        ValueError: Another shape.
     """
     rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if rows.ndim != 2 or rows.shape[1] != width:

@@ -76,7 +76,7 @@ def safe_name(text: str) -> str:
     Different ids give different names; a very long one is cut and gets its SHA-256.
 
     Raises:
-        ValueError: an empty id.
+        ValueError: An empty id.
 
     Example:
         >>> safe_name("TCGA-OR-A5J1"), safe_name("../<b>")
@@ -126,13 +126,13 @@ def bars(
     """A table of bars about 0, orange to the right, blue to the left; NaN is a row without a bar.
 
     Args:
-        names: names of the rows.
-        values: one number per row.
+        names: Names of the rows.
+        values: One number per row.
         notes: Text to write instead of the number.
-        heads: titles of the three columns.
+        heads: Titles of the three columns.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: Lengths that differ.
     """
     numbers = np.asarray(values, dtype=np.float64)
     written = [f"{v:+.3g}" for v in numbers] if notes is None else list(notes)
@@ -160,13 +160,13 @@ def curve(times: ArrayLike, survival: ArrayLike, time_unit: str, steps: bool = F
     """A survival curve as SVG, with its median where it reaches one half.
 
     Args:
-        times: increasing, from >= 0.
-        survival: at those times; 1 before the first.
-        time_unit: said below the axis.
-        steps: S stays as it is until the next time (Cox, Kaplan-Meier), instead of a straight line in between.
+        times: Times of the curve, increasing from >= 0.
+        survival: Survival at those times; 1 before the first.
+        time_unit: Unit of the times, written below the axis.
+        steps: Whether S stays as it is until the next time (Cox, Kaplan-Meier); otherwise straight lines lead there.
 
     Raises:
-        ValueError: times that do not increase from >= 0, or survival outside [0, 1]; lengths that differ or below 2.
+        ValueError: Times that do not increase from >= 0, or survival outside [0, 1]; lengths that differ or below 2.
     """
     t, s = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
     if t.ndim != 1 or t.shape != s.shape or len(t) < 2 or not ((np.diff(t) > 0).all() and t[0] >= 0):
@@ -217,7 +217,7 @@ def picture(image: bytes, description: str, narrow: bytes | None = None) -> str:
     """A PNG inside the page, and another one that narrow screens show instead.
 
     Raises:
-        ValueError: bytes that are no PNG.
+        ValueError: Bytes that are no PNG.
     """
     wide = f'<img alt="{escaped(description)}" src="{_data(image)}">'
     if narrow is None:

@@ -32,10 +32,10 @@ def activation_pattern(
     say that the model reads a gene: a gene it never saw can correlate.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
+        model: Model that takes `inputs`; used in evaluation mode.
         inputs: modality -> a table (b, f), plain or with a mask. Correlations are over real cells.
-        modalities: names to score; by default all that are tables.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        modalities: Names to score; by default all that are tables.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
         outcome: modality -> (b,) numbers to correlate with instead of the risk, such as `shapley_modalities`, which leaves
             the other modalities out.
 
@@ -44,7 +44,7 @@ def activation_pattern(
             outcome that does not vary.
 
     Raises:
-        ValueError: an unknown modality, one that is no table, an outcome of another shape,
+        ValueError: An unknown modality, one that is no table, an outcome of another shape,
             or an output that is neither declared nor read by `risk`.
 
     Example:

@@ -44,16 +44,16 @@ def attention_scores(
 
     Args:
         model: HEALNet to trace.
-        inputs: inputs of `model.forward`.
-        modalities: names to score; all that are there by default.
-        risk: function from the output to one number per patient, for "gradient"; by default as `model.output` says.
+        inputs: Inputs of `model.forward`.
+        modalities: Names to score; all that are there by default.
+        risk: Function from the output to one number per patient, for "gradient"; by default as `model.output` says.
         method: "mean" (`mean_attention`), "rollout" (`rollout`) or "gradient" (`gradient_attention`).
 
     Shape:
         returns: modality -> (b, n); 0 on masked tokens.
 
     Raises:
-        ValueError: another method; an unknown modality; for "gradient", an output that is
+        ValueError: Another method; an unknown modality; for "gradient", an output that is
             neither declared nor read by `risk`.
 
     Example:

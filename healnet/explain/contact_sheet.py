@@ -24,11 +24,11 @@ class TopPatch(NamedTuple):
 
     Attributes:
         image: (h, w, 3) its pixels.
-        x: left edge in level-0 pixels.
-        y: top edge in level-0 pixels.
-        score: its score.
-        position: its position in the bag.
-        mpp: microns per pixel of the image, None where the slide does not say its scale.
+        x: Left edge in level-0 pixels.
+        y: Top edge in level-0 pixels.
+        score: Its score.
+        position: Its position in the bag.
+        mpp: Microns per pixel of the image, None where the slide does not say its scale.
     """
 
     image: NDArray[Any]
@@ -51,17 +51,17 @@ def top_patches(
     """The k highest-scored patches, read from the slide at full resolution; the earlier one first where scores are equal.
 
     Args:
-        slide: slide to read, or another object with `region(x, y, width, height, mpp)`.
+        slide: Slide to read, or another object with `region(x, y, width, height, mpp)`.
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
-        footprint: side length of a patch in level-0 pixels.
-        scores: (n,) finite.
-        k: number of patches, at most.
+        footprint: Side length of a patch in level-0 pixels.
+        scores: (n,) finite scores.
+        k: Number of patches, at most.
         apart: a patch is passed over if its corner is nearer than this share of the footprint, in x and in y, to one that
             was taken: overlapping tilings would fill the sheet with one place. 0 takes all.
-        mpp: microns per pixel to read at; level-0 pixels by default.
+        mpp: Microns per pixel to read at; level-0 pixels by default.
 
     Raises:
-        ValueError: lengths that differ, a footprint that is not positive, a k below 1.
+        ValueError: Lengths that differ, a footprint that is not positive, a k below 1.
     """
     places, values = _checks.patches(coords, footprint, scores)
     if k < 1:
@@ -98,13 +98,13 @@ def plot_contact_sheet(
 
     Args:
         patches: Result of `top_patches`, or pictures (h, w, 3).
-        captions: one per patch; by default its rank, and its score where it has one.
-        columns: number of pictures in a row.
-        mpp: microns per pixel, for the scale bar; by default the patches'. Without it there is none.
+        captions: Captions, one per patch; by default its rank, and its score where it has one.
+        columns: Number of pictures in a row.
+        mpp: Microns per pixel, for the scale bar; by default the patches'. Without it there is none.
         ax: Axes to draw on, divided into as many; by default a figure of its own.
 
     Raises:
-        ValueError: no patches, or another number of captions.
+        ValueError: No patches, or another number of captions.
         ImportError: matplotlib is not installed.
     """
     found = [patch if isinstance(patch, TopPatch) else None for patch in patches]

@@ -73,20 +73,20 @@ def faithfulness(
     altogether, which can make a jump. Compare scores by `area_above_random()` on the same patients.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
-        inputs: inputs of `model.forward`.
+        model: Model that takes `inputs`; used in evaluation mode.
+        inputs: Inputs of `model.forward`.
         scores: modality -> (b, *axes), one per element, as `attention_scores` gives them; those of masked elements are not
             looked at.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
         signed: True, high scores claim to raise the risk (gradients, occlusion). False, they claim to matter in whichever
             direction (attention); scores are then at least 0, for among scores of both signs, ranked by size, elements
             that raise the risk are hidden together with elements that lower it, and their effects cancel.
-        steps: number of shares between 0 and 1.
-        repeats: number of random orders to compare with.
-        seed: random seed of these orders.
+        steps: Number of shares between 0 and 1.
+        repeats: Number of random orders to compare with.
+        seed: Random seed of these orders.
 
     Raises:
-        ValueError: scores that are no mapping or of a modality that is not there; scores of another shape, not finite, or
+        ValueError: Scores that are no mapping or of a modality that is not there; scores of another shape, not finite, or
             negative where `signed` is False; fewer than 1 step or random order; an output that is neither declared nor
             read by `risk`.
     """
@@ -149,12 +149,12 @@ def plot_faithfulness(
     a curve may jump for this reason are shaded.
 
     Args:
-        curves: name of a score -> its curves on the same patients.
-        quantity: name of the risk, with its unit where it has one.
+        curves: Name of a score -> its curves on the same patients.
+        quantity: Name of the risk, with its unit where it has one.
         ax: Axes to draw on, divided into two; by default a figure of its own.
 
     Raises:
-        ValueError: no curves.
+        ValueError: No curves.
         ImportError: matplotlib is not installed.
     """
     if not curves:

@@ -33,9 +33,9 @@ def rank_genes(
         names: (f,) gene names.
         scores: (f,) of one patient, or (b, f); what counts is the size, averaged over patients. NaN, or a row of NaN, is a
             patient without the gene.
-        gradients: gradients of the risk with respect to the expression, shaped as `scores`: give the direction.
+        gradients: Gradients of the risk with respect to the expression, shaped as `scores`: give the direction.
         repeats: (r, f) scores in each of r folds or bootstraps, whose size counts likewise: gives the stability.
-        k: size of the top that the stability is about.
+        k: Size of the top that the stability is about.
 
     Returns:
         Index `gene`; columns `rank` (from 1, equal scores share the best), `score`; with gradients `direction` (+1 where
@@ -43,7 +43,7 @@ def rank_genes(
         repeats `stability` (share of the repeats in which the gene is in the top k).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: Shapes that do not fit.
 
     Example:
         >>> table = rank_genes(["A", "B"], [[0.1, -2.0], [0.3, 1.0]], gradients=[[1, -1], [1, -2]])
@@ -76,13 +76,13 @@ def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
 
     Args:
         importances: (r, f), larger = more important; NaN is a repeat without the gene, where it is not in the top k.
-        k: at least 1.
+        k: Number of genes in the top, at least 1.
 
     Returns:
         (f,) in [0, 1].
 
     Raises:
-        ValueError: another number of axes, or k below 1.
+        ValueError: Another number of axes, or k below 1.
 
     Example:
         >>> top_k_stability([[3.0, 2.0, 1.0], [3.0, 0.0, 1.0]], k=2).tolist()
@@ -114,7 +114,7 @@ def gene_set_scores(
         The s sets' names, and (b, s).
 
     Raises:
-        ValueError: shapes that do not fit, or no set with a member.
+        ValueError: Shapes that do not fit, or no set with a member.
 
     Example:
         >>> gene_set_scores(["A", "B"], [[1.0, -3.0]], {"both": ["A", "B"], "first": ["A"], "none": ["C"]})
@@ -152,13 +152,13 @@ def plot_gene_bars(
         scores: (f,); the size is the bar's length. Signed scores of one patient give their own direction.
         direction: (f,) signs; by default those of the scores if any is negative.
         stability: (f,) in [0, 1], written behind the bar as a percentage of the folds.
-        k: number of genes, at most.
+        k: Number of genes, at most.
         xlabel: Quantity that a bar measures.
-        quantity: name of what a gene raises or lowers.
+        quantity: Name of what a gene raises or lowers.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: Lengths that differ.
         ImportError: matplotlib is not installed.
     """
     values = np.asarray(scores, dtype=np.float64)

@@ -45,19 +45,19 @@ def to_geojson(
 
     Args:
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
-        footprint: side length of a patch in level-0 pixels.
-        scores: (n,) finite.
-        path: file to write.
-        name: name of the score among the measurements; its percentile (0 to 100) stands beside it.
-        measurements: further measurements, (n,) finite each.
-        scale: colors by "percentile" rank or linearly by the "raw" score.
+        footprint: Side length of a patch in level-0 pixels.
+        scores: (n,) finite scores.
+        path: File to write.
+        name: Name of the score among the measurements; its percentile (0 to 100) stands beside it.
+        measurements: Further measurements, (n,) finite each.
+        scale: Colors by "percentile" rank or linearly by the "raw" score.
         classification: a class name for all patches.
         object_type: "tile", "detection", "annotation" or "cell".
-        slide: the slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
+        slide: The slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
         level0_size: (width, height) of the slide in level-0 pixels, to cut patches off at its edge.
 
     Raises:
-        ValueError: lengths that differ, a number that is not finite, an unknown object type, two measurements of one name,
+        ValueError: Lengths that differ, a number that is not finite, an unknown object type, two measurements of one name,
             a patch outside the slide.
         ImportError: matplotlib, which has the colors, is not installed.
 
@@ -124,17 +124,17 @@ def regions_to_geojson(
 
     Args:
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
-        footprint: side length of a patch in level-0 pixels.
-        scores: (n,) finite.
-        path: file to write.
-        threshold: percentile, from 0 to 100, from which a patch counts.
-        name: name of the score among the measurements.
-        classification: class name of the regions.
-        slide: the slide's name, so that the ids of two slides' regions differ. The same call gives the same ids.
+        footprint: Side length of a patch in level-0 pixels.
+        scores: (n,) finite scores.
+        path: File to write.
+        threshold: Least percentile, from 0 to 100, of a patch that counts.
+        name: Name of the score among the measurements.
+        classification: Class name of the regions.
+        slide: The slide's name, so that the ids of two slides' regions differ. The same call gives the same ids.
         level0_size: (width, height) of the slide in level-0 pixels, to cut regions off at its edge.
 
     Raises:
-        ValueError: lengths that differ, a number that is not finite, a threshold outside 0 to 100, a patch outside the
+        ValueError: Lengths that differ, a number that is not finite, a threshold outside 0 to 100, a patch outside the
             slide.
         ImportError: shapely is not installed.
 

@@ -32,16 +32,16 @@ def input_gradients(
     Its sign is a direction: positive where a larger value (higher expression, say) raises the risk.
 
     Args:
-        model: model that takes `inputs`.
+        model: Model that takes `inputs`.
         inputs: modality -> a tensor, or a NamedTuple whose first floating-point field holds the numbers.
-        modalities: names to score; all that are there by default.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        modalities: Names to score; all that are there by default.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
 
     Shape:
         returns: modality -> as its numbers: (b, f), (b, n, c), ...; exactly 0 on what is masked.
 
     Raises:
-        ValueError: an unknown modality, a `Stream`, or an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality, a `Stream`, or an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
     check_in_memory(inputs, names)
@@ -70,18 +70,18 @@ def gradient_x_input(
     because tokens are learned projections of all of them (`OmicEncoder(tokens=k)`).
 
     Args:
-        model: model that takes `inputs`.
-        inputs: inputs as for `input_gradients`.
-        modalities: names to score; all that are there by default.
-        risk: function from the output to one number per patient; by default as `model.output` says.
-        per_token: sum over the channels of a token, so that a bag (b, n, c) gives (b, n) and a volume its voxels. Then a
-            `Stream` can be scored too, which is read once more in blocks; `write_scores` puts its scores into a file.
+        model: Model that takes `inputs`.
+        inputs: Inputs as for `input_gradients`.
+        modalities: Names to score; all that are there by default.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
+        per_token: Whether to sum over the channels of a token, so that a bag (b, n, c) gives (b, n) and a volume its voxels.
+            Then a `Stream` can be scored too, which is read once more in blocks; `write_scores` puts its scores into a file.
 
     Shape:
         returns: modality -> as its numbers, or without the last axis where it has more axes than elements.
 
     Raises:
-        ValueError: as `input_gradients`, but for a `Stream` with `per_token`.
+        ValueError: As `input_gradients`, but for a `Stream` with `per_token`.
     """
     names = modality_names(inputs, modalities)
     streamed = [name for name in names if isinstance(inputs[name], Stream)] if per_token else []

@@ -34,19 +34,19 @@ def plot_graph_overlay(
 
     Args:
         centroids: (n, 2) places (x, y) in the picture's pixels, y downward.
-        scores: (n,) finite.
+        scores: (n,) finite scores.
         edge_index: (2, e) pairs of nodes, PyTorch Geometric's layout; an edge given both ways is drawn once.
         image: (h, w) or (h, w, 3), the region.
-        scale: colors by "percentile" rank or by the "raw" score.
-        size: area of a node, in square points.
-        mpp: microns per pixel of the picture, for a scale bar; without it there is none.
+        scale: Colors by "percentile" rank or by the "raw" score.
+        size: Area of a node, in square points.
+        mpp: Microns per pixel of the picture, for a scale bar; without it there is none.
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
-        colorbar: draw one beside the axes.
-        label: text of the color bar.
+        colorbar: Whether to draw one beside the axes.
+        label: Text of the color bar.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: lengths that differ, an edge to a node that is not there.
+        ValueError: Lengths that differ, an edge to a node that is not there.
         ImportError: matplotlib is not installed.
     """
     places, values = np.asarray(centroids, dtype=np.float64), finite_scores(scores)

@@ -40,19 +40,19 @@ def integrated_gradients(
     memory is that of a few copies of the inputs, however many steps there are.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
+        model: Model that takes `inputs`; used in evaluation mode.
         inputs: modality -> a tensor, or a NamedTuple whose first floating-point field holds the numbers.
-        modalities: names to score; all that are there by default. The others stay as they are.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        modalities: Names to score; all that are there by default. The others stay as they are.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
         baselines: modality -> start of the line, of the shape of its numbers.
-        steps: number of points on the line.
-        rows: patients times points in one forward pass, at most; large inputs are copied less often.
+        steps: Number of points on the line.
+        rows: Patients times points in one forward pass, at most; large inputs are copied less often.
 
     Shape:
         returns: modality -> as its numbers: (b, f), (b, n, c), ...
 
     Raises:
-        ValueError: an unknown modality; a baseline of another shape or of a modality that is not scored; fewer than 1 step;
+        ValueError: An unknown modality; a baseline of another shape or of a modality that is not scored; fewer than 1 step;
             an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)

@@ -37,19 +37,19 @@ def occlude(
     others; a fixed `scale` keeps them. A `Stream` is read once per group and layer, and so needs `groups`.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
-        inputs: inputs of `model.forward`.
-        modalities: names to score, one after the other; all that are there by default.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        model: Model that takes `inputs`; used in evaluation mode.
+        inputs: Inputs of `model.forward`.
+        modalities: Names to score, one after the other; all that are there by default.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
         groups: modality -> number of the group that each element belongs to, 0..g-1, or -1 for those that are never hidden;
             (*axes) for all patients or (b, *axes). By default each element is a group of its own.
-        rows: patients times groups in one forward pass, at most; large inputs are copied less often.
+        rows: Patients times groups in one forward pass, at most; large inputs are copied less often.
 
     Shape:
         returns: modality -> (b, g); 0 where a patient has nothing of that group.
 
     Raises:
-        ValueError: an unknown modality; groups that are not integers, do not fit the modality's elements or are of a
+        ValueError: An unknown modality; groups that are not integers, do not fit the modality's elements or are of a
             modality that is not scored; none for a `Stream`; an output that is neither declared nor read by `risk`.
 
     Example:
@@ -103,16 +103,16 @@ def occlude_modalities(
     What two modalities both say counts for neither; `shapley_modalities` shares it out.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
-        inputs: inputs of `model.forward`.
-        modalities: names to score; all that are there by default.
-        risk: function from the output to one number per patient; by default as `model.output` says.
+        model: Model that takes `inputs`; used in evaluation mode.
+        inputs: Inputs of `model.forward`.
+        modalities: Names to score; all that are there by default.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
 
     Shape:
         returns: modality -> (b,); 0 for a patient who lacks it anyway.
 
     Raises:
-        ValueError: an unknown modality, inputs without any, or an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality, inputs without any, or an output that is neither declared nor read by `risk`.
     """
     batch_size(inputs)
     result = {}
@@ -131,13 +131,13 @@ def group_by_square(coords: ArrayLike, side: float) -> NDArray[np.int64]:
 
     Args:
         coords: (n, 2) corners (x, y).
-        side: length of a square's side.
+        side: Length of a square's side.
 
     Returns:
         (n,) group numbers 0..g-1, by row and then by column of the squares.
 
     Raises:
-        ValueError: coordinates of another shape, or a side that is not positive.
+        ValueError: Coordinates of another shape, or a side that is not positive.
 
     Example:
         >>> group_by_square([[0, 0], [512, 0], [1024, 0], [0, 1024]], side=1024)

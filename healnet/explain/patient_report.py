@@ -46,8 +46,8 @@ class PatientReport:
     """A written report; a notebook shows it when it is the last expression of a cell.
 
     Attributes:
-        path: the file.
-        html: its text.
+        path: Path of the file.
+        html: Text of the file.
     """
 
     path: Path
@@ -84,27 +84,27 @@ def patient_report(
     All text is escaped, and the id is percent-encoded in the file's name.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
-        inputs: inputs of one patient, a batch of one, with up to 8 modalities.
-        patient: the id, any text.
+        model: Model that takes `inputs`; used in evaluation mode.
+        inputs: Inputs of one patient, a batch of one, with up to 8 modalities.
+        patient: The id, any text.
         folder: Folder to write into; made if it is not there.
-        risk: function from the output to one number per patient; by default as `model.output` says.
-        curve: times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
+        risk: Function from the output to one number per patient; by default as `model.output` says.
+        curve: Times and predicted survival, (t,) each: of a discrete model ``survival_function(logits, bins).at(times)[0]``,
             of a Cox model ``BreslowBaseline.fit(...).survival(log_hazard, times)[0]``.
-        curve_steps: S stays as it is until the next time, as a Cox model's does, instead of a straight line in between.
-        time_unit: unit of the curve's times.
-        cohort_risks: risks of the patients to compare with.
+        curve_steps: Whether S stays as it is until the next time, as a Cox model's does; otherwise lines lead there.
+        time_unit: Unit of the curve's times.
+        cohort_risks: Risks of the patients to compare with.
         features: modality -> names of its (f,) features, for tables, or their values by name (a dict or a row of the table)
             before they were scaled: the most important features are listed, with these values.
         units: modality -> unit of these values, one for all features or one for each by name.
         maps: title -> picture: what a `plot_*` function returns, a matplotlib figure, or the bytes of a PNG. All but bytes
             are laid out a second time for the width of a phone.
-        details: further facts to state, such as ``{"encoder": file.encoder, "slide": file.slide}``.
-        date: date of the report; today's by default.
-        k: number of features listed per modality.
+        details: Further facts to state, such as ``{"encoder": file.encoder, "slide": file.slide}``.
+        date: Date of the report; today's by default.
+        k: Number of features listed per modality.
 
     Raises:
-        ValueError: more than one patient; names that do not fit a modality; what `shapley_modalities` refuses; an empty id.
+        ValueError: More than one patient; names that do not fit a modality; what `shapley_modalities` refuses; an empty id.
     """
     if batch_size(inputs) != 1:
         raise ValueError(f"expected the inputs of one patient, got {batch_size(inputs)}")

@@ -44,7 +44,7 @@ def to_pyramid_tiff(
 
     Raises:
         ImportError: tifffile or matplotlib is not installed.
-        ValueError: scores that are no picture, limits that do not rise, or a tile that TIFF does not allow.
+        ValueError: Scores that are no picture, limits that do not rise, or a tile that TIFF does not allow.
     """
     try:
         import tifffile

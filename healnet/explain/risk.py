@@ -31,12 +31,12 @@ def resolve_risk(model: object, inputs: Mapping[str, Any], risk: Risk | None) ->
     patient's predicted class. That class is the one predicted from all of `inputs`, whatever is hidden or moved later.
 
     Args:
-        model: model to explain, in evaluation mode.
-        inputs: whole inputs of the patients; a later output may hold them several times over, in this order.
-        risk: function of the output, or None.
+        model: Model to explain, in evaluation mode.
+        inputs: Whole inputs of the patients; a later output may hold them several times over, in this order.
+        risk: Function of the output, or None.
 
     Raises:
-        ValueError: neither a risk nor a declared output; an output that does not fit its declaration; from the function
+        ValueError: Neither a risk nor a declared output; an output that does not fit its declaration; from the function
             that is returned, a risk that is not one number per patient.
     """
     if risk is not None:

@@ -47,7 +47,7 @@ def write_scores(
         patient: Position of the patient in the batch.
 
     Raises:
-        ValueError: another method; an input that is no `Stream`, a patient without it, an `out` of another shape, an encoder
+        ValueError: Another method; an input that is no `Stream`, a patient without it, an `out` of another shape, an encoder
             whose tokens are no elements (`GridEncoder` with `patch` above 1); for the gradients, an output that is neither
             declared nor read by `risk`.
     """

@@ -26,8 +26,8 @@ def score_map(
 
     Args:
         coords: (n, 2) top-left corners (x, y) in level-0 pixels, as CLAM, TRIDENT and `read_patches` give them.
-        footprint: side length of a patch in level-0 pixels (`PatchFile.footprint`): not the patch size at its own level.
-        scores: (n,) finite.
+        footprint: Side length of a patch in level-0 pixels (`PatchFile.footprint`): not the patch size at its own level.
+        scores: (n,) finite scores.
         level0_size: (width, height) of the slide in level-0 pixels.
         shape: (height, width) of the picture, whatever its magnification.
 
@@ -35,7 +35,7 @@ def score_map(
         (height, width) float64.
 
     Raises:
-        ValueError: lengths that differ, a footprint that is not positive, a score that is not finite, a patch that does
+        ValueError: Lengths that differ, a footprint that is not positive, a score that is not finite, a patch that does
             not touch the slide (coordinates or size of another slide or level).
 
     Example:
@@ -58,16 +58,16 @@ class ScoreRaster:
 
     Args:
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
-        footprint: side length of a patch in level-0 pixels.
-        scores: (n,) finite.
+        footprint: Side length of a patch in level-0 pixels.
+        scores: (n,) finite scores.
         level0_size: (width, height) of the slide in level-0 pixels.
-        downsample: level-0 pixels per pixel of the picture.
+        downsample: Level-0 pixels per pixel of the picture.
 
     Attributes:
         shape: (height, width).
 
     Raises:
-        ValueError: as `score_map`, or a downsample that is not above 0.
+        ValueError: As `score_map`, or a downsample that is not above 0.
     """
 
     def __init__(

@@ -66,14 +66,14 @@ def shapley_modalities(
     train with `healnet.data.ModalityDropout`, or its answers to rare subsets mean little.
 
     Args:
-        model: model that takes `inputs`; used in evaluation mode.
-        inputs: inputs of `model.forward`.
-        modalities: names to score, up to 8; all that are there by default. The others stay as they are.
-        risk: function from the output to one number per patient; by default as `model.output` says.
-        rows: patients times coalitions in one forward pass, at most; large inputs are copied less often.
+        model: Model that takes `inputs`; used in evaluation mode.
+        inputs: Inputs of `model.forward`.
+        modalities: Names to score, up to 8; all that are there by default. The others stay as they are.
+        risk: Function from the output to one number per patient; by default as `model.output` says.
+        rows: Patients times coalitions in one forward pass, at most; large inputs are copied less often.
 
     Raises:
-        ValueError: an unknown modality, none at all, or more than 8; an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality, none at all, or more than 8; an output that is neither declared nor read by `risk`.
 
     Example:
         >>> from healnet import HEALNet
@@ -159,11 +159,11 @@ def plot_contribution_bars(
     Args:
         contributions: modality -> (b,) numbers, as `shapley_modalities` or `occlude_modalities` gives them.
         has: modality -> (b,) bool, who has it (`ModalityShapley.has`); by default everyone.
-        quantity: name of what the contributions add to, with its unit where it has one.
+        quantity: Name of what the contributions add to, with its unit where it has one.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: no modality, or shapes that do not fit.
+        ValueError: No modality, or shapes that do not fit.
         ImportError: matplotlib is not installed.
     """
     values = {name: np.atleast_1d(np.asarray(v, dtype=np.float64)) for name, v in contributions.items()}

@@ -56,20 +56,20 @@ def plot_slide_heatmap(
     Args:
         slide: a `Slide`, or a thumbnail (h, w, 3) of the *whole* slide at any magnification.
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
-        footprint: side length of a patch in level-0 pixels.
-        scores: (n,) finite.
+        footprint: Side length of a patch in level-0 pixels.
+        scores: (n,) finite scores.
         level0_size: (width, height) of the slide; needed with a thumbnail.
-        mpp: microns per level-0 pixel, for the scale bar (default: the slide's); without it there is none.
+        mpp: Microns per level-0 pixel, for the scale bar (default: the slide's); without it there is none.
         scale: "percentile" colors by rank, which shows order even where few scores are huge; "raw" by the score itself.
-        max_size: longer side of the picture, in pixels, when read from a `Slide`.
+        max_size: Longer side of the picture, in pixels, when read from a `Slide`.
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
-        alpha: opacity of the scores, from 0 (the plain slide) to 1.
-        colorbar: draw one beside the axes.
-        label: text of the color bar.
+        alpha: Opacity of the scores, from 0 (the plain slide) to 1.
+        colorbar: Whether to draw one beside the axes.
+        label: Text of the color bar.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: as `score_map`; a thumbnail without `level0_size`, or of another shape of picture; an mpp not above 0.
+        ValueError: As `score_map`; a thumbnail without `level0_size`, or of another shape of picture; an mpp not above 0.
         ImportError: matplotlib is not installed.
     """
     picture, size, mpp = _whole_slide(slide, level0_size, mpp, max_size)
@@ -105,20 +105,20 @@ def plot_slide_panels(
     """Each slide of a patient in a row: the plain slide, and the scores over it; all scores on one color scale.
 
     Args:
-        slides: the patient's slide or slides.
+        slides: The patient's slide or slides.
         coords: (n, 2) top-left corners (x, y) of patches in level-0 pixels; (n, 3) with the slide's position last, as in
             `PatchBag.coords`, where there are several. Leave padding out.
-        footprint: side length of a patch in level-0 pixels, for all slides or for each.
-        scores: (n,) finite.
+        footprint: Side length of a patch in level-0 pixels, for all slides or for each.
+        scores: (n,) finite scores.
         scale: "percentile" colors by rank among the patches of all slides; "raw" by the score itself.
-        max_size: longer side of each picture, in pixels.
+        max_size: Longer side of each picture, in pixels.
         cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
-        alpha: opacity of the scores.
-        label: text of the color bar.
+        alpha: Opacity of the scores.
+        label: Text of the color bar.
         ax: Axes to draw on, divided into two for each slide; by default a figure of its own.
 
     Raises:
-        ValueError: as `score_map`; a patch of a slide that is not there; another number of footprints than of slides.
+        ValueError: As `score_map`; a patch of a slide that is not there; another number of footprints than of slides.
         ImportError: matplotlib is not installed.
     """
     each = list(slides) if isinstance(slides, Sequence) else [slides]

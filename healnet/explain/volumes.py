@@ -29,15 +29,15 @@ def voxel_scores(
 
     Args:
         scores: (n,) of one patient, or (b, n); the last axis of the grid fastest, as the encoder makes tokens.
-        shape: the input's axes, without batch and channels.
-        patch: the encoder's `patch`.
+        shape: The input's axes, without batch and channels.
+        patch: The encoder's `patch`.
         mask: bool, (*shape) or (b, *shape), True = real; NaN elsewhere.
 
     Returns:
         (*shape) or (b, *shape).
 
     Raises:
-        ValueError: another number of tokens than the shape has blocks.
+        ValueError: Another number of tokens than the shape has blocks.
 
     Example:
         >>> voxel_scores([1.0, 2.0], shape=(2, 3), patch=2).tolist()
@@ -76,16 +76,16 @@ def plot_image_overlay(
     Args:
         image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in gray.
         scores: (h, w).
-        limits: scores at the ends of the color map, (-a, a) for the diverging one; by default from the scores.
+        limits: Scores at the ends of the color map, (-a, a) for the diverging one; by default from the scores.
         cmap: a matplotlib color map instead.
-        alpha: opacity of the scores.
-        aspect: height of a pixel over its width, for anisotropic voxels.
-        colorbar: draw one beside the axes.
-        label: text of the color bar.
+        alpha: Opacity of the scores.
+        aspect: Height of a pixel over its width, for anisotropic voxels.
+        colorbar: Whether to draw one beside the axes.
+        label: Text of the color bar.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: Shapes that differ.
         ImportError: matplotlib is not installed.
     """
     picture, heat = np.asarray(image), np.asarray(scores, dtype=np.float64)
@@ -137,15 +137,15 @@ def plot_orthogonal_slices(
     Args:
         volume: (x, y, z), or (x, y, z, c) with 1 or 3 channels.
         scores: (x, y, z).
-        at: the voxel; by default where the score is largest in size.
-        spacing: length of a voxel along each axis, in any one unit.
-        names: names of the axes.
-        alpha: opacity of the scores.
-        label: text of the color bar.
+        at: The voxel; by default where the score is largest in size.
+        spacing: Length of a voxel along each axis, in any one unit.
+        names: Names of the axes.
+        alpha: Opacity of the scores.
+        label: Text of the color bar.
         ax: Axes to draw on, divided into three; by default a figure of its own.
 
     Raises:
-        ValueError: shapes that differ, a voxel outside, scores without a number.
+        ValueError: Shapes that differ, a voxel outside, scores without a number.
         ImportError: matplotlib is not installed.
     """
     picture, heat = np.asarray(volume), np.asarray(scores, dtype=np.float64)
@@ -190,12 +190,12 @@ def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = Non
 
     Args:
         scores: (x, y, z).
-        path: ends in .nii or .nii.gz.
+        path: File to write, whose name ends in .nii or .nii.gz.
         affine: (4, 4) from voxels to millimeters; take the image's own (`nibabel.load(image).affine`). By default
             voxels of 1 mm.
 
     Raises:
-        ValueError: another number of axes, or another ending.
+        ValueError: Another number of axes, or another ending.
         ImportError: nibabel is not installed.
     """
     try:

@@ -126,27 +126,6 @@ class HEALNet(nn.Module):
         token_group: ProcessGroup | DeviceMesh | None = None,
     ) -> None:
         super().__init__()
-        self.arguments = (
-            None
-            if layers is not None or head is not None
-            else {
-                "out_dim": out_dim,
-                "depth": depth,
-                "num_latents": num_latents,
-                "latent_dim": latent_dim,
-                "num_heads": num_heads,
-                "head_dim": head_dim,
-                "self_attention": self_attention,
-                "tie_layers": tie_layers,
-                "attention_dropout": attention_dropout,
-                "ff_dropout": ff_dropout,
-                "ff_mult": ff_mult,
-                "gate": gate,
-                "temperature": temperature,
-                "output": output,
-            }
-        )
-        self.encoders = encoder_dict(encoders)
         sizes = {
             "out_dim": out_dim,
             "depth": depth,
@@ -156,6 +135,17 @@ class HEALNet(nn.Module):
             "head_dim": head_dim,
             "ff_mult": ff_mult,
         }
+        options = {
+            "self_attention": self_attention,
+            "tie_layers": tie_layers,
+            "attention_dropout": attention_dropout,
+            "ff_dropout": ff_dropout,
+            "gate": gate,
+            "temperature": temperature,
+            "output": output,
+        }
+        self.arguments = None if layers is not None or head is not None else {**sizes, **options}
+        self.encoders = encoder_dict(encoders)
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
@@ -203,7 +193,7 @@ class HEALNet(nn.Module):
             A model whose modalities are named "0", "1", ... and take tensors of shape (b, *axes, channels).
 
         Raises:
-            ValueError: an option that cannot be expressed, or weights that do not fit the arguments; by name.
+            ValueError: An option that cannot be expressed, or weights that do not fit the arguments; by name.
         """
         return load_original(cls, state_dict, **arguments)
 
@@ -215,7 +205,7 @@ class HEALNet(nn.Module):
         """Refuse weights of another model, also where their shapes fit.
 
         Raises:
-            ValueError: settings that differ, by name.
+            ValueError: Settings that differ, by name.
         """
         check_settings(self, state)
 
@@ -225,8 +215,8 @@ class HEALNet(nn.Module):
         """Load weights; those of another model are refused before anything is overwritten.
 
         Raises:
-            ValueError: settings that differ, by name.
-            RuntimeError: keys that are missing or left over, or other shapes (from PyTorch).
+            ValueError: Settings that differ, by name.
+            RuntimeError: Keys that are missing or left over, or other shapes (from PyTorch).
         """
         if "_extra_state" in state_dict:
             check_settings(self, state_dict["_extra_state"])

@@ -84,7 +84,7 @@ def load_original(
         snn: SELU gate; GELU otherwise.
 
     Raises:
-        ValueError: an option that cannot be expressed or that the release itself cannot run, arguments of different
+        ValueError: An option that cannot be expressed or that the release itself cannot run, arguments of different
             lengths, or weights that are missing, left over, of another shape than the arguments say, or said to be tied
             but different.
     """

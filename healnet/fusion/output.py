@@ -13,7 +13,7 @@ def check_output(output: str | None, out_dim: int | None) -> None:
     """Refuse an unknown declaration, and one that does not fit the width of the output where that is known.
 
     Raises:
-        ValueError: an `output` that is not one of `Output`, or that `out_dim` cannot hold.
+        ValueError: An `output` that is not one of `Output`, or that `out_dim` cannot hold.
     """
     if output is None:
         return

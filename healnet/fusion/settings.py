@@ -66,7 +66,7 @@ def check_settings(model: nn.Module, stored: Any) -> None:
     Settings that one side lacks are not compared: another version may have more of them.
 
     Raises:
-        ValueError: no settings, or others than the model's; the message names the modality, the setting and both values.
+        ValueError: No settings, or others than the model's; the message names the modality, the setting and both values.
     """
     try:
         theirs: Settings = json.loads(bytes(stored.tolist()))

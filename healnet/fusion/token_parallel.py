@@ -46,7 +46,7 @@ def encode_shards(
         device: Device of messages.
 
     Raises:
-        ValueError: as `encode_streams`; a modality that some processes have and others leave out, or that is a `Stream` on
+        ValueError: As `encode_streams`; a modality that some processes have and others leave out, or that is a `Stream` on
             some; other numbers of patients. But for errors of an encoder, the same on every process.
     """
     names = list(encoders)

@@ -34,7 +34,7 @@ class TokenStream:
         parameters: Weights of the encoder that need a gradient.
 
     Raises:
-        ValueError: the parts of the processes are not those of one stream; the same on every process.
+        ValueError: The parts of the processes are not those of one stream; the same on every process.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TokenStream:
             differentiable: Whether tokens have a graph that leads to the raw numbers.
 
         Raises:
-            ValueError: the encoder does not work block by block, or refuses what it gets.
+            ValueError: The encoder does not work block by block, or refuses what it gets.
         """
         pieces = self.stream.patients[patient]
         if pieces is None:
@@ -132,7 +132,7 @@ def encode_streams(
         shards: Processes that have the other parts of the inputs.
 
     Raises:
-        ValueError: as `encode`; streams of another number of patients; as `TokenStream`.
+        ValueError: As `encode`; streams of another number of patients; as `TokenStream`.
     """
     streams = {name: x for name, x in inputs.items() if isinstance(x, Stream)}
     memory = {name: None if name in streams else x for name, x in inputs.items()}

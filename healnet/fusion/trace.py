@@ -23,7 +23,7 @@ class TraceRecorder:
         gradients: Whether to keep what `differentiate` needs.
 
     Raises:
-        ValueError: another `keep`.
+        ValueError: Another `keep`.
     """
 
     def __init__(self, keep: Keep = "none", gradients: bool = False) -> None:

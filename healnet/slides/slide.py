@@ -268,7 +268,7 @@ class Slide:
         """Level-0 pixels per pixel of `mpp` microns; 1 for None.
 
         Raises:
-            ValueError: an mpp finer than the slide's, or an unknown scale.
+            ValueError: An mpp finer than the slide's, or an unknown scale.
         """
         if mpp is None:
             return 1.0

@@ -25,10 +25,10 @@ class SlidePixels:
 
     Attributes:
         shape: (h, w, 3) of the whole.
-        scale: level-0 pixels per pixel, along x and y.
+        scale: Level-0 pixels per pixel, along x and y.
 
     Raises:
-        ValueError: an mpp finer than the slide's, or a slide that does not say its scale.
+        ValueError: An mpp finer than the slide's, or a slide that does not say its scale.
 
     Example::
 
@@ -85,7 +85,7 @@ def slide_pieces(
         tissue: Tissue that is looked at; pixels beside it are masked, and blocks without tissue are not read.
 
     Raises:
-        ValueError: as `SlidePixels`.
+        ValueError: As `SlidePixels`.
 
     Example::
 

@@ -68,7 +68,7 @@ def require(values: Tensor, right: Tensor, expected: str) -> Tensor:
     """Return `values` if all are right; also inside a compiled graph, which a Python `if` would break.
 
     Raises:
-        ValueError: one is not; names the first.
+        ValueError: One is not; names the first.
     """
     if torch.compiler.is_compiling():
         checked: Tensor = _compiled_require(values, right, expected)
@@ -107,7 +107,7 @@ def widen(outputs: Tensor, name: str) -> Tensor:
     """Return float32 from half precision, float32 and float64 as they are: losses accumulate in no less than float32.
 
     Raises:
-        ValueError: not floating point.
+        ValueError: Not floating point.
     """
     if not outputs.is_floating_point():
         raise ValueError(f"expected {name} of floating point, got {outputs.dtype}")
@@ -118,7 +118,7 @@ def one_output(outputs: Tensor, name: str) -> Tensor:
     """Return (b,) from (b,) or (b, 1), in no less than float32.
 
     Raises:
-        ValueError: another shape, not floating point.
+        ValueError: Another shape, not floating point.
     """
     vector = column(outputs)
     if vector.dim() != 1:
@@ -130,7 +130,7 @@ def check_logits(logits: Tensor) -> Tensor:
     """Return logits (b, k), or (b, r, k) for r competing causes, in no less than float32.
 
     Raises:
-        ValueError: another number of axes, no bins, no causes, not floating point.
+        ValueError: Another number of axes, no bins, no causes, not floating point.
     """
     if logits.dim() not in (2, 3) or 0 in logits.shape[1:]:
         raise ValueError(
@@ -166,7 +166,7 @@ def as_event(event: ArrayOrTensor, like: Tensor) -> Tensor:
     """Return (b,) bool from bool or 0/1; bool needs no look at the values, so a GPU does not stall.
 
     Raises:
-        ValueError: another shape, or a label other than 0 and 1.
+        ValueError: Another shape, or a label other than 0 and 1.
     """
     vector = as_vector(event, "event", like)
     if vector.dtype == torch.bool:
@@ -178,7 +178,7 @@ def as_cause(cause: ArrayOrTensor, num_causes: int, like: Tensor) -> Tensor:
     """Return (b,) int64: 0 = censored, 1..r = which of r causes was observed.
 
     Raises:
-        ValueError: another shape or type, a cause outside 0..r.
+        ValueError: Another shape or type, a cause outside 0..r.
     """
     vector = as_vector(cause, "event", like)
     if vector.is_floating_point():
@@ -194,7 +194,7 @@ def as_bins(y: ArrayOrTensor, num_bins: int, like: Tensor) -> Tensor:
     """Return the bin of each patient, (b,) int64 in 0..k-1.
 
     Raises:
-        ValueError: another shape or type, a bin outside 0..k-1.
+        ValueError: Another shape or type, a bin outside 0..k-1.
     """
     vector = as_vector(y, "y", like)
     if vector.is_floating_point() or vector.dtype == torch.bool:
@@ -216,7 +216,7 @@ def check_times(time: ArrayLike) -> Floats:
     """Return (n,) float64 follow-up times, finite and >= 0.
 
     Raises:
-        ValueError: another shape than (n,) or (n, 1), something else than numbers, a wrong time.
+        ValueError: Another shape than (n,) or (n, 1), something else than numbers, a wrong time.
     """
     given = column(as_array(time))
     if given.dtype.kind in "bMmc":  # events in the place of times; dates, which numpy turns into nanoseconds
@@ -234,7 +234,7 @@ def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
     """Return (n,) bool from bool or exactly {0, 1}.
 
     Raises:
-        ValueError: another shape than (n,) or (n, 1), another type, another label.
+        ValueError: Another shape than (n,) or (n, 1), another type, another label.
     """
     values = column(as_array(labels))
     if values.dtype == object:
@@ -251,7 +251,7 @@ def check_risk(risk: ArrayLike, n: int, name: str = "risk") -> Floats:
     """Return (n,) float64, one finite value per patient.
 
     Raises:
-        ValueError: another shape than (n,) or (n, 1), a value that is not finite.
+        ValueError: Another shape than (n,) or (n, 1), a value that is not finite.
     """
     given = np.asarray(as_array(risk), dtype=np.float64)
     values = column(given)
@@ -266,7 +266,7 @@ def check_probabilities(survival: ArrayLike, shape: tuple[int, ...]) -> Floats:
     """Return float64 probabilities of that shape; (n, 1) is taken as (n,).
 
     Raises:
-        ValueError: another shape, a value outside [0, 1].
+        ValueError: Another shape, a value outside [0, 1].
     """
     given = np.asarray(as_array(survival), dtype=np.float64)
     values = column(given) if len(shape) == 1 else given
@@ -289,7 +289,7 @@ def check_times_at(times: _Values, num_patients: int) -> _Values:
     """Return times >= 0: (t,) the same for all patients, or (b, t) each patient's own.
 
     Raises:
-        ValueError: another shape, a time that is negative or NaN.
+        ValueError: Another shape, a time that is negative or NaN.
     """
     if times.ndim not in (1, 2) or (times.ndim == 2 and len(times) != num_patients):
         raise ValueError(f"expected times of shape (t,) or ({num_patients}, t), got {tuple(times.shape)}")
@@ -312,7 +312,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a setting that is none of the choices.
 
     Raises:
-        ValueError: another value.
+        ValueError: Another value.
     """
     if value not in choices:
         *most, last = map(repr, choices)
@@ -328,7 +328,7 @@ def check_inside(name: str, value: float, interval: str = "(0, 1)") -> None:
         interval: "(0, 1)" or "[0, 1]".
 
     Raises:
-        ValueError: outside the interval.
+        ValueError: Outside the interval.
     """
     inside: Callable[[float], bool] = {"(0, 1)": lambda v: 0 < v < 1, "[0, 1]": lambda v: 0 <= v <= 1}[
         interval

@@ -34,7 +34,7 @@ def read_outcomes(table: pd.DataFrame, time: str | tuple[str, str], event: str) 
         event: Column of events.
 
     Raises:
-        ValueError: no such column, a value that cannot be read, a patient without the event who has a time of it.
+        ValueError: No such column, a value that cannot be read, a patient without the event who has a time of it.
     """
     events = read_events(table, event)
     if isinstance(time, str):
@@ -58,7 +58,7 @@ def read_events(table: pd.DataFrame, name: str) -> Floats:
     """Return the events of a column, (n,): 1 = observed, 0 = censored, NaN = not known.
 
     Raises:
-        ValueError: no such column, a name that says the opposite, a value that cannot be read.
+        ValueError: No such column, a name that says the opposite, a value that cannot be read.
     """
     if _OPPOSITE.search(name):
         raise ValueError(

@@ -42,7 +42,7 @@ class BreslowBaseline:
         center: Mean log hazard c of the patients it was fitted on.
 
     Raises:
-        ValueError: lengths that differ or are 0, times that do not ascend from >= 0, a hazard that falls or starts
+        ValueError: Lengths that differ or are 0, times that do not ascend from >= 0, a hazard that falls or starts
             below 0, a number that is not finite.
 
     Example:
@@ -87,7 +87,7 @@ class BreslowBaseline:
             log_hazard: (n,) or (n, 1)
 
         Raises:
-            ValueError: another shape, lengths that differ, a log hazard that is not finite or further than 600 from
+            ValueError: Another shape, lengths that differ, a log hazard that is not finite or further than 600 from
                 their mean, no event at all.
         """
         eta = _checked(log_hazard).cpu().double().numpy()
@@ -127,7 +127,7 @@ class BreslowBaseline:
             returns: (b, t), on the log hazards' device; float32 for half precision, else of their type.
 
         Raises:
-            ValueError: another shape, a log hazard that is not finite, a time that is negative or NaN.
+            ValueError: Another shape, a log hazard that is not finite, a time that is negative or NaN.
         """
         eta = _checked(log_hazard)
         points = check_times_at(as_array(times), len(eta))
@@ -143,7 +143,7 @@ class BreslowBaseline:
             returns: (b,), device and type as of `survival`.
 
         Raises:
-            ValueError: another shape, a log hazard that is not finite.
+            ValueError: Another shape, a log hazard that is not finite.
         """
         eta = _checked(log_hazard)
         reached = np.exp(-np.outer(self._relative(eta), self.cumulative_hazard)) <= 0.5

@@ -57,7 +57,7 @@ class TimeBins:
         edges: Edges of the bins, (k + 1,), strictly increasing from 0 on. The last is the nominal end of the last bin.
 
     Raises:
-        ValueError: fewer than two edges, edges that do not increase, are not finite or do not begin at 0.
+        ValueError: Fewer than two edges, edges that do not increase, are not finite or do not begin at 0.
 
     Example:
         >>> bins = TimeBins.fit([1, 2, 3, 4, 5, 6, 7, 8], [True] * 8, num_bins=4)
@@ -84,7 +84,7 @@ class TimeBins:
                 as many events; or "uniform", bins of equal width.
 
         Raises:
-            ValueError: wrong times or labels, no events, too few distinct event times for so many bins, no
+            ValueError: Wrong times or labels, no events, too few distinct event times for so many bins, no
                 bins, another method.
         """
         target = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))

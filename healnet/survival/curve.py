@@ -43,7 +43,7 @@ class SurvivalCurve:
         survival: (b, k)
 
     Raises:
-        ValueError: another shape than (b, k) for k bins, values that are not probabilities or that rise, another
+        ValueError: Another shape than (b, k) for k bins, values that are not probabilities or that rise, another
             interpolation.
 
     Example:
@@ -84,7 +84,7 @@ class SurvivalCurve:
             log_survival: (b, k)
 
         Raises:
-            ValueError: as the constructor.
+            ValueError: As the constructor.
         """
         log_survival = widen(log_survival, "log_survival")
         curve = cls(log_survival.exp(), bins, interpolation)
@@ -105,7 +105,7 @@ class SurvivalCurve:
             returns: (b, t)
 
         Raises:
-            ValueError: another shape, a time that is negative or NaN.
+            ValueError: Another shape, a time that is negative or NaN.
         """
         points = check_times_at(as_tensor(times).to(self.edges), len(self))
         upper, share = self._place(points)

@@ -50,7 +50,7 @@ def kaplan_meier(target: SurvivalTarget, confidence: float = 0.95) -> KaplanMeie
     scikit-survival's `kaplan_meier_estimator`, from time 0 on.
 
     Raises:
-        ValueError: no patients.
+        ValueError: No patients.
 
     Example:
         >>> kaplan_meier(SurvivalTarget([1, 2, 3, 4], [True, False, True, False])).survival.tolist()
@@ -72,7 +72,7 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     """Return the group of each patient as text.
 
     Raises:
-        ValueError: another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide.
+        ValueError: Another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide.
     """
     # As objects: numpy would turn a list of text and NaN into text.
     given = (

@@ -53,10 +53,10 @@ def plot_kaplan_meier(
     Args:
         target: n patients.
         groups: (n,) labels of the patients; None = one group.
-        unit: unit of the times, for the label of the axis: "months".
-        order: the labels, in the order to draw and name them; sorted if left out.
-        at_risk: True to write the numbers at risk below the axis.
-        confidence: level of the bands.
+        unit: Unit of the times, for the label of the axis: "months".
+        order: The labels, in the order to draw and name them; sorted if left out.
+        at_risk: Whether to write the numbers at risk below the axis.
+        confidence: Level of the bands.
         p_value: p to write above the legend: "logrank" computes the log-rank test of groups that were known before
             follow-up (stages, arms of a trial, halves by one fixed model). It is too small for halves by out-of-fold
             risks, whose models were fitted on each other's patients: give the p of `permutation_test` there.
@@ -124,13 +124,13 @@ def plot_survival_curves(
         survival: a `SurvivalCurve` of a few patients, or (n, t) probabilities at `times`.
         times: (t,) increasing; with a `SurvivalCurve` 200 points over its bins if left out.
         labels: n names.
-        target: outcomes of the patients.
-        unit: unit of the times, for the label of the axis: "months".
-        steps: True if the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
+        target: Outcomes of the patients.
+        unit: Unit of the times, for the label of the axis: "months".
+        steps: Whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: an array without `times`, shapes that do not fit.
+        ValueError: An array without `times`, shapes that do not fit.
     """
     if isinstance(survival, SurvivalCurve):
         span = float(survival.edges[-1])
@@ -178,7 +178,7 @@ def plot_calibration(result: Calibration, *, horizon: str = "the horizon", ax: A
 
     Args:
         result: Result of `calibration_groups`; groups whose observed share is undefined are left out.
-        horizon: the time, with its unit, as in "5 years".
+        horizon: The time, with its unit, as in "5 years".
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
@@ -216,12 +216,12 @@ def plot_risk_histogram(
     Args:
         risk: (n,)
         target: n patients.
-        bins: number of bars.
-        label: label of the horizontal axis, with its unit where it has one.
+        bins: Number of bars.
+        label: Label of the horizontal axis, with its unit where it has one.
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: another number of risks, risks that are not finite.
+        ValueError: Another number of risks, risks that are not finite.
     """
     values = check_risk(risk, len(target))
     ax = new_axes(6.0, 4.0) if ax is None else ax
@@ -257,11 +257,11 @@ def plot_forest(
 
     Args:
         results: a table; rows without a value are left out.
-        name: the column that names the models.
-        value: the column of the metric.
-        low: the column of the lower limits, or None.
-        high: the column of the upper limits, or None.
-        label: name of the metric, with its unit where it has one.
+        name: The column that names the models.
+        value: The column of the metric.
+        low: The column of the lower limits, or None.
+        high: The column of the upper limits, or None.
+        label: Name of the metric, with its unit where it has one.
         reference: Position of the line of no effect; None = no line.
         ax: Axes to draw on; by default new axes of a figure of their own.
 

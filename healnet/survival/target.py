@@ -46,11 +46,11 @@ class SurvivalTarget:
         time, event: (n,) or (n, 1)
 
     Raises:
-        ValueError: other shapes, lengths that differ, a time that is negative, infinite or NaN, a
+        ValueError: Other shapes, lengths that differ, a time that is negative, infinite or NaN, a
             label other than bool or {0, 1}.
 
     Warns:
-        UserWarning: from 20 patients on, when more than 95% or fewer than 1% are events; most often this is
+        UserWarning: From 20 patients on, when more than 95% or fewer than 1% are events; most often this is
             censorship given as event. Parts taken by indexing do not warn again.
 
     Example:
@@ -74,7 +74,7 @@ class SurvivalTarget:
         """Take labels that say who was *censored*, as MCAT's and SurvPath's: 1 = the event was not seen.
 
         Raises:
-            ValueError: as the constructor, with the label called `censorship`.
+            ValueError: As the constructor, with the label called `censorship`.
         """
         target = cls.unchecked(check_times(time), ~check_labels(censorship, "censorship"))
         target._warn_about_share()
@@ -151,7 +151,7 @@ class SurvivalTarget:
         """Return which patients of a table have both time and event, (n,), as `from_frame` reads them.
 
         Raises:
-            ValueError: as `from_frame`, but for patients without an outcome and times that are negative.
+            ValueError: As `from_frame`, but for patients without an outcome and times that are negative.
         """
         times, events = read_outcomes(frame, time, event)
         known: NDArray[np.bool_] = ~np.isnan(times) & ~np.isnan(events)
@@ -162,7 +162,7 @@ class SurvivalTarget:
         """Take a structured array as scikit-survival's functions do: a bool field, the event, and a field of numbers.
 
         Raises:
-            ValueError: another type of array, a wrong time.
+            ValueError: Another type of array, a wrong time.
 
         Example:
             >>> from sksurv.util import Surv

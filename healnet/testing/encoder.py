@@ -67,7 +67,7 @@ def check_encoder(
 
     Raises:
         LawBrokenError: a law does not hold, or anything else went wrong.
-        ValueError: an example that cannot serve: one patient only, or non-finite values.
+        ValueError: An example that cannot serve: one patient only, or non-finite values.
     """
     kind = type(encoder).__name__
     laws = Laws(f"encoder {kind}" if modality is None else f"modality {modality!r} ({kind})")

@@ -137,7 +137,7 @@ def example_size(inputs: Any) -> int:
     """Number of patients of an example.
 
     Raises:
-        ValueError: an example that cannot serve: one patient only, batches of different sizes, or non-finite values.
+        ValueError: An example that cannot serve: one patient only, batches of different sizes, or non-finite values.
     """
     sizes = set()
 

@@ -40,7 +40,7 @@ def check_model(model: nn.Module, inputs: Mapping[str, Any], *, seed: int = 0) -
 
     Raises:
         LawBrokenError: a law does not hold, or anything else went wrong.
-        ValueError: an example that cannot serve.
+        ValueError: An example that cannot serve.
     """
     laws = Laws(f"model {type(model).__name__}")
     model = copy.deepcopy(model).double().eval()

@@ -43,12 +43,12 @@ class PatchFile:
     A plain value: it can be pickled, keeps no file open, and holds none of the features.
 
     Attributes:
-        path: the feature file.
-        slide: the slide's name.
-        encoder: the name of the model that made the features, None if it was not recorded.
-        features: the (n, d) rows; ``features.read(rows)`` reads some of them as NumPy.
-        positions: the rows of the (n, 2) coordinates, or None.
-        footprint: side length of a patch in level-0 pixels, or None if no file says it.
+        path: The feature file.
+        slide: The slide's name.
+        encoder: The name of the model that made the features, None if it was not recorded.
+        features: The (n, d) rows; ``features.read(rows)`` reads some of them as NumPy.
+        positions: The rows of the (n, 2) coordinates, or None.
+        footprint: Side length of a patch in level-0 pixels, or None if no file says it.
     """
 
     path: Path
@@ -138,13 +138,13 @@ def read_patches(
     ``.pt`` files their coordinates, whose order both tools keep.
 
     Args:
-        path: the feature file.
-        patches: the patches file, or the folder that holds it, if it lies elsewhere.
-        footprint: side length of a patch in level-0 pixels, if no file says it.
-        slide: the slide's name, if it is not the file's.
+        path: The feature file.
+        patches: The patches file, or the folder that holds it, if it lies elsewhere.
+        footprint: Side length of a patch in level-0 pixels, if no file says it.
+        slide: The slide's name, if it is not the file's.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: No such file.
         ValueError: a file that is empty, damaged, of another format, or holds values of another shape or type; a
             patches file of other patches; a name inside that is not the file's. The message names the file. Code inside
             a file is never executed, and links to other files are not followed.

@@ -21,7 +21,7 @@ def reduce(terms: Tensor, reduction: str, count: Tensor | None = None) -> Tensor
     Of no terms the sum and mean are a zero that is joined to the graph.
 
     Raises:
-        ValueError: another name.
+        ValueError: Another name.
     """
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     if reduction == "none":

@@ -52,8 +52,8 @@ def cox_nll(
             events it is zero, joined to the graph.
 
     Raises:
-        RuntimeError: backward with create_graph=True; there is no second derivative.
-        ValueError: time or event None, other shapes, NaN times, labels other than 0 and 1, weights that are not
+        RuntimeError: Backward with create_graph=True; there is no second derivative.
+        ValueError: Time or event None, other shapes, NaN times, labels other than 0 and 1, weights that are not
             positive, another name of ties or reduction.
 
     Example:

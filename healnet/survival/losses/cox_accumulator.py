@@ -56,7 +56,7 @@ class CoxAccumulator:
             time, event, strata, weights: (b,)
 
         Raises:
-            ValueError: other shapes, labels other than 0 and 1, strata or weights for some parts only.
+            ValueError: Other shapes, labels other than 0 and 1, strata or weights for some parts only.
         """
         eta = one_output(log_hazard, "log_hazard")
         part = (
@@ -79,7 +79,7 @@ class CoxAccumulator:
         """Return `cox_nll` over all patients collected.
 
         Raises:
-            ValueError: nothing was collected; what `cox_nll` refuses.
+            ValueError: Nothing was collected; what `cox_nll` refuses.
         """
         if not self._parts:
             raise ValueError("expected patients to be added before loss, got none")

@@ -41,7 +41,7 @@ def hazard(logits: Tensor) -> Tensor:
         returns: same shape as logits; cause-specific hazards for competing causes.
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: Another number of axes.
 
     Example:
         >>> hazard(torch.tensor([[0.0, 0.0]]))
@@ -70,7 +70,7 @@ def survival_function(
         returns: (b, k), non-increasing along the bins; with `bins`, a curve of b patients.
 
     Raises:
-        ValueError: another number of axes, another number of bins.
+        ValueError: Another number of axes, another number of bins.
 
     Example:
         >>> survival_function(torch.tensor([[0.0, 0.0]]))
@@ -92,7 +92,7 @@ def risk_score(logits: Tensor) -> Tensor:
         returns: (b,)
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: Another number of axes.
 
     Example:
         >>> risk_score(torch.tensor([[0.0, 0.0]]))
@@ -111,7 +111,7 @@ def cumulative_incidence(logits: Tensor) -> Tensor:
         returns: (b, r, k), non-decreasing along the bins.
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: Another number of axes.
 
     Example:
         >>> cumulative_incidence(torch.zeros(1, 2, 2))
@@ -164,7 +164,7 @@ def discrete_nll(
         returns: a scalar, or (b,) for "none".
 
     Raises:
-        ValueError: other shapes, bins outside 0..k-1, labels other than those above, alpha outside [0, 1],
+        ValueError: Other shapes, bins outside 0..k-1, labels other than those above, alpha outside [0, 1],
             weights that are negative or all zero.
 
     Example:
@@ -214,7 +214,7 @@ def discrete_cross_entropy(
         returns: a scalar, or (b,) for "none".
 
     Raises:
-        ValueError: other shapes, bins outside 0..k-1, labels other than 0 and 1, alpha outside [0, 1].
+        ValueError: Other shapes, bins outside 0..k-1, labels other than 0 and 1, alpha outside [0, 1].
 
     Example:
         >>> logits = torch.zeros(2, 3)

@@ -50,8 +50,8 @@ def distributed_cox_nll(
         returns: a scalar, the same number on every process.
 
     Raises:
-        ValueError: as `cox_nll`; reduction "none".
-        RuntimeError: no process group (from torch.distributed).
+        ValueError: As `cox_nll`; reduction "none".
+        RuntimeError: No process group (from torch.distributed).
     """
     check_choice("reduction", reduction, ("mean", "sum"))
     eta = one_output(log_hazard, "log_hazard")

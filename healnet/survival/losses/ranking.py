@@ -54,7 +54,7 @@ def ranking_loss(
         returns: a scalar.
 
     Raises:
-        ValueError: other shapes, labels other than 0 and 1, sigma <= 0, another reduction.
+        ValueError: Other shapes, labels other than 0 and 1, sigma <= 0, another reduction.
 
     Example:
         >>> risk = torch.tensor([1.0, 1.0, 3.0])

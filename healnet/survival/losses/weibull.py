@@ -35,7 +35,7 @@ def weibull_parameters(outputs: Tensor) -> tuple[Tensor, Tensor]:
         returns: (b,) and (b,)
 
     Raises:
-        ValueError: another shape, not floating point.
+        ValueError: Another shape, not floating point.
     """
     outputs = _checked(outputs)
     return outputs[:, 0].exp(), F.softplus(outputs[:, 1])
@@ -50,7 +50,7 @@ def weibull_survival(outputs: Tensor, times: ArrayOrTensor) -> Tensor:
         returns: (b, t)
 
     Raises:
-        ValueError: other shapes, not floating point, a time that is negative or NaN.
+        ValueError: Other shapes, not floating point, a time that is negative or NaN.
 
     Example:
         >>> weibull_survival(torch.tensor([[0.0, 0.54132]]), [0.0, 1.0, 2.0])  # scale 1, shape 1
@@ -89,7 +89,7 @@ def weibull_nll(
         returns: a scalar, or (b,) for "none".
 
     Raises:
-        ValueError: other shapes, labels other than 0 and 1, a negative or NaN time, an event at time 0, whose
+        ValueError: Other shapes, labels other than 0 and 1, a negative or NaN time, an event at time 0, whose
             likelihood is unbounded.
 
     Example:

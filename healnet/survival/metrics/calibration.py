@@ -44,7 +44,7 @@ def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 1
         survival: (n,) or (n, 1)
 
     Raises:
-        ValueError: no patients, lengths that differ, probabilities outside [0, 1], fewer than two intervals.
+        ValueError: No patients, lengths that differ, probabilities outside [0, 1], fewer than two intervals.
 
     Example:
         >>> target = SurvivalTarget([9, 7, 4, 1], [True, True, True, False])
@@ -110,7 +110,7 @@ def calibration_groups(
         survival: (n,) or (n, 1)
 
     Raises:
-        ValueError: no patients, lengths that differ, probabilities outside [0, 1], no groups.
+        ValueError: No patients, lengths that differ, probabilities outside [0, 1], no groups.
 
     Example:
         >>> target = SurvivalTarget([5, 9, 1, 2], [False, False, True, True])

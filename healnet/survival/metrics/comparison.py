@@ -63,7 +63,7 @@ def compare(
         `resamples` counts the draws in which C was defined.
 
     Raises:
-        ValueError: shapes that do not fit, risks that are not finite, fewer than one draw, a confidence
+        ValueError: Shapes that do not fit, risks that are not finite, fewer than one draw, a confidence
             outside (0, 1), C undefined on the patients themselves.
 
     Example:

@@ -47,7 +47,7 @@ def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
         C in [0, 1]; NaN, with a UserWarning that says why, where it is undefined.
 
     Raises:
-        ValueError: lengths that differ, a risk that is not finite.
+        ValueError: Lengths that differ, a risk that is not finite.
 
     Example:
         >>> concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, False, True]))
@@ -116,7 +116,7 @@ def evaluate(
         note says why; where it is undefined in some draws, the note says in how many.
 
     Raises:
-        ValueError: neither risk nor survival, an array `survival` without `times`, a `BreslowBaseline` without risk,
+        ValueError: Neither risk nor survival, an array `survival` without `times`, a `BreslowBaseline` without risk,
             shapes that do not fit, a confidence outside (0, 1).
 
     Example:

@@ -56,7 +56,7 @@ def compare_folds(
         scores_a, scores_b: (j,)
 
     Raises:
-        ValueError: fewer than two folds, lengths that differ, a score that is not finite, a share or confidence outside
+        ValueError: Fewer than two folds, lengths that differ, a score that is not finite, a share or confidence outside
             (0, 1).
 
     Example:
@@ -159,7 +159,7 @@ def permutation_test(
         seed: Random seed of the shuffles.
 
     Raises:
-        ValueError: fewer than one permutation, a statistic that is not finite.
+        ValueError: Fewer than one permutation, a statistic that is not finite.
 
     Example:
         >>> from healnet.survival import concordance
