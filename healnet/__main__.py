@@ -61,8 +61,10 @@ def _predict(options: argparse.Namespace) -> None:
     named = dict(t.split("=", 1) for t in options.tables if "=" in t and not Path(t).is_file())
     if len(options.tables) != (len(named) or 1):
         raise ValueError("expected one table, or each as modality=table.csv and each modality once")
-    if not options.output.absolute().parent.is_dir():
-        raise ValueError(f"expected a folder for the output, got {shown(options.output.parent)}")
+    if options.output.is_dir() or not options.output.absolute().parent.is_dir():
+        raise ValueError(
+            f"expected --output as a file in a folder that is there, got {shown(options.output)}"
+        )
     try:
         times = [float(time) for time in options.times.split(",")] if options.times else []
     except ValueError as error:

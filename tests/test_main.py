@@ -73,7 +73,11 @@ def test_what_cannot_be_done_is_said_and_nothing_written(folder, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "nowhere/out.csv"], "error: expected a folder for the output, got nowhere\n"),
+        (
+            ["--output", "nowhere/out.csv"],
+            "error: expected --output as a file in a folder that is there, got nowhere/out.csv\n",
+        ),
+        (["--output", "."], "error: expected --output as a file in a folder that is there, got .\n"),
         (
             ["--output", "out.csv", "--times", "1y,2"],
             "error: expected --times as numbers, as in 365,1825, got '1y,2'\n",

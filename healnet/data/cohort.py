@@ -452,6 +452,17 @@ class Cohort:
         return len(self._patients)
 
     def __getitem__(self, index: Any) -> Cohort:
+        if isinstance(index, pd.Series) and not index.index.equals(self._patients):
+            if index.index.inferred_type == "string":
+                raise ValueError(
+                    "expected a Series in the order of the cohort's patients, got another index; "
+                    "series.reindex(cohort.patients) puts it in order"
+                )
+        several = isinstance(index, list | pd.Index | np.ndarray) and np.ndim(index) > 0
+        if any(isinstance(one, str) for one in (index[:1] if several else [index])):
+            raise ValueError(
+                f"expected positions, a slice or a bool mask, got {index!r}; locate() finds patients by id"
+            )
         positions = np.atleast_1d(np.arange(len(self))[index])
         patients = self._patients[positions]
         if patients.has_duplicates:

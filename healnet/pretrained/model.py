@@ -60,7 +60,7 @@ class PretrainedModel(ModelHubMixin):
 
     Raises:
         ValueError: Models without a declared output, or that differ in it or in their modalities; numbers of centers,
-            scales, baselines, bins or classes that do not fit.
+            scales, baselines, bins, classes or names of features that do not fit; a metric that is no finite number.
 
     Example:
         >>> import tempfile
@@ -133,6 +133,22 @@ class PretrainedModel(ModelHubMixin):
             raise ValueError(
                 f"expected time bins with the output 'discrete' alone, got {self.bins} with {first.output!r}"
             )
+        outputs = None if first.arguments is None else first.arguments["out_dim"]
+        bins = None if self.bins is None else self.bins.num_bins
+        for what, number in (("time bins", bins), ("classes", len(self.classes) or None)):
+            if None not in (number, outputs) and number != outputs:
+                raise ValueError(f"expected {what} for the {outputs} outputs of the model, got {number}")
+        for name, own in self.features.items():
+            width = getattr(first.encoders[name], "num_features", None)
+            if len(set(own)) < len(own) or width not in (None, len(own)):
+                raise ValueError(
+                    f"modality {name!r}: expected the name of each feature of its encoder ({width or 'any number'}) once, "
+                    f"got {len(own)} names, {len(set(own))} of them different"
+                )
+        for name, value in self.metrics.items():
+            number_like: object = value
+            if not isinstance(number_like, int | float) or not np.isfinite(number_like):
+                raise ValueError(f"metric {name!r}: expected a finite number, got {value!r}")
 
     @classmethod
     def of(cls, ensemble: Ensemble, **card: Any) -> PretrainedModel:
@@ -346,7 +362,7 @@ class PretrainedModel(ModelHubMixin):
         path = Path(pretrained_model_name_or_path)
         if path.is_dir():
             return cls._load(path, encoders, build)
-        if len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
+        if path.exists() or len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
             raise ValueError(
                 f"{path}: expected a folder, or 'owner/name' of the Hub, and there is no such folder"
             )

@@ -281,6 +281,26 @@ def test_a_target_that_was_read_from_a_table_brings_its_patients_and_their_order
             build()
 
 
+def test_patients_are_taken_by_position_or_mask_and_ids_are_refused():
+    whole = cohort()
+    old = whole.table("clinical").iloc[:, 0] > whole.table("clinical").iloc[:, 0].median()
+    expected = whole.patients[old.to_numpy()].tolist()
+    assert 0 < len(expected) < 5
+    assert whole[old].patients.tolist() == expected
+    assert whole[old.tolist()].patients.tolist() == expected
+    assert whole[old.reset_index(drop=True)].patients.tolist() == expected
+    assert whole[old[::-1].reindex(whole.patients)].patients.tolist() == expected
+    message = r"^expected a Series in the order of the cohort's patients, got another index; series.reindex\(cohort.pat"
+    with pytest.raises(ValueError, match=message):
+        whole[old[::-1]]
+    for ids in ("p3", ["p3", "p4"], whole.patients[:2]):
+        with pytest.raises(
+            ValueError,
+            match=r"^expected positions, a slice or a bool mask, got .*; locate\(\) finds patients by id$",
+        ):
+            whole[ids]
+
+
 def test_scikit_learn_splits_and_indexes_a_cohort():
     """cross_val_score and GridSearchCV hand parts of X to fit by these two functions."""
     from sklearn.model_selection import KFold

@@ -302,6 +302,17 @@ def test_without_a_declared_output_nothing_is_saved(rna):
         ({"scales": [0.0]}, r"^expected finite centers and positive scales$"),
         ({"features": {"dna": ["A"]}}, r"^unknown modality 'dna': the model's modalities are \['rna'\]$"),
         ({"bins": TimeBins([0, 1])}, r"^expected time bins with the output 'discrete' alone, got TimeBins"),
+        ({"classes": ["low", "high"]}, r"^expected classes for the 1 outputs of the model, got 2$"),
+        (
+            {"features": {"rna": ["A", "B", "C"]}},
+            r"^modality 'rna': expected the name of each feature of its encoder \(4\) once, got 3 names, 3 of them dif",
+        ),
+        (
+            {"features": {"rna": ["A", "B", "C", "A"]}},
+            r"^modality 'rna': expected the name of each feature of its encoder \(4\) once, got 4 names, 3 of them dif",
+        ),
+        ({"metrics": {"C": float("nan")}}, r"^metric 'C': expected a finite number, got nan$"),
+        ({"metrics": {"C": "0.7"}}, r"^metric 'C': expected a finite number, got '0.7'$"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(options, message):
@@ -309,9 +320,22 @@ def test_parts_that_do_not_fit_are_refused(options, message):
         PretrainedModel(small("cox", 1), **options)
 
 
+def test_bins_of_another_number_than_the_outputs_are_refused():
+    with pytest.raises(ValueError, match=r"^expected time bins for the 3 outputs of the model, got 2$"):
+        PretrainedModel(small("discrete", 3), bins=TimeBins([0, 1, 2]))
+
+
 def test_members_of_another_kind_are_refused():
     with pytest.raises(ValueError, match=r"^expected models of one architecture, got others$"):
         PretrainedModel([small("cox", 1), small("value", 1)])
+
+
+def test_a_file_of_a_folder_is_no_name_on_the_hub(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(
+        ValueError, match=r"^model/model\.safetensors: expected a folder, or 'owner/name' of the Hub"
+    ):
+        PretrainedModel.from_pretrained("model/model.safetensors")
 
 
 def test_a_missing_folder_is_said(tmp_path):

@@ -45,13 +45,19 @@ class Values(Modality):
         """The entries in the patients' order; arrays become float32 tensors of their own memory.
 
         Raises:
-            ValueError: An entry of another kind, one that is not finite, or none at all. Names modality and patient.
+            ValueError: An entry of another kind, one that is not finite, none at all, or arrays of several numbers of axes.
+                Names modality and patient.
         """
         entries = tuple(_checked(name, patient, source.get(patient)) for patient in patients)
         present = [entry for entry in entries if entry is not None]
         if not present:
             raise ValueError(f"modality {name!r}: none of the patients has it")
         shapes = {entry.shape if isinstance(entry, Tensor) else None for entry in present}
+        axes = {len(shape) for shape in shapes if shape is not None}
+        if len(axes) > 1:
+            raise ValueError(
+                f"modality {name!r}: expected arrays of one number of axes, got {' and '.join(map(str, sorted(axes)))}"
+            )
         return cls(entries, present[0], len(shapes) == 1 and None not in shapes, channels_first)
 
     def missing(self) -> NDArray[np.bool_]:

@@ -265,9 +265,11 @@ def _unzip(path: Path, max_bytes: int) -> bytes:
                 m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")
             ]
             if len(members) != 1:
-                names = [member.filename for member in members[:5]]
+                names = [member.filename for member in members]
+                if "[Content_Types].xml" in names:
+                    raise ValueError(f"{shown(path)}: expected text, got an Office document; save it as CSV")
                 raise ValueError(
-                    f"{shown(path)}: expected one file in the archive, got {len(members)} {names}"
+                    f"{shown(path)}: expected one file in the archive, got {len(members)} {names[:5]}"
                 )
             if members[0].flag_bits & 1:
                 raise ValueError(f"{shown(path)}: expected an open archive, got an encrypted one")

@@ -79,6 +79,14 @@ def test_what_cannot_be_an_entry_is_refused_by_name(entry, message):
         Values.of("ct", {"p1": entry}, PATIENTS)
 
 
+def test_arrays_of_several_numbers_of_axes_are_refused():
+    entries = {"p1": np.zeros((3, 4, 1)), "p2": np.zeros((3, 4))}
+    with pytest.raises(
+        ValueError, match=r"^modality 'ct': expected arrays of one number of axes, got 2 and 3$"
+    ):
+        Values.of("ct", entries, pd.Index(["p1", "p2"]))
+
+
 def test_a_modality_of_nobody_is_refused():
     with pytest.raises(ValueError, match=r"^modality 'ct': none of the patients has it$"):
         Values.of("ct", {}, PATIENTS)

@@ -141,6 +141,15 @@ def test_the_delimiter_is_told_by_the_header(tmp_path, delimiter):
     assert values.tolist() == [[1.5, 2]]
 
 
+def test_a_workbook_is_named(tmp_path):
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(ValueError, match=r"a\.xlsx: expected text, got an Office document; save it as CSV$"):
+        open_text_table(path)
+
+
 def test_a_header_as_r_writes_it_is_explained(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("A\tB\nx\t1\t2\ny\t3\t4\n")
