@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
+from healnet.slides._workers import end_with_run
 from healnet.slides.features.feature_writer import (
     ExtractionSettings,
     FeatureFolder,
@@ -43,6 +44,7 @@ from healnet.slides.tissue_files import write_tissue
 __all__ = ["extract_features"]
 
 logger = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 POLL = 1.0  # seconds between two looks at slides that other runs hold
@@ -214,12 +216,10 @@ class _Run:
     def _sizes(self, jobs: list[SlideJob]) -> list[tuple[int, int] | None]:
         workers = min(self.num_workers, len(jobs))
         try:
-            return list(
-                DataLoader(SlideSizes(jobs), batch_size=None, collate_fn=_as_it_is, num_workers=workers)
-            )
+            return list(_one_by_one(SlideSizes(jobs), workers))
         except (
             RuntimeError
-        ):  # a slide that ends the process that opens it cannot have been replaced by a sound one
+        ):  # a slide that ends the process that opens it has not been replaced by a sound one
             return [None] * len(jobs)
 
     def share(self, locks: SlideLocks, bar: SlideBar) -> None:
@@ -355,6 +355,7 @@ class _Run:
             ScoredTiles(tiles, self.transform),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            worker_init_fn=end_with_run,
             pin_memory=any(folder.encode.device.type == "cuda" for folder in self.folders),
         )
 
@@ -409,7 +410,14 @@ class _Looks:
     def _begin(self, job: SlideJob) -> Iterator[FirstLook]:
         looks = FirstLooks([job], self._run.settings)
         workers = min(1, self._run.num_workers)
-        return iter(DataLoader(looks, batch_size=None, collate_fn=_as_it_is, num_workers=workers))
+        return iter(_one_by_one(looks, workers))
+
+
+def _one_by_one(items: Dataset[_Item], workers: int) -> DataLoader[_Item]:
+    """The items as they are, each read by a worker process."""
+    return DataLoader(
+        items, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=end_with_run
+    )
 
 
 def _as_it_is(value: Any) -> Any:
