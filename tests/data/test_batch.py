@@ -104,6 +104,22 @@ class Visits(NamedTuple):
     mask: torch.Tensor
 
 
+@pytest.mark.parametrize(
+    "shapes", [[(3, 5), (7, 5)], [(3, 5, 2), (4, 2, 2)], [(0, 5), (2, 5)], [(600, 999)] * 2]
+)
+def test_padding_is_zero_whatever_the_memory_held(monkeypatch, shapes):
+    new = lambda shape, dtype: torch.full(shape, 7, dtype=dtype)  # noqa: E731
+    monkeypatch.setattr("healnet.data.collate_fn._new", new)
+    parts = [torch.rand(shape, requires_grad=True) for shape in shapes]
+    batch = collate([item(i, x=part) for i, part in enumerate(parts)]).inputs["x"]
+    values = batch if isinstance(batch, torch.Tensor) else batch.values
+    for row, part in zip(values, parts, strict=True):
+        assert torch.equal(row[tuple(map(slice, part.shape))], part)
+        assert row.sum().item() == pytest.approx(part.sum().item(), rel=1e-5)
+    values.sum().backward()  # tensors that are learned may be collated too
+    assert all((part.grad == 1).all() for part in parts)
+
+
 def test_any_named_tuple_with_a_mask_is_padded_field_by_field():
     rows = [
         Visits(torch.ones(2, 3), torch.tensor([1, 2]), torch.tensor([True, True])),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,9 @@ MAX_CHUNK = 1 << 28  # bytes; tools of the field write chunks of one row up to 1
 MANY = 16  # values of an attribute; the longest that is read has two
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
-SPARSE = 16  # a call for one row costs about as much as reading 10 rows in a row, measured with CLAM's one-row chunks
+# Rows this near to each other are read with all between them. A call costs 9 us, a row of a contiguous dataset 0.5 us, a
+# chunk of one row 5 us; within a chunk of more rows HDF5 reads all of them in any case.
+CONTIGUOUS_GAP, CHUNK_GAP = 16, 2
 
 
 def open_h5(path: Path) -> Any:
@@ -72,20 +73,14 @@ class H5Rows(Rows):
             return self._slice(dataset, wanted.start, wanted.stop)
         # HDF5's own row lists take time quadratic in their length; reading whole blocks does not.
         step = max(1, BLOCK_BYTES // max(1, self.shape[1] * dataset.dtype.itemsize))
+        near = CONTIGUOUS_GAP if dataset.chunks is None else max(CHUNK_GAP, dataset.chunks[-2])
         result = np.empty((len(wanted), self.shape[1]), dataset.dtype)
         order = np.argsort(wanted, kind="stable")
-        edges = np.searchsorted(wanted[order], np.arange(0, len(self) + step, step))
-        for low, high in itertools.pairwise(edges):
-            if low < high:
-                places = order[low:high]
-                first, last = int(wanted[places[0]]), int(wanted[places[-1]])
-                if len(places) * SPARSE <= last - first:
-                    for place in places:
-                        row = int(wanted[place])
-                        result[place] = self._slice(dataset, row, row + 1)[0]
-                    continue
-                block = self._slice(dataset, first, last + 1)
-                result[places] = block[wanted[places] - first]
+        rows = wanted[order]
+        ends = np.flatnonzero((np.diff(rows) > near) | (np.diff(rows // step) > 0)) + 1
+        for places in np.split(order, ends) if len(order) else ():
+            first, last = int(wanted[places[0]]), int(wanted[places[-1]])
+            result[places] = self._slice(dataset, first, last + 1)[wanted[places] - first]
         return result
 
     def _slice(self, dataset: Any, start: int, stop: int) -> Array:

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from healnet.slides.features.hdf5 import SPARSE, H5Rows, h5_attributes, h5_rows, open_h5
+from healnet.slides.features.hdf5 import H5Rows, h5_attributes, h5_rows, open_h5
 
 
 def write(path, **datasets):
@@ -20,9 +20,30 @@ def test_large_tables_are_read_in_blocks(tmp_path, chunks):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("features", data=values, chunks=chunks)
     rows = H5Rows(tmp_path / "a.h5", values.shape, "float64", "features")
-    dense, few = np.random.default_rng(1).permutation(9000)[:5000], np.arange(0, 9000, 2 * SPARSE)
-    for wanted in (np.array([8999, 0, 8999, 4000]), dense, few, few[::-1], np.arange(1800, 1900)):
+    draw = np.random.default_rng(1)
+    dense, some, few = (draw.permutation(9000)[:count] for count in (5000, 1000, 40))
+    for wanted in (np.array([8999, 0, 8999, 4000]), dense, some, np.sort(some), few, np.arange(1800, 1900)):
         np.testing.assert_array_equal(rows.read(wanted), values[wanted])
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 3), (64, 3)])
+def test_between_rows_far_apart_nothing_is_read(tmp_path, monkeypatch, chunks):
+    values = np.arange(3000.0).reshape(1000, 3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", data=values, chunks=chunks)
+    read = []
+    original = H5Rows._slice
+
+    def counted(self, dataset, start, stop):
+        read.append(stop - start)
+        return original(self, dataset, start, stop)
+
+    monkeypatch.setattr(H5Rows, "_slice", counted)
+    wanted = np.array([900, 3, 5, 300, 600])
+    np.testing.assert_array_equal(
+        H5Rows(tmp_path / "a.h5", values.shape, "float64", "features").read(wanted), values[wanted]
+    )
+    assert sorted(read) == [1, 1, 1, 3]  # 3, 4 and 5 at once
 
 
 def test_memory_is_that_of_the_rows_asked_for(tmp_path):
