@@ -155,7 +155,7 @@ def _new(shape: list[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     if torch.utils.data.get_worker_info() is not None:
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, torch.Size(shape))
+        return torch.empty(0, dtype=dtype).set_(storage).view(shape)
     memory = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)
 
