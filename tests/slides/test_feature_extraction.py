@@ -632,7 +632,8 @@ def test_an_error_of_many_lines_keeps_the_first(slides, tmp_path):
     assert report.error == "ValueError: first line"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_asked_to_end_leaves_its_table(slides, tmp_path, number):
     code = (
         "import os\n"
