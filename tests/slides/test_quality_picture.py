@@ -1,8 +1,13 @@
 """The picture shows what was taken and what was left out, and its legend names no more than that."""
 
+import errno
 import io
+import os
+import re
+import resource
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from healnet.slides.quality_picture import BLURRED, PEN, PICTURE_SIDE, TISSUE, quality_picture, write_jpeg
@@ -72,3 +77,18 @@ def test_the_file_is_a_jpeg_of_the_picture(tmp_path):
         < 3
     )
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("room", [0, 0.5, 0.999])
+def test_a_picture_that_the_disk_cuts_off_never_gets_its_name(tmp_path, room):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    write_jpeg(tmp_path / "whole.jpg", noise)
+    size = (tmp_path / "whole.jpg").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(room * size), limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(os.strerror(errno.EFBIG))):
+            write_jpeg(tmp_path / "a.jpg", noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.jpg"]

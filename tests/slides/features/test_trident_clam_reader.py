@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -319,6 +320,38 @@ def linked(folder):
     return folder / "a.h5"
 
 
+def linked_through_another(folder):
+    """A soft link looks as if it stayed within the file."""
+    write_h5(folder / "other.h5")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/")
+        file["features"] = h5py.SoftLink("/elsewhere/features")
+    return folder / "a.h5"
+
+
+def packed(folder, chunks):
+    """512 MB of zeros as one compressed chunk of 0.5 MB, in a dataset of chunks of this shape."""
+    pack = zlib.compressobj(1)
+    data = b"".join(pack.compress(bytes(1 << 20)) for _ in range(512)) + pack.flush()
+    with h5py.File(folder / "a.h5", "w") as file:
+        shape = (min(N, chunks[0]), D)
+        options = {"chunks": chunks, "maxshape": (None, D), "compression": "gzip"}
+        features = file.create_dataset("features", shape, np.float32, **options)
+        features.id.write_direct_chunk((0, 0), data)
+    return folder / "a.h5"
+
+
+def pipe(folder):
+    os.mkfifo(folder / "a.h5")
+    return folder / "a.h5"
+
+
+def far_away(folder, x, name="a.h5", **attributes):
+    coords = COORDS.astype(np.int64)
+    coords[3, 0] = x
+    return write_h5(folder / name, {"features": FEATURES, "coords": coords}, **attributes)
+
+
 def external(folder):
     (folder / "secret").write_bytes(bytes(4 * N * D))
     with h5py.File(folder / "a.h5", "w") as file:
@@ -448,6 +481,32 @@ HOSTILE = {
     "link to another file": (
         lambda d, m: linked(d),
         r"`features` is a link to another place, which is not followed",
+    ),
+    "link through a link to another file": (
+        lambda d, m: linked_through_another(d),
+        r"`features` is a link to another place, which is not followed",
+    ),
+    "a pipe, that nothing is written into": (lambda d, m: pipe(d), r"; got a folder, pipe or device"),
+    "coordinates beyond any slide": (
+        lambda d, m: far_away(d, (1 << 24) + 1),
+        r"a\.h5: expected level-0 coordinates from 0 to 16777216, got \[16777217, ",
+    ),
+    "coordinates that float32 and the grid would overflow on": (
+        lambda d, m: far_away(d, 1 << 62),
+        r"a\.h5: expected level-0 coordinates from 0 to 16777216, got \[4611686018427387904, ",
+    ),
+    "coordinates below zero": (lambda d, m: far_away(d, -1), r"coordinates from 0 to 16777216, got \[-1, "),
+    "patch size beyond any slide": (
+        lambda d, m: write_h5(d / "a.h5", coords__patch_size_level0=1e30),
+        r"a patch size from 0 to 16777216 level-0 pixels, got 1e\+30",
+    ),
+    "a chunk of 512 MB": (
+        lambda d, m: packed(d, ((1 << 29) // (4 * D) + 1, D)),
+        r"expected chunks of `features` up to 268435456 bytes, got 536870920",
+    ),
+    "a chunk that unpacks to more than its values": (
+        lambda d, m: packed(d, (N, D)),
+        r"expected at most 260 bytes of `features` in its chunks, got \d+ to unpack",
     ),
     "values in another file": (lambda d, m: external(d), r"lie in another file, which is not followed"),
     "virtual dataset": (lambda d, m: virtual(d), r"lie in another file, which is not followed"),
@@ -641,6 +700,9 @@ def test_a_footprint_that_contradicts_the_files(tmp_path):
     path = write_h5(tmp_path / "a.h5", coords__patch_size_level0=512)
     with pytest.raises(ValueError, match=r"a\.h5: got a footprint of 256, but its files say 512\.0$"):
         read_patches(path, footprint=256)
+    for impossible in (0, -1.0, 1e30, float("nan")):
+        with pytest.raises(ValueError, match=rf"got a footprint of {re.escape(str(impossible))}, but its"):
+            read_patches(write_h5(tmp_path / "b.h5"), footprint=impossible)
     with pytest.raises(
         FileNotFoundError, match=r"expected a patches file, or a folder with a\.h5 or a_patches\.h5$"
     ):
