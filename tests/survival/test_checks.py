@@ -100,5 +100,5 @@ def test_a_compiled_graph_is_whole_and_still_checks_labels(label):
     found, expected = compiled(x, time, event), loss(x, time, event)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (found, expected)))
-    with pytest.raises(ValueError, match=r"^expected event .* got 3 at position 0 \(4 of 6 are wrong\)$"):
+    with pytest.raises(ValueError, match=r"^expected event .* got 3 at position 0 \(4 of 6 are wrong\)"):
         compiled(x, time, 3 * event)
