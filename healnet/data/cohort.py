@@ -391,7 +391,8 @@ class Cohort:
         opened and checked, and nothing of it kept. Slides that have no file or no patches are listed by `files`.
 
         Args:
-            folder: Folder of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it.
+            folder: Folder of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it; or
+                of one vector per slide (TRIDENT's ``slide_features_*``), for `PatchEncoder(dim, positions=False)`.
             name: Name of the new modality, which comes last.
             patient_of: Function from a slide's name to a patient id, as `lambda slide: slide[:12]` for TCGA;
                 files of other patients are left out.

@@ -57,7 +57,7 @@ def reading_h5(path: Path, expected: str) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class H5Rows(Rows):
-    """Rows of one dataset of an HDF5 file, stored as (n, d) or (1, n, d)."""
+    """Rows of one dataset of an HDF5 file, stored as (n, d), (1, n, d) or, one row, (d,)."""
 
     dataset: str
     leading: bool = False
@@ -67,8 +67,12 @@ class H5Rows(Rows):
             return self._read_blocks(file[self.dataset], wanted)
 
     def _read_blocks(self, dataset: Any, wanted: slice | Array) -> Array:
-        if dataset.shape[-2:] != self.shape and count_rows(wanted):
+        shape = (1, *dataset.shape) if len(dataset.shape) == 1 else dataset.shape[-2:]
+        if shape != self.shape and count_rows(wanted):
             return np.empty((0, 0))  # replaced by another file; `read` says so
+        if len(dataset.shape) == 1:
+            values: Array = dataset[:].reshape(self.shape)[wanted]
+            return values
         if isinstance(wanted, slice):
             return self._slice(dataset, wanted.start, wanted.stop)
         # HDF5's own row lists take time quadratic in their length; reading whole blocks does not.

@@ -96,6 +96,8 @@ class TensorRows(Rows):
         tensor = load_array(self.path)
         if tensor.dim() == 3:
             tensor = tensor[0]
+        if tensor.dim() == 1 and len(self):
+            tensor = tensor[None]
         if tensor.shape != self.shape and count_rows(wanted):
             return np.empty((0, 0))
         tensor = tensor.reshape(self.shape)
@@ -135,7 +137,7 @@ def _resolved(rows: Selection, length: int, path: Path) -> slice | Array:
 
 
 def table_shape(path: Path, name: str, shape: tuple[int, ...], width: int | None = None) -> tuple[int, int]:
-    """(n, d) of a stored shape: (n, d), (1, n, d), or (0,) for a slide without patches.
+    """(n, d) of a stored shape: (n, d), (1, n, d), (0,) for a slide without patches, (d,) for an embedding of a slide.
 
     Raises:
         ValueError: Any other shape, or a width that is not `width`.
@@ -143,8 +145,9 @@ def table_shape(path: Path, name: str, shape: tuple[int, ...], width: int | None
     table = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if shape == (0,):
         return 0, width or 0
+    if len(shape) == 1 and width is None:
+        return 1, shape[0]
     if len(table) != 2 or (table[0] and not table[1]) or (width is not None and table[1] != width):
-        wanted = f"(n, {width})" if width is not None else "(n, d) or (1, n, d)"
-        hint = "; is this an embedding of the whole slide?" if len(shape) == 1 else ""
-        raise ValueError(f"{shown(path)}: expected `{name}` of shape {wanted}, got {shape}{hint}")
+        wanted = f"(n, {width})" if width is not None else "(n, d), (1, n, d) or (d,)"
+        raise ValueError(f"{shown(path)}: expected `{name}` of shape {wanted}, got {shape}")
     return table[0], table[1]

@@ -40,6 +40,8 @@ EXPECTED = (
 class PatchFile:
     """The patches of one slide, left on disk until they are read. Made by `read_patches`.
 
+    An embedding of the whole slide is one row without coordinates.
+
     A plain value: it can be pickled, keeps no file open, and holds none of the features.
 
     Attributes:
@@ -135,7 +137,8 @@ def read_patches(
     Recognized by content, not by extension: CLAM ``h5_files/*.h5`` and ``pt_files/*.pt``, TRIDENT ``features_*/*.h5``
     (also (1, n, d), float16 and empty) and its pickled NumPy ``.pt``, and the PyTorch format of before 1.6. CLAM keeps the
     geometry in another file: ``../patches/<slide>.h5`` (TRIDENT: ``<slide>_patches.h5``) is used where it exists, and gives
-    ``.pt`` files their coordinates, whose order both tools keep.
+    ``.pt`` files their coordinates, whose order both tools keep. One vector (d,) per slide, as in TRIDENT's
+    ``slide_features_*``, is one row; the coordinates of the patches that it was made from are not read.
 
     Args:
         path: The feature file.
@@ -164,8 +167,9 @@ def read_patches(
     """
     path = Path(path)
     signature = _signature(path)
+    of_slides = path.absolute().parent.name.startswith("slide_features_")
     if HDF5_SIGNATURE in signature:
-        features, positions, notes = _open_h5_features(path)
+        features, positions, notes = _open_h5_features(path, of_slides)
     elif signature.startswith(TORCH_SIGNATURES):
         features, positions, notes = _open_torch_features(path), None, {}
     else:
@@ -173,7 +177,7 @@ def read_patches(
     name = slide if slide is not None else agreed_name(path, notes, path.stem)
     encoder = _encoder(path, notes)
     found = footprint_of(notes, path)
-    beside = find_patches_file(path, patches)
+    beside = None if of_slides and patches is None else find_patches_file(path, patches)
     if beside is not None and (patches is not None or positions is None or found is None):
         geometry = _join(path, features, positions, beside)
         positions = geometry.positions
@@ -215,13 +219,14 @@ def _open_torch_features(path: Path) -> Rows:
     )
 
 
-def _open_h5_features(path: Path) -> tuple[Rows, Rows | None, dict[str, Any]]:
+def _open_h5_features(path: Path, of_slides: bool) -> tuple[Rows, Rows | None, dict[str, Any]]:
     """Features, coordinates and what the attributes say, of CLAM's or TRIDENT's feature file."""
     with reading_h5(path, EXPECTED.removeprefix("expected ")) as file:
         if "features" not in file and "coords" in file:
             raise ValueError(f"{shown(path)}: {EXPECTED}; got coordinates alone, as a patches file has them")
         features = h5_rows(path, file, "features", "f")
-        positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file else None
+        whole = of_slides or len(file["features"].shape) == 1 == len(features)
+        positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file and not whole else None
         notes = h5_attributes(path, file["coords"]) if positions is not None else {}
         own = h5_attributes(path, file["features"])
         names = [notes.get("name"), own.get("name")]
@@ -236,7 +241,7 @@ def _open_h5_features(path: Path) -> tuple[Rows, Rows | None, dict[str, Any]]:
 def _encoder(path: Path, notes: Mapping[str, Any]) -> str | None:
     name = notes.get("encoder")
     if name in (None, "None", ""):  # TRIDENT writes None as text; its folder still says it
-        folder = path.absolute().parent.name
+        folder = path.absolute().parent.name.removeprefix("slide_")
         return folder.removeprefix("features_") if folder.startswith("features_") else None
     return str(name)
 

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from healnet.data import Cohort
+from healnet import HEALNet
+from healnet.data import Cohort, CohortDataset
 from healnet.data.modalities.slide_bags import Bags
 from healnet.data.modalities.slide_folder import (
     SlideFile,
 )
+from healnet.encoders import PatchEncoder
 from healnet.survival.target import SurvivalTarget
 
 PATIENTS = pd.Index(["p0", "p1", "p2"], dtype=object)
@@ -140,3 +142,35 @@ def test_a_corrupt_file_stops_the_cohort_at_build_time(folder):
     (folder / "p2-A.h5").write_bytes(b"\x89HDF\r\n\x1a\n truncated")
     with pytest.raises(ValueError, match=r"p2-A\.h5"):
         cohort(SLIDES).with_patches(folder)
+
+
+def embedding(path, values):
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["features"] = np.asarray(values, np.float32)
+        file["coords"] = np.zeros((9, 2), int)  # TRIDENT keeps those of the patches
+    return path
+
+
+def test_embeddings_of_slides_are_a_modality(tmp_path):
+    folder = tmp_path / "slide_features_titan"
+    for name, values in {"p0-A": [1, 2, 3], "p0-B": [4, 5, 6], "p2-A": [7, 8, 9]}.items():
+        embedding(folder / f"{name}.h5", values)
+    whole = cohort(SLIDES).with_patches(folder, "slides")
+    assert whole.widths == {"clinical": 1, "slides": 3}
+    assert whole.missing()["slides"].tolist() == [False, True, False]
+    bag = CohortDataset(whole).batch().inputs["slides"]
+    assert bag.mask.tolist() == [[True, True], [False, False], [True, False]]
+    assert bag.features.tolist() == [[[1, 2, 3], [4, 5, 6]], [[0] * 3] * 2, [[7, 8, 9], [0] * 3]]
+    assert bag.coords[0].tolist() == [[0, 0, 0], [0, 0, 1]]  # no places, but whose slide each row is
+    model = HEALNet({"slides": PatchEncoder(3, positions=False)}, latent_dim=8, num_latents=2, output="cox")
+    assert model({"slides": bag}).isfinite().all()
+    embedding(folder / "p1-A.h5", [1, 2])
+    with pytest.raises(ValueError, match=r"^modality 'slides': .*p1-A\.h5 has features of width 2, .* of 3$"):
+        cohort(SLIDES).with_patches(folder, "slides")
+    (folder / "p1-A.h5").unlink()
+    write(folder / "p1-A.h5", n=4, coords=False, encoder="uni")
+    with pytest.raises(
+        ValueError, match=r"^modality 'slides': .*p1-A\.h5 was made by 'uni', .*p0-A\.h5 by 'titan'$"
+    ):
+        cohort(SLIDES).with_patches(folder, "slides")

@@ -423,17 +423,14 @@ HOSTILE = {
     ),
     "complex features": (lambda d, m: h5(d, features=FEATURES + 1j), r"to be floating-point, got complex64"),
     "empty dataspace": (lambda d, m: h5(d, features=h5py.Empty("f4")), r"got float32 of shape None"),
-    "1-D features": (
-        lambda d, m: h5(d, features=FEATURES[0]),
-        r"got \(5,\); is this an embedding of the whole slide",
-    ),
+    "embedding with NaN": (lambda d, m: h5(d, features=with_value(np.nan)[7]), r"got nan in row 0 \(1 such"),
     "scalar features": (
         lambda d, m: h5(d, features=np.float32(1)),
-        r"of shape \(n, d\) or \(1, n, d\), got \(\)",
+        r"of shape \(n, d\), \(1, n, d\) or \(d,\), got \(\)",
     ),
     "4-D features": (
         lambda d, m: h5(d, features=FEATURES[None, None]),
-        r"or \(1, n, d\), got \(1, 1, 13, 5\)",
+        r"\(1, n, d\) or \(d,\), got \(1, 1, 13, 5\)",
     ),
     "two slides in one": (lambda d, m: h5(d, features=np.stack([FEATURES] * 2)), r"got \(2, 13, 5\)"),
     "rows without width": (lambda d, m: h5(d, features=FEATURES[:, :0]), r"got \(13, 0\)"),
@@ -571,7 +568,6 @@ HOSTILE = {
         lambda d, m: pt(d, torch.ones(1, 1).expand(10**9, 1024)),
         r"in the file, got 4 bytes",
     ),
-    "1-D pt": (lambda d, m: pt(d, torch.ones(4)), r"got \(4,\); is this an embedding"),
     "TorchScript": (
         lambda d, m: zipped_pickle(d, b"\x80\x02c__torch__\nLinear\n)\x81."),
         r"asks for __torch__.Linear",
@@ -694,6 +690,32 @@ def test_a_file_name_that_is_not_utf8(tmp_path):
         ValueError, match=r"caf\\xe9\.h5: expected a file name in UTF-8, which names the slide$"
     ):
         read_patches(path)
+
+
+@pytest.mark.parametrize("shape", [(D,), (1, D), (1, 1, D)])
+@pytest.mark.parametrize("suffix", ["h5", "pt", "array.pt"])
+def test_an_embedding_of_a_slide_is_one_row_without_coordinates(tmp_path, shape, suffix):
+    """TRIDENT keeps the coordinates of all patches beside the one vector, and the patches' own file two folders away."""
+    clam_patches(tmp_path / "patches" / "a.h5")
+    path = tmp_path / "slide_features_titan" / f"a.{suffix.removeprefix('array.')}"
+    vector = FEATURES[0].reshape(shape)
+    if suffix == "h5":
+        write_h5(path, {"features": vector, "coords": COORDS}, coords__patch_size_level0=512)
+    else:
+        path.parent.mkdir()
+        torch.save(vector if suffix == "array.pt" else torch.from_numpy(vector), path)
+    bag = read_patches(path)
+    assert (bag.num_patches, bag.dim, bag.encoder, bag.positions) == (1, D, "titan", None)
+    for rows in (None, slice(0, 1), [0], np.array([True])):
+        features, coords = bag.load(rows)
+        assert coords is None
+        assert torch.equal(features, torch.from_numpy(FEATURES[:1]))
+    assert bag.load(slice(0, 0))[0].shape == (0, D)
+
+
+def test_one_vector_in_any_folder_is_an_embedding(tmp_path):
+    bag = read_patches(write_h5(tmp_path / "a.h5", {"features": FEATURES[2], "coords": COORDS}))
+    assert torch.equal(bag.load()[0], torch.from_numpy(FEATURES[2:3]))
 
 
 def test_a_footprint_that_contradicts_the_files(tmp_path):
