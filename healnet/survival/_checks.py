@@ -247,12 +247,30 @@ def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
     return _all(values, right, f"{name} to be bool or exactly 0 or 1").astype(np.bool_)
 
 
-def check_risk(risk: ArrayLike, n: int, name: str = "risk") -> Floats:
+def check_risk(
+    risk: ArrayLike, n: int, name: str = "risk", patients: NDArray[np.object_] | None = None
+) -> Floats:
     """Return (n,) float64, one finite value per patient.
 
+    Args:
+        risk: Values, (n,) or (n, 1); a pandas object may know its patients by its index.
+        n: Number of patients.
+        name: Name for messages.
+        patients: (n,) ids in the order of the outcomes, where these know them.
+
     Raises:
-        ValueError: Another shape than (n,) or (n, 1), a value that is not finite.
+        ValueError: Another shape than (n,) or (n, 1), a value that is not finite, patients in another order.
     """
+    index: Any = getattr(risk, "index", None)
+    if patients is not None and getattr(index, "inferred_type", None) == "string" and len(index) == n:
+        own = index.to_numpy()
+        differ = np.flatnonzero(own != patients)
+        # Ids of another kind cannot be compared.
+        if len(differ) and np.isin(own, patients).any():
+            raise ValueError(
+                f"expected {name} in the order of the target's patients, got {own[differ[0]]!r} at position {differ[0]} "
+                f"where the target has {patients[differ[0]]!r}; reindex it with target.patients"
+            )
     given = np.asarray(as_array(risk), dtype=np.float64)
     values = column(given)
     if values.shape != (n,):

@@ -1,6 +1,9 @@
 """Rules that every function of the room keeps: (n, 1) is (n,), outcomes must be there, a compiled graph is whole."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -88,6 +91,30 @@ def test_a_batch_without_outcomes_is_refused_by_name(label, missing):
     if label == "cox":
         with pytest.raises(ValueError, match=message):
             CoxAccumulator().add(LOGITS[:, 0], **(given | {missing: None}))
+
+
+def test_risks_that_know_their_patients_must_be_in_the_order_of_outcomes_that_do():
+    ids = [f"p{i}" for i in range(6)]
+    known = SurvivalTarget.from_frame(pd.DataFrame({"t": TIME, "e": EVENT}, index=ids), "t", "e")
+    risk = pd.Series(RISK, index=ids)
+    calls = (
+        (concordance, "risk"),
+        (lambda r, t: evaluate(r, t, t, times=[2, 4]), "risk"),
+        (lambda r, t: compare(RISK, r, t, bootstrap=2), "risk_b"),
+    )
+    for call, name in calls:
+        for given in (risk, risk.to_frame(), risk.set_axis(range(6)), risk.add_prefix("s"), RISK):
+            call(given, known)
+        call(risk[::-1].reset_index(drop=True), known)
+        call(risk[::-1], TARGET)  # which knows no patients
+        message = (
+            f"expected {name} in the order of the target's patients, got 'p5' at position 0 where the target has 'p0'; "
+            "reindex it with target.patients"
+        )
+        for given in (risk[::-1], risk[::-1].to_frame()):
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                call(given, known)
+    assert concordance(risk[::-1].reindex(known.patients), known) == concordance(RISK, TARGET)
 
 
 @pytest.mark.parametrize("label", LOSSES)

@@ -74,7 +74,10 @@ def compare(
     """
     check_least("bootstrap", bootstrap, 1)
     check_inside("confidence", confidence)
-    a, b = check_risk(risk_a, len(target), "risk_a"), check_risk(risk_b, len(target), "risk_b")
+    a, b = (
+        check_risk(risk, len(target), name, target.patients)
+        for name, risk in (("risk_a", risk_a), ("risk_b", risk_b))
+    )
     try:
         c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
     except scores.Undefined as reason:
