@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true", help="two folds instead of five")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # operations this small only wait for a second thread
     check()
     print("the encoder and the fusion layer keep the laws")
     cohort = load_mini_acc()

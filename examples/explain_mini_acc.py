@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("explained"))
     parser.add_argument("--quick", action="store_true", help="one model on two of the folds")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # operations this small only wait for a second thread
     options.output.mkdir(parents=True, exist_ok=True)
     cohort = load_mini_acc()
     names = list(cohort.table("rna").columns)

@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("slide_results"))
     parser.add_argument("--quick", action="store_true", help="a smaller slide and fewer steps")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # operations this small only wait for a second thread
     args.output.mkdir(parents=True, exist_ok=True)
     # Named by size: `extract_features` takes a file of one name for the same slide, and goes on with the next.
     side = 2048 if args.quick else 4096

@@ -322,7 +322,9 @@ def _opened_image(path: Path, error: Exception) -> Any:
     """A plain image as a slide of one level, held in memory."""
     try:
         with Image.open(path, formats=IMAGES) as image:
-            return openslide.ImageSlide(image.convert("RGB"))
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+                raise ValueError(f"expected 8 bits a color, got an image of mode {image.mode}")
+            return openslide.ImageSlide(image.convert("RGBA"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as other:
         cause = error if isinstance(other, UnidentifiedImageError) else other
         raise ValueError(f"{shown(path)}: OpenSlide cannot read this file ({cause})") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from healnet.slides.slide import Slide
 
@@ -198,6 +199,74 @@ def test_a_damaged_tile_names_its_place_and_leaves_the_rest_readable(path, tmp_p
     with pytest.raises(ValueError, match=r"a\.tif: damaged at \(3, 4\), level 0, 5 x 6 \("):
         slide.region(3, 4, 5, 6)
     assert np.array_equal(slide.region(1031, 517, 61, 53), expected_pixels(1031, 517, 61, 53))
+
+
+# Plain images
+
+
+def image_pixels(height=90, width=130):
+    y, x = np.mgrid[:height, :width]
+    return np.stack((x, 2 * y, (3 * x + 5 * y) % 256), axis=-1).astype(np.uint8)
+
+
+def test_a_png_is_a_slide_of_one_level(tmp_path):
+    pixels = image_pixels()
+    # 50,800 dots per inch are 0.5 microns a pixel.
+    Image.fromarray(pixels).save(tmp_path / "a.png", dpi=(50_800, 50_800))
+    slide = Slide(tmp_path / "a.png")
+    assert (slide.width, slide.height, slide.level_downsamples) == (130, 90, (1.0,))
+    assert slide.mpp == pytest.approx(0.5, rel=1e-4)
+    assert np.array_equal(slide.region(0, 0, 130, 90), pixels)
+    assert np.array_equal(slide.region(37, 41, 11, 13), pixels[41:54, 37:48])
+    beyond = slide.region(125, 84, 9, 10)
+    assert np.array_equal(beyond[:6, :5], pixels[84:, 125:])
+    assert (beyond[6:] == 255).all()
+    assert (beyond[:, 5:] == 255).all()
+    tiles = pickle.loads(pickle.dumps(slide)).tiles(size=30, mpp=0.5, tissue_fraction=0)
+    assert np.array_equal(tiles.coords[6], [30, 30])
+    assert np.array_equal(tiles[6].permute(1, 2, 0), pixels[30:60, 30:60])
+    halved = slide.region(20, 10, 15, 20, mpp=1.0)
+    expected = pixels[10:50, 20:50].reshape(20, 2, 15, 2, 3).mean(axis=(1, 3))
+    assert np.abs(halved - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("L", [90, 90, 90]), ("P", [10, 20, 30]), ("RGBA", [10, 20, 30]), ("I;16", None)],
+)
+def test_images_of_other_modes_become_rgb(tmp_path, mode, expected):
+    image = Image.new(mode, (20, 10), {"L": 90, "P": 0, "RGBA": (10, 20, 30, 255), "I;16": 60_000}[mode])
+    if mode == "P":
+        image.putpalette([10, 20, 30] * 256)
+    image.save(tmp_path / "a.png")
+    if expected is None:
+        with pytest.raises(
+            ValueError, match=r"a\.png: .*\(expected 8 bits a color, got an image of mode I;16\)$"
+        ):
+            Slide(tmp_path / "a.png")
+        return
+    assert Slide(tmp_path / "a.png").region(3, 4, 5, 2).tolist() == [[expected] * 5] * 2
+
+
+@pytest.mark.parametrize("suffix", ["tif", "jpg"])
+def test_images_that_openslide_does_not_read(tmp_path, suffix):
+    """A TIFF in strips and a JPEG, whose colors are rounded."""
+    pixels = np.full((80, 120, 3), (200, 120, 40), np.uint8)
+    pixels[16:48, 64:96] = (30, 60, 220)
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", **options)
+    slide = Slide(tmp_path / f"a.{suffix}", mpp=0.5)
+    read = slide.region(0, 0, 120, 80).astype(int)
+    assert np.abs(read - pixels).max() <= (2 if suffix == "jpg" else 0)
+
+
+def test_transparent_parts_of_an_image_are_white(tmp_path):
+    pixels = np.full((10, 20, 4), (10, 20, 30, 255), np.uint8)
+    pixels[:, 10:, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    read = Slide(tmp_path / "a.png").region(0, 0, 20, 10)
+    assert (read[:, :10] == (10, 20, 30)).all()
+    assert (read[:, 10:] == 255).all()
 
 
 # Real slides
