@@ -144,7 +144,8 @@ def score_risks(plan: Plan, risks: pd.DataFrame, folds: dict[str, list[int]]) ->
                     f"{name}, got {len(part)} predictions, {part.index.isin(new.patients).sum()} of them of such patients"
                 )
             table = part.loc[list(new.patients)].reset_index()
-            rows.append({"cohort": name, "fold": fold, "model": model, **score(table, seen, new)})
+            row = {"cohort": name, "fold": fold, "model": model, **score(table, seen, new)}
+            rows.append(row | {"seconds": np.nan})
     return rows
 
 

@@ -121,6 +121,9 @@ def test_risks_of_another_script_are_scored_like_all_others(run, folder, tmp_pat
     )
     assert "difference" in capsys.readouterr().out
 
+    alone = run(compare, "--models", "averaged", "--budget", 1, "--risks", tmp_path / "risks.csv")
+    assert len(pd.read_csv(alone / "results.csv")) == 4
+
     patient = risks["patient"].iloc[0]
     risks[risks["patient"] != patient].to_csv(tmp_path / "fewer.csv", index=False)
     with pytest.raises(
