@@ -147,6 +147,10 @@ class Ensemble:
         return np.mean(curves, axis=0)
 
     def _log_hazards(self, cohort: Cohort) -> list[NDArray[np.float32]]:
+        if not isinstance(cohort, Cohort):
+            raise ValueError(
+                f"expected a Cohort, got {type(cohort).__name__}; PretrainedModel.of(ensemble).predict takes tables"
+            )
         return [raw[:, 0].numpy() for raw in raw_outputs(self.models, self.scaler.transform(cohort))]
 
 

@@ -1,5 +1,6 @@
 """The one training loop: what it learns, what it must not see, and how members are averaged."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -244,3 +245,9 @@ def test_names_that_the_cohort_does_not_have_are_refused(cohort):
 def test_a_cohort_without_patients_has_no_risks(cohort, ensemble):
     with pytest.raises(ValueError, match=r"^expected at least one patient, got none$"):
         ensemble.predict(cohort[:0])
+
+
+def test_tables_are_no_cohort(cohort, ensemble):
+    message = "expected a Cohort, got DataFrame; PretrainedModel.of(ensemble).predict takes tables"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ensemble.predict(cohort.table("rna"))

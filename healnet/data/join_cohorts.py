@@ -65,6 +65,8 @@ def join_cohorts(
         >>> both.table("rna").loc["c"].tolist(), both.label_tensors()["cohort"].tolist()
         ([3.0, nan, 5.0], [0, 0, 1, 1])
     """
+    if not isinstance(cohorts, Mapping):
+        raise ValueError(f"expected cohorts by name, as in {{'blca': blca}}, got {type(cohorts).__name__}")
     if not cohorts:
         raise ValueError("expected at least one cohort to join")
     _refuse_shared_patients(cohorts)

@@ -152,7 +152,16 @@ class PretrainedModel(ModelHubMixin):
 
     @classmethod
     def of(cls, ensemble: Ensemble, **card: Any) -> PretrainedModel:
-        """Wrap what `healnet.training.fit_ensemble` returned; `data`, `metrics` and `limits` go on the model card."""
+        """Wrap what `healnet.training.fit_ensemble` returned; `data`, `metrics` and `limits` go on the model card.
+
+        Raises:
+            ValueError: Something else than an Ensemble.
+        """
+        if not isinstance(ensemble, Ensemble):
+            raise ValueError(
+                f"expected an Ensemble of fit_ensemble, got {type(ensemble).__name__}; a model of your own is given to "
+                "PretrainedModel(models, ...) itself"
+            )
         return cls(
             ensemble.models,
             scaler=ensemble.scaler,

@@ -33,6 +33,7 @@ __all__ = [
     "check_risk",
     "check_times",
     "check_times_at",
+    "check_values",
     "column",
     "one_output",
     "require",
@@ -247,20 +248,23 @@ def check_labels(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
     return _all(values, right, f"{name} to be bool or exactly 0 or 1").astype(np.bool_)
 
 
-def check_risk(
-    risk: ArrayLike, n: int, name: str = "risk", patients: NDArray[np.object_] | None = None
-) -> Floats:
+def check_risk(risk: ArrayLike, target: Any, name: str = "risk") -> Floats:
     """Return (n,) float64, one finite value per patient.
 
     Args:
         risk: Values, (n,) or (n, 1); a pandas object may know its patients by its index.
-        n: Number of patients.
+        target: SurvivalTarget of the n patients.
         name: Name for messages.
-        patients: (n,) ids in the order of the outcomes, where these know them.
 
     Raises:
-        ValueError: Another shape than (n,) or (n, 1), a value that is not finite, patients in another order.
+        ValueError: A target of another type, as when the arguments are swapped, another shape than (n,) or (n, 1), a value
+            that is not finite, patients in another order.
     """
+    if not (hasattr(target, "event") and hasattr(target, "patients")):
+        raise ValueError(
+            f"expected a SurvivalTarget after {name}, got {type(target).__name__}: the prediction comes first"
+        )
+    n, patients = len(target), target.patients
     index: Any = getattr(risk, "index", None)
     if patients is not None and getattr(index, "inferred_type", None) == "string" and len(index) == n:
         own = index.to_numpy()
@@ -271,7 +275,16 @@ def check_risk(
                 f"expected {name} in the order of the target's patients, got {own[differ[0]]!r} at position {differ[0]} "
                 f"where the target has {patients[differ[0]]!r}; reindex it with target.patients"
             )
-    given = np.asarray(as_array(risk), dtype=np.float64)
+    return check_values(risk, n, name)
+
+
+def check_values(values: ArrayLike, n: int, name: str) -> Floats:
+    """Return (n,) float64, one finite value per patient.
+
+    Raises:
+        ValueError: Another shape than (n,) or (n, 1), a value that is not finite.
+    """
+    given = np.asarray(as_array(values), dtype=np.float64)
     values = column(given)
     if values.shape != (n,):
         raise ValueError(

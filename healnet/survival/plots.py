@@ -223,7 +223,7 @@ def plot_risk_histogram(
     Raises:
         ValueError: Another number of risks, risks that are not finite.
     """
-    values = check_risk(risk, len(target), patients=target.patients)
+    values = check_risk(risk, target)
     ax = new_axes(6.0, 4.0) if ax is None else ax
     edges = np.histogram_bin_edges(values, bins).tolist()
     for seen, name, color, hatch in ((False, "censored", PALETTE[0], ""), (True, "event", PALETTE[1], "///")):

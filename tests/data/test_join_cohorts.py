@@ -223,3 +223,8 @@ def test_slides_of_all_cohorts_are_checked_together(tmp_path):
         ValueError, match=r"^modality 'slide': .*r\.pt has features of width 5, .*p\.pt of 3$"
     ):
         join_cohorts({"x": cohort("p", "p.pt", 3), "y": cohort("r", "r.pt", 5)})
+
+
+def test_cohorts_without_names_are_refused():
+    with pytest.raises(ValueError, match=r"^expected cohorts by name, as in \{'blca': blca\}, got list$"):
+        join_cohorts([])

@@ -1,6 +1,7 @@
 """A saved model predicts alone, and only what it was saved as."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -352,3 +353,12 @@ def test_the_file_holds_names_scaling_order_and_versions(trained, folder):
     assert Standardizer.from_dict(config["scaler"]).to_dict() == trained.scaler.to_dict()
     assert config["torch"] == torch.__version__
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_a_model_is_no_ensemble():
+    message = (
+        "expected an Ensemble of fit_ensemble, got Linear; "
+        "a model of your own is given to PretrainedModel(models, ...) itself"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PretrainedModel.of(nn.Linear(1, 1))

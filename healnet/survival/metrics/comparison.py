@@ -63,8 +63,8 @@ def compare(
         `resamples` counts the draws in which C was defined.
 
     Raises:
-        ValueError: Shapes that do not fit, risks that are not finite, fewer than one draw, a confidence
-            outside (0, 1), C undefined on the patients themselves.
+        ValueError: Arguments in another order, shapes that do not fit, risks that are not finite, fewer than one draw, a
+            confidence outside (0, 1), C undefined on the patients themselves.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, True, False])
@@ -74,10 +74,7 @@ def compare(
     """
     check_least("bootstrap", bootstrap, 1)
     check_inside("confidence", confidence)
-    a, b = (
-        check_risk(risk, len(target), name, target.patients)
-        for name, risk in (("risk_a", risk_a), ("risk_b", risk_b))
-    )
+    a, b = (check_risk(risk, target, name) for name, risk in (("risk_a", risk_a), ("risk_b", risk_b)))
     try:
         c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
     except scores.Undefined as reason:

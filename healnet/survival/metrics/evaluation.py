@@ -47,14 +47,14 @@ def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
         C in [0, 1]; NaN, with a UserWarning that says why, where it is undefined.
 
     Raises:
-        ValueError: Lengths that differ, a risk that is not finite, a Series or DataFrame of patients in another order than
-            the target's own.
+        ValueError: Arguments in another order, lengths that differ, a risk that is not finite, a Series or DataFrame of
+            patients in another order than the target's own.
 
     Example:
         >>> concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, False, True]))
         1.0
     """
-    risk = check_risk(risk, len(target), patients=target.patients)
+    risk = check_risk(risk, target)
     try:
         return scores.harrell(risk, target)
     except scores.Undefined as reason:
@@ -132,9 +132,9 @@ def evaluate(
         raise ValueError("expected risk, survival or both, got neither")
     check_least("bootstrap", bootstrap, 0)
     check_inside("confidence", confidence)
+    risks = None if risk is None else check_risk(risk, target)
     on_grid = survival is not None and not isinstance(survival, (SurvivalCurve, BreslowBaseline))
     grid = _grid(times, target, needed=on_grid)
-    risks = None if risk is None else check_risk(risk, len(target), patients=target.patients)
     rows: list[_Row] = []
     if risks is not None:
         rows += _risk_rows(risks, target, train_target, grid, tau)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, check_inside, check_least, check_risk
+from healnet.survival._checks import Floats, check_inside, check_least, check_values
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def compare_folds(
 
     a = np.asarray(scores_a, dtype=np.float64)
     check_least("number of folds", a.size, 2)
-    a, b = check_risk(a, a.size, "scores_a"), check_risk(scores_b, a.size, "scores_b")
+    a, b = check_values(a, a.size, "scores_a"), check_values(scores_b, a.size, "scores_b")
     check_inside("test_share", test_share)
     check_inside("confidence", confidence)
     d = a - b

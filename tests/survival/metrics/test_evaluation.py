@@ -377,3 +377,17 @@ def test_a_cox_model_is_evaluated_in_one_call_with_its_baseline():
     assert values(table, "d_calibration_p") == pytest.approx([d_calibration(own, known).p_value])
     assert (table["note"] == "").all()
     assert set(table["metric"]) >= {"uno_c", "integrated_brier", "d_calibration_p"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda target, risk: concordance(target, risk),
+        lambda target, risk: evaluate(target, risk, target),
+    ],
+)
+def test_swapped_arguments_are_named(call):
+    target = SurvivalTarget([1.0, 2.0, 3.0], [True, False, True])
+    message = "expected a SurvivalTarget after risk, got list: the prediction comes first"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call(target, [1.0, 2.0, 3.0])
