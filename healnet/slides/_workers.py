@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -12,13 +13,14 @@ __all__ = ["end_with_run"]
 def end_with_run(_: int) -> None:
     """Let this worker process end within a second of the process that started it, however that one ended.
 
-    PyTorch's own watch lets a worker leave its loop, but not without handing over what it has read: seen as one process left
-    behind, for ever, by each run that was killed while a worker held the picture of a slide, which no pipe holds at once.
+    PyTorch's own watch lets a worker leave its loop, but not without handing over what it has read. A worker that held the
+    picture of a slide, which no pipe holds at once, waited for ever after its run was killed.
     """
-    run = os.getppid()
+    run, parent = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        while os.getppid() == run:
+        # The run may have ended before this line: then the parent is another process already, and stays.
+        while os.getppid() == parent and (run is None or run.is_alive()):
             time.sleep(1)
         os._exit(1)
 

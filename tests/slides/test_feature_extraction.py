@@ -793,8 +793,10 @@ def remains(group):
     except ProcessLookupError:
         return False
 
-time.sleep(5)
-log["orphans"] = sum(remains(group) for group in killed)
+until = time.monotonic() + 30
+while any(map(remains, killed)) and time.monotonic() < until:
+    time.sleep(0.2)
+log["orphans"] = sum(map(remains, killed))
 result.write_text(json.dumps(log))
 """
 
