@@ -118,6 +118,12 @@ def test_a_survival_target_is_all_that_data_takes_from_survival():
         assert taken <= {"healnet.survival.target.SurvivalTarget"}, path
 
 
+def test_pictures_take_scores_and_no_score_takes_a_picture():
+    for path in (ROOT / "explain").glob("*.py"):
+        taken = {name for _, name in imported(path) if name.startswith("healnet.explain.pictures")}
+        assert path.name == "__init__.py" or not taken, path
+
+
 def test_import_is_light():
     """With the packages of readers, metrics and pictures absent, a model runs, and losses, bins and curves."""
     code = f"""

@@ -61,27 +61,32 @@ survival with C = 0.82 and 0.84. Their ranks among its 198 RNA genes, over five 
 
 from healnet.explain.activation_pattern import activation_pattern
 from healnet.explain.attention_scores import attention_scores, gradient_attention, mean_attention, rollout
-from healnet.explain.contact_sheet import TopPatch, plot_contact_sheet, top_patches
 from healnet.explain.faithfulness import Faithfulness, faithfulness, plot_faithfulness
 from healnet.explain.genes import gene_set_scores, plot_gene_bars, rank_genes, top_k_stability
-from healnet.explain.geojson import regions_to_geojson, to_geojson
 from healnet.explain.gradients import gradient_x_input, input_gradients
-from healnet.explain.graph_overlay import plot_graph_overlay
 from healnet.explain.integrated_gradients import integrated_gradients
 from healnet.explain.occlusion import group_by_square, occlude, occlude_modalities
-from healnet.explain.patient_report import PatientReport, patient_report
-from healnet.explain.pyramid import to_pyramid_tiff
+from healnet.explain.pictures.contact_sheet import TopPatch, plot_contact_sheet, top_patches
+from healnet.explain.pictures.geojson import regions_to_geojson, to_geojson
+from healnet.explain.pictures.graph_overlay import plot_graph_overlay
+from healnet.explain.pictures.patient_report import PatientReport, patient_report
+from healnet.explain.pictures.pyramid import to_pyramid_tiff
+from healnet.explain.pictures.score_map import ScoreRaster, score_map
+from healnet.explain.pictures.slide_heatmap import plot_slide_heatmap, plot_slide_panels
+from healnet.explain.pictures.volumes import (
+    plot_image_overlay,
+    plot_orthogonal_slices,
+    to_nifti,
+    voxel_scores,
+)
 from healnet.explain.risk import Risk
 from healnet.explain.score_file import write_scores
-from healnet.explain.score_map import ScoreRaster, score_map
 from healnet.explain.shapley import (
     ModalityShapley,
     plot_contribution_bars,
     shapley_modalities,
     shapley_values,
 )
-from healnet.explain.slide_heatmap import plot_slide_heatmap, plot_slide_panels
-from healnet.explain.volumes import plot_image_overlay, plot_orthogonal_slices, to_nifti, voxel_scores
 
 __all__ = [
     "Faithfulness",

@@ -21,7 +21,7 @@ from healnet._plotting import (
     use_fonts,
 )
 from healnet.explain._checks import finite_scores
-from healnet.explain.score_map import score_map
+from healnet.explain.pictures.score_map import score_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.explain import _html
+from healnet.explain.pictures import _html
 
 HOSTILE = [
     "<script>alert(1)</script>",

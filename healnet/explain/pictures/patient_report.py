@@ -18,9 +18,9 @@ from healnet._evaluation import evaluating
 from healnet._files import atomic_path
 from healnet._plotting import narrow_png
 from healnet._png import png
-from healnet.explain import _html
 from healnet.explain._checks import modality_names
 from healnet.explain.gradients import gradient_x_input
+from healnet.explain.pictures import _html
 from healnet.explain.risk import Risk, quantity_name
 from healnet.explain.shapley import ModalityShapley, shapley_modalities
 from healnet.inputs import Graph, PatchBag, batch_size, real_elements, values_of

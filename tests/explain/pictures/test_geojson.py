@@ -11,7 +11,7 @@ from shapely.geometry import box, shape
 
 from healnet.explain import regions_to_geojson, to_geojson
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "reference" / "geojson.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "reference" / "geojson.schema.json").read_text())
 HOSTILE = 'a"},{"x\\</script>\n\u2028é'
 
 

@@ -45,7 +45,7 @@ def test_a_lower_level_averages_what_is_there(tmp_path):
 def test_low_levels_of_a_large_picture_are_the_same_from_memory_and_from_the_source(
     tmp_path, monkeypatch, kept
 ):
-    monkeypatch.setattr("healnet.explain.pyramid.KEPT", kept)
+    monkeypatch.setattr("healnet.explain.pictures.pyramid.KEPT", kept)
     ramp = np.broadcast_to(np.linspace(0, 1, 4500, dtype=np.float32), (2100, 4500))
     to_pyramid_tiff(ramp, tmp_path / "x.tif", (0, 1))
     with openslide.OpenSlide(tmp_path / "x.tif") as slide:
