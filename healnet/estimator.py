@@ -39,7 +39,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         verbose: Whether to show a progress bar.
         members, epochs, batch_size, learning_rate, weight_decay, modality_dropout, input_dropout, narrow, tokens,
             feature_tokens, depth, num_latents, latent_dim, num_heads, self_attention, ff_mult, max_patches, strata,
-            standardize, clip: Settings of `healnet.training.Recipe`.
+            horizon, standardize, clip: Settings of `healnet.training.Recipe`.
 
     Attributes:
         ensemble_: The fitted `healnet.training.Ensemble`, which `healnet.pretrained.PretrainedModel.of` saves.

@@ -62,7 +62,10 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     if columns.has_duplicates:
         raise ValueError(f"{owner}: duplicated column {shorten(columns[columns.duplicated()].unique())}")
     kinds = table.dtypes.to_numpy()
+    whole = np.zeros(len(columns), dtype=np.bool_)
     for dtype in dict.fromkeys(kinds):
+        if pd.api.types.is_integer_dtype(dtype):
+            whole |= kinds == dtype
         # Complex numbers are numeric to pandas, and would lose their imaginary part without a word.
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             at = int(np.argmax(kinds == dtype))
@@ -71,8 +74,8 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
                 "encode it as numbers, with NaN where unknown"
             )
     values = table.to_numpy(dtype=np.float64, na_value=np.nan)
-    whole = np.flatnonzero([pd.api.types.is_integer_dtype(dtype) for dtype in kinds])
-    for at in whole[(np.abs(values[:, whole]) >= _TOO_LARGE).any(axis=0)][:1]:
+    large = ((values >= _TOO_LARGE) | (values <= -_TOO_LARGE)).any(axis=0)
+    for at in np.flatnonzero(large & whole)[:1]:
         raise ValueError(
             f"{owner}: column {columns[at]!r} has integers of 2**53 or more, which float64 does not tell apart: is it an id?"
         )
@@ -108,10 +111,16 @@ def check_finite(owner: str, value: Any) -> None:
         finite = field.isfinite()
         if isinstance(mask, Tensor) and mask.shape == field.shape[: mask.dim()]:
             finite |= ~broadcast_mask(mask, field.shape)
-        elif isinstance(mask, Tensor) and mask.shape == field.shape[1:]:  # channels come first
+        elif (
+            isinstance(mask, Tensor) and mask.shape == field.shape[1:]
+        ):  # channels come first, of one patient
             finite |= ~mask
+        elif isinstance(mask, Tensor) and mask.shape == field.shape[:1] + field.shape[2:]:  # of several
+            finite |= ~mask.unsqueeze(1)
         if not finite.all():
-            raise ValueError(f"{owner}: a value is not finite; what is missing is masked, or left out")
+            raise ValueError(
+                f"{owner}: expected finite values, got {field[~finite][0].item()}; what is missing is masked, or left out"
+            )
 
 
 def check_target(target: object, patients: pd.Index) -> None:
@@ -130,12 +139,8 @@ def check_target(target: object, patients: pd.Index) -> None:
         )
     if len(target) != len(patients):
         raise ValueError(f"the cohort has {len(patients)} patient ids but {len(target)} survival times")
-    if target.patients is None:
-        return
-    differ = np.flatnonzero(target.patients != patients.to_numpy())
-    # Ids of another kind, such as samples', cannot be compared.
-    if len(differ) and patients.isin(target.patients).any():
-        at = int(differ[0])
+    at = target.first_other(patients.to_numpy())
+    if at is not None and target.patients is not None:
         raise ValueError(
             f"expected patients in the order of the target's table, got {patients[at]!r} at position {at} where the table "
             f"has {target.patients[at]!r}; leave `patients` out to take the table's own"
@@ -151,7 +156,8 @@ def _cause(column: pd.Series) -> str:
         [isinstance(cell, bool) or not isinstance(cell, int | float | np.number) for cell in cells]
     ]
     if not len(strange):
-        return ": its numbers are held as objects, which table.astype(float) mends"
-    if isinstance(column.index, pd.RangeIndex) and cells.is_unique and len(strange) == len(column):
+        return ": its numbers are held as objects, which table.apply(pd.to_numeric) mends"
+    ids = len(strange) == len(column) and all(isinstance(cell, str) for cell in cells)
+    if isinstance(column.index, pd.RangeIndex) and ids and cells.is_unique:
         return f": {strange.iloc[0]!r}; if it is the patients' ids, make it the index with table.set_index({column.name!r})"
-    return f": {strange.iloc[0]!r} of patient {strange.index[0]!r}"
+    return f": {strange.iloc[0]!r} of patient {str(strange.index[0])!r}"

@@ -449,16 +449,26 @@ class Cohort:
         """One split, stratified as `folds`: positions of the rest and of the `fraction` held out."""
         return stratified_holdout(self._groups(stratify), fraction, seed)
 
+    def _check_order(self, index: pd.Index) -> None:
+        """Refuse the index of a Series that names patients in another order; numbers of rows name none."""
+        ids = index.astype(str)
+        if ids.equals(self._patients):
+            return
+        same_patients = len(ids) == len(self) and ids.isin(self._patients).all() and ids.is_unique
+        text = index.inferred_type == "string"
+        if text or same_patients:
+            series = "series" if text else "series.set_axis(series.index.astype(str))"
+            raise ValueError(
+                "expected a Series in the order of the cohort's patients, got another index; "
+                f"{series}.reindex(cohort.patients) puts it in order"
+            )
+
     def __len__(self) -> int:
         return len(self._patients)
 
     def __getitem__(self, index: Any) -> Cohort:
-        if isinstance(index, pd.Series) and not index.index.equals(self._patients):
-            if index.index.inferred_type == "string":
-                raise ValueError(
-                    "expected a Series in the order of the cohort's patients, got another index; "
-                    "series.reindex(cohort.patients) puts it in order"
-                )
+        if isinstance(index, pd.Series):
+            self._check_order(index.index)
         several = isinstance(index, list | pd.Index | np.ndarray) and np.ndim(index) > 0
         if any(isinstance(one, str) for one in (index[:1] if several else [index])):
             raise ValueError(

@@ -37,6 +37,8 @@ def stratified_folds(
     """
     groups = np.asarray(group)
     part = np.zeros(len(groups)) if within is None else np.asarray(within)
+    if (part != part).any():
+        raise ValueError("expected a part of each patient in within, got NaN")
     fold = np.empty(len(groups), dtype=np.intp)
     for number in np.unique(part) if len(part) else [0]:
         fold[part == number] = _dealt(groups[part == number], n_splits, seed)

@@ -25,6 +25,7 @@ _NAME = re.compile(
 )
 # Below these numbers of patients and of events a column may agree with the outcome by chance.
 _PATIENTS, _EVENTS = 20, 5
+_COLUMNS = 256  # looked at together: a table of 200,000 is never copied whole
 _SAME = 0.9999  # correlation; months with one digit have more with the days that they were made of
 
 
@@ -66,17 +67,22 @@ def _outcomes(table: Table, target: SurvivalTarget) -> pd.Index:
     events = int(event.sum())
     if len(time) < _PATIENTS:
         return table.columns[:0]
-    values = table.values[has]
-    same = _correlation(values, time) > _SAME
-    if min(events, len(time) - events) >= _EVENTS:
-        same |= np.abs(_correlation(values, event.astype(np.float64))) > _SAME
+    outcomes = np.stack((time, event.astype(np.float64)))
+    same = np.zeros(len(table.columns), dtype=np.bool_)
+    for start in range(0, len(same), _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        with_time, with_event = _correlation(table.values[has, part], outcomes)
+        same[part] = with_time > _SAME
+        if min(events, len(time) - events) >= _EVENTS:
+            same[part] |= np.abs(with_event) > _SAME
     return table.columns[same]
 
 
-def _correlation(values: NDArray[np.float64], with_: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of each column with a vector; 0 for columns with gaps or without spread."""
+def _correlation(values: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation of each outcome (j, n) with each column (n, f): (j, f); 0 for columns with gaps or without spread."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         a = values - values.mean(axis=0)
-        b = with_ - with_.mean()
-        found = (b @ a) / np.sqrt((a**2).sum(axis=0) * (b**2).sum())
+        b = outcomes - outcomes.mean(axis=1, keepdims=True)
+        spread = np.einsum("nf,nf->f", a, a) * np.square(b).sum(axis=1, keepdims=True)
+        found = (b @ a) / np.sqrt(spread)
     return np.asarray(np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0))

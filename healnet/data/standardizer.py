@@ -198,30 +198,26 @@ class Standardizer:
                 # A column of mostly one value has no interquartile range.
                 scale = np.where(iqr > 0, iqr * _IQR_TO_STD, scale)
         cells = (~np.isnan(values)).sum(axis=0)
-        return self._table(name, table.columns, center, scale, lowest, highest, cells)
+        found = {"center": center, "scale": scale, "least": lowest, "largest": highest, "cells": cells}
+        return self._checked(name, table.columns, found)
 
     def _fit_sparse(self, name: str, table: SparseTable) -> pd.DataFrame:
         found = table.moments()
-        extremes = found["least"], found["largest"]
-        return self._table(name, table.columns, found["mean"], found["deviation"], *extremes, found["cells"])
+        return self._checked(
+            name, table.columns, found | {"center": found["mean"], "scale": found["deviation"]}
+        )
 
     def _sparse(self, cohort: Cohort, name: str) -> SparseTable | None:
         """A table that stays sparse: means alone need no filled in cells."""
         modality = cohort.modality(name)
-        alike = isinstance(modality, SparseTable) and modality.center is None and self.method == "mean"
-        return modality if isinstance(modality, SparseTable) and alike else None
+        if isinstance(modality, SparseTable) and modality.center is None and self.method == "mean":
+            return modality
+        return None
 
     @staticmethod
-    def _table(
-        name: str,
-        columns: pd.Index,
-        center: NDArray[np.float64],
-        scale: NDArray[np.float64],
-        lowest: NDArray[np.float64],
-        highest: NDArray[np.float64],
-        cells: NDArray[np.float64],
-    ) -> pd.DataFrame:
-        """The statistics of a modality, once they are known to be usable."""
+    def _checked(name: str, columns: pd.Index, found: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+        """The statistics of a modality, once they are known to be usable: of each column center, scale, extremes, cells."""
+        center, scale, lowest, highest = (found[key] for key in ("center", "scale", "least", "largest"))
         # By the extremes, for in floating point the deviation of equal numbers is not always exactly 0.
         constant = lowest == highest
         usable = np.isfinite(center) & np.isfinite(scale) & (scale >= np.finfo(np.float64).tiny)
@@ -234,7 +230,7 @@ class Standardizer:
             {
                 "center": np.where(constant, highest, center),
                 "scale": np.where(constant, 1.0, scale),
-                "cells": cells,
+                "cells": found["cells"],
                 "constant": constant,
             },
             index=columns,

@@ -264,18 +264,15 @@ def check_risk(risk: ArrayLike, target: Any, name: str = "risk") -> Floats:
         raise ValueError(
             f"expected a SurvivalTarget after {name}, got {type(target).__name__}: the prediction comes first"
         )
-    n, patients = len(target), target.patients
     index: Any = getattr(risk, "index", None)
-    if patients is not None and getattr(index, "inferred_type", None) == "string" and len(index) == n:
+    if getattr(index, "inferred_type", None) == "string":
         own = index.to_numpy()
-        differ = np.flatnonzero(own != patients)
-        # Ids of another kind cannot be compared.
-        if len(differ) and np.isin(own, patients).any():
+        if (at := target.first_other(own)) is not None:
             raise ValueError(
-                f"expected {name} in the order of the target's patients, got {own[differ[0]]!r} at position {differ[0]} "
-                f"where the target has {patients[differ[0]]!r}; reindex it with target.patients"
+                f"expected {name} in the order of the target's patients, got {own[at]!r} at position {at} "
+                f"where the target has {target.patients[at]!r}; reindex it with target.patients"
             )
-    return check_values(risk, n, name)
+    return check_values(risk, len(target), name)
 
 
 def check_values(values: ArrayLike, n: int, name: str) -> Floats:

@@ -210,6 +210,25 @@ class SurvivalTarget:
         event: NDArray[np.bool_] = self.event & (self.time <= horizon)
         return self.unchecked(np.minimum(self.time, horizon), event, self.patients)
 
+    def first_other(self, patients: NDArray[np.object_]) -> int | None:
+        """Return the first position at which ids differ from the target's own; None if they are the same.
+
+        None, too, where they cannot be compared: the target does not know its patients, or none of the ids is among them.
+
+        Args:
+            patients: (n,) ids.
+
+        Example:
+            >>> import pandas as pd
+            >>> target = SurvivalTarget.from_frame(pd.DataFrame({"OS.time": [5, 8], "OS": [1, 0]}, index=["p1", "p2"]))
+            >>> target.first_other(np.array(["p2", "p1"], dtype=object))
+            0
+        """
+        if self.patients is None or len(patients) != len(self.patients):
+            return None
+        differ = np.flatnonzero(self.patients != patients)
+        return int(differ[0]) if len(differ) and np.isin(patients, self.patients).any() else None
+
     def to_structured(self) -> NDArray[np.void]:
         """Return scikit-survival's structured array: (n,) with the fields `event` (bool) and `time` (float64)."""
         structured = np.empty(len(self), dtype=[("event", bool), ("time", np.float64)])

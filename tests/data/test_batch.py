@@ -147,7 +147,7 @@ def test_masked_values_may_be_anything():
     assert torch.isnan(collate([item(0, rna=row)]).inputs["rna"].values[0, 1])
 
 
-NAN_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).expand(3, 3))
+INFINITE_BAG = bag(3)._replace(features=torch.tensor([[1.0], [2.0], [torch.inf]]).expand(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -190,16 +190,16 @@ def test_what_cannot_be_is_refused_by_name(items, message):
     ("value", "message"),
     [
         (
-            NAN_BAG,
-            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+            INFINITE_BAG,
+            "modality 'x', patient 'p7': expected finite values, got inf; what is missing is masked, or left out",
         ),
         (
             torch.tensor([torch.nan]),
-            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+            "modality 'x', patient 'p7': expected finite values, got nan; what is missing is masked, or left out",
         ),
         (
             Masked(torch.tensor([[torch.inf]]), torch.tensor(True)),
-            "modality 'x', patient 'p7': a value is not finite; what is missing is masked, or left out",
+            "modality 'x', patient 'p7': expected finite values, got inf; what is missing is masked, or left out",
         ),
     ],
 )
@@ -210,9 +210,25 @@ def test_numbers_that_are_not_finite_are_refused_by_name(value, message):
 
 def test_a_batch_of_several_names_the_modality():
     values = torch.tensor([[0.0], [torch.nan]])
-    with pytest.raises(ValueError, match=r"^modality 'x': a value is not finite; what is missing is masked"):
+    with pytest.raises(
+        ValueError, match=r"^modality 'x': expected finite values, got nan; what is missing is masked"
+    ):
         Batch.of({"x": values}, ["a", "b"])
     assert Batch.of({"x": Masked(values, torch.tensor([True, False]))}, ["a", "b"]).patients == ["a", "b"]
+
+
+def test_a_mask_over_the_axes_hides_numbers_whose_channels_come_first():
+    scans, mask = (
+        torch.zeros(2, 3, 4, 5),
+        torch.ones(2, 4, 5, dtype=torch.bool),
+    )  # (b, c, *axes) and (b, *axes)
+    scans[1, :, 2, 3], mask[1, 2, 3] = torch.nan, False
+    assert Batch.of({"x": Masked(scans, mask)}, ["a", "b"]).patients == ["a", "b"]
+    scans[0, 1, 2, 3] = -torch.inf
+    with pytest.raises(
+        ValueError, match=r"^modality 'x': expected finite values, got -inf; what is missing is masked"
+    ):
+        Batch.of({"x": Masked(scans, mask)}, ["a", "b"])
 
 
 def test_a_batch_is_short_to_read():

@@ -45,8 +45,8 @@ def test_pandas_own_missing_values_become_nan():
         ),
         (
             frame([[1, 2, 3], [1, 2.5, None]]).astype(object),
-            "modality 'rna': column 'a' is not numeric (object): its numbers are held as objects, which table.astype(float) "
-            "mends; encode it as numbers, with NaN where unknown",
+            "modality 'rna': column 'a' is not numeric (object): its numbers are held as objects, which "
+            "table.apply(pd.to_numeric) mends; encode it as numbers, with NaN where unknown",
         ),
         (
             pd.DataFrame({"id": ["p1", "p2"], "age": [50, 60]}),
@@ -122,3 +122,20 @@ def test_ids_that_are_the_same_text_are_the_same_patient():
 def test_long_lists_are_cut_short():
     assert shorten(range(4), limit=2) == "0, 1 and 2 more"
     assert shorten(["a", "b"], limit=2) == "'a', 'b'"
+
+
+def test_cells_that_are_no_ids_are_named_by_their_row():
+    table = pd.DataFrame({"a": [[1], [2]]})
+    message = (
+        "modality 'rna': column 'a' is not numeric (object): [1] of patient '0'; "
+        "encode it as numbers, with NaN where unknown"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_table("rna", table)
+
+
+def test_only_columns_of_integers_are_held_against_float64():
+    large = {"a": [1, 2], "b": [2.0**60, 1.0], "c": [1, -(2**53)]}
+    message = "modality 'rna': column 'c' has integers of 2**53 or more, which float64 does not tell apart: is it an id?"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_table("rna", pd.DataFrame(large, index=["p1", "p2"]))

@@ -75,3 +75,8 @@ def test_a_holdout_takes_its_share_of_both(events, censored, fraction, seed):
 def test_a_holdout_of_nobody_is_refused(fraction, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         stratified_holdout([True, True, False, False], fraction)
+
+
+def test_a_patient_of_no_part_is_refused():
+    with pytest.raises(ValueError, match=r"^expected a part of each patient in within, got NaN$"):
+        stratified_folds(np.arange(8) % 2, 2, within=[0, 0, 0, 0, 1, 1, 1, np.nan])

@@ -81,3 +81,12 @@ def test_few_patients_agree_by_chance():
         cohort(EVENT, 19)
         table = pd.DataFrame({"x": np.arange(40) == 0}, index=IDS)
         Cohort({"mutations": table}, SurvivalTarget(DAYS, np.arange(40) == 0), IDS)
+
+
+def test_any_column_of_a_wide_table_is_looked_at():
+    table = pd.DataFrame(RNG.normal(size=(40, 600)), index=IDS[:40]).add_prefix("g")
+    table["g0"], table["g599"] = DAYS[:40] / 30.44, 1.0 - EVENT[:40]
+    with pytest.warns(
+        UserWarning, match=r"^modality 'rna': column 'g0', 'g599' is the follow-up time or the event itself"
+    ):
+        Cohort({"rna": table}, TARGET[:40], IDS[:40])

@@ -35,7 +35,9 @@ def test_a_function_makes_no_promise_about_shape():
 def test_what_a_function_reads_is_checked_when_it_is_read():
     function = functools.partial(np.full, (2, 1), np.nan)
     read = Values.of("ct", {"p1": function}, PATIENTS)
-    message = "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out"
+    message = (
+        "modality 'ct', patient 'p1': expected finite values, got nan; what is missing is masked, or left out"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read.entries[1]()
 
@@ -66,11 +68,11 @@ def test_a_mask_may_hide_what_is_not_finite():
         (np.array(["a"]), "modality 'ct', patient 'p1': expected an array of numbers, got <U1"),
         (
             np.array([1.0, np.nan]),
-            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
+            "modality 'ct', patient 'p1': expected finite values, got nan; what is missing is masked, or left out",
         ),
         (
             Pair(torch.tensor([torch.inf]), torch.tensor([True])),
-            "modality 'ct', patient 'p1': a value is not finite; what is missing is masked, or left out",
+            "modality 'ct', patient 'p1': expected finite values, got inf; what is missing is masked, or left out",
         ),
     ],
 )
