@@ -63,7 +63,7 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches, drawn by Agg, that pyplot does not know and a notebook shows.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,7 +80,7 @@ def new_axes(width: float, height: float) -> Axes:
     """Axes alone in a new figure; `ax.figure.savefig(path)` writes it.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     return panels(None, 1, 1, (width, height))[0]
 
@@ -96,7 +96,7 @@ def panels(
 
     Raises:
         ValueError: Axes whose place is not that of a grid, as `Figure.subplots` makes them.
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     if ax is None:
         figure = new_figure(*size)
@@ -247,7 +247,7 @@ def viridis(scores: ArrayLike, low: float, high: float) -> NDArray[np.uint8]:
     """Scores (...) from `low` to `high` as (..., 3) red, green, blue; violet is low, yellow high, in any color vision.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     try:
         from matplotlib import colormaps

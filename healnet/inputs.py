@@ -361,7 +361,7 @@ def broadcast_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
     """A mask over the first axes, expanded to all of `shape`.
 
     Raises:
-        ValueError: a mask that is not over the first axes.
+        ValueError: A mask that is not over the first axes.
 
     Example:
         >>> broadcast_mask(torch.tensor([True, False]), (2, 3)).tolist()
@@ -378,7 +378,7 @@ def element_mask(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
     """A mask per patient (b,) or per element as one of exactly `shape`; None stays None.
 
     Raises:
-        ValueError: a mask of any other shape.
+        ValueError: A mask of any other shape.
     """
     if mask is None or mask.shape == shape:
         return mask

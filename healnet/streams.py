@@ -8,6 +8,7 @@ no more than a piece. What it gives is, to rounding, what the same data give in 
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from healnet.nn.extent import bounding_boxes
 
-__all__ = ["Block", "Pieces", "Stream"]
+__all__ = ["DIGEST", "Block", "Pieces", "Stream"]
 
 Block = tuple[slice, ...]
+DIGEST = 2**40  # numbers of `Pieces.digests`, whose sums over many processes fit into 64 bits
 
 
 class Pieces:
@@ -82,7 +84,7 @@ class Pieces:
         The places of its elements are still those within the whole, and `sizes` and `coords` are of the whole.
 
         Raises:
-            ValueError: a number that is not below `parts`.
+            ValueError: A number that is not below `parts`.
 
         Example:
             >>> scan = Pieces(torch.zeros(5, 4, 1), block=(2, 4))
@@ -126,6 +128,13 @@ class Pieces:
         """All blocks, or those of this part, the last axis fastest; those at the end of an axis may be smaller."""
         return self._every_block()[self._dealt]
 
+    def digests(self) -> tuple[int, int]:
+        """Sums of digests, modulo `DIGEST`, of the blocks of this part and of those of the whole.
+
+        Parts that leave out no block and have none twice add up to the whole, and hardly any others do.
+        """
+        return _digest(self.sizes, self.blocks()), _digest(self.sizes, self._every_block())
+
     @cached_property
     def real(self) -> int:
         """Number of real elements of the whole, for which its mask is read."""
@@ -146,7 +155,7 @@ class Pieces:
         """The mask of one block, or None where every element is real.
 
         Raises:
-            ValueError: a mask that is not boolean.
+            ValueError: A mask that is not boolean.
         """
         if self._mask is None:
             return None
@@ -159,7 +168,7 @@ class Pieces:
         """Values and mask of one block.
 
         Raises:
-            ValueError: a real element that is not finite.
+            ValueError: A real element that is not finite.
         """
         return self._read(block, self.read_mask(block))
 
@@ -193,6 +202,13 @@ class Pieces:
                 waiting = coming
             if waiting is not None:
                 yield (waiting[0], *waiting[1].result())
+
+
+def _digest(sizes: tuple[int, ...], blocks: list[Block]) -> int:
+    texts = (repr((sizes, [(part.start, part.stop) for part in block])) for block in blocks)
+    return (
+        sum(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=5).digest()) for text in texts) % DIGEST
+    )
 
 
 class _Shown:

@@ -4,11 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet import Pieces, Stream
 from healnet.inputs import batch_size, hide, move, present, real_elements, repeat, take
+from healnet.streams import DIGEST
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=1, max_size=3), st.booleans())
@@ -154,3 +155,16 @@ class TestStream:
 
     def test_what_it_looks_like(self, stream):
         assert repr(stream).startswith("Stream([Pieces(4, 2 channels, block (3,)), None,")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.data())
+def test_parts_add_up_to_the_whole_only_if_no_block_is_missing_or_twice(rows, block, parts, data):
+    pieces = Pieces(torch.zeros(rows, 2, 1), block=(block, 2))
+    blocks, whole = pieces.blocks(), pieces.digests()[1]
+    chosen = [data.draw(st.integers(0, parts - 1)) for _ in range(parts)]
+    found = [pieces.part(number, parts) for number in chosen]
+    assert {part.digests()[1] for part in found} == {whole}
+    read = sorted(str(b) for part in found for b in part.blocks())
+    complete = sum(part.digests()[0] for part in found) % DIGEST == whole
+    assert complete == (read == sorted(map(str, blocks)))

@@ -189,7 +189,7 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a GMT file, the format of MSigDB: name, description and symbols, separated by tabs, a set per line.
 
     Raises:
-        ValueError: a line with fewer than three fields, or a name that comes twice, with the line's number; an empty file.
+        ValueError: A line with fewer than three fields, or a name that comes twice, with the line's number; an empty file.
     """
     path = Path(path)
     sets: dict[str, list[str]] = {}

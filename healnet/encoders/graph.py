@@ -47,7 +47,7 @@ class GraphEncoder(ModalityEncoder):
             edge tokens, the edge's features (0 for a node) and 1 for an edge or 0 for a node, then the positions.
 
     Raises:
-        ValueError: a negative size; another number of axes or features; an edge to a node that is not there.
+        ValueError: A negative size; another number of axes or features; an edge to a node that is not there.
 
     Example:
         >>> ring = Graph.of(torch.randn(5, 3), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]]))

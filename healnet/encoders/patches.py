@@ -44,7 +44,7 @@ class PatchEncoder(ModalityEncoder):
         returns: (b, n, token_dim)
 
     Raises:
-        ValueError: a `scale` that is not positive; features of another width; coordinates of another shape; no
+        ValueError: A `scale` that is not positive; features of another width; coordinates of another shape; no
             coordinates where they are expected.
 
     Example:

@@ -34,7 +34,7 @@ class SequenceEncoder(ModalityEncoder):
         returns: (b, t, token_dim)
 
     Raises:
-        ValueError: a `duration` that is not positive; another number of axes or channels; times or a mask of another shape.
+        ValueError: A `duration` that is not positive; another number of axes or channels; times or a mask of another shape.
 
     Example:
         >>> encoder = SequenceEncoder(channels=12, num_bands=4, duration=48.0)  # hours

@@ -87,7 +87,7 @@ class AttentionStream:
         """The same with each weight times the gradient of the quantity `gradient_of` with respect to it.
 
         Raises:
-            ValueError: a trace made without `gradient_of`.
+            ValueError: A trace made without `gradient_of`.
         """
         return self._walk(patient, list(zip(self._of(patient), self._slopes_of(patient), strict=True)))
 
@@ -95,7 +95,7 @@ class AttentionStream:
         """Blocks with their raw numbers (*axes, c) and the gradient of the quantity `gradient_of` by each of these.
 
         Raises:
-            ValueError: a trace made without `gradient_of`.
+            ValueError: A trace made without `gradient_of`.
         """
         layers = list(zip(self._of(patient), self._slopes_of(patient), strict=True))
         return self._differentiate(patient, layers)

@@ -147,7 +147,7 @@ class HybridFusionLayer(FusionLayer):
             walks = [tokens.walk(patient, dtype) for patient in range(len(tokens))]
             update, by_patient = cross.attend_pieces(latents, walks, tokens.parameters, tokens.shards)
             if recorder is not None:
-                recorder.record_stream(tokens, by_patient)
+                recorder.record_stream(tokens, by_patient, dropout=cross.training and cross.dropout > 0)
             return update
         update, attended = cross.attend(
             latents, tokens.standardized(dtype), tokens.mask, shards=tokens.shards

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from healnet.encoders.base import ModalityEncoder
-from healnet.encoders.encode import encode, encoder_dict
+from healnet.encoders.encode import encoder_dict
 from healnet.fusion.hybrid import HybridFusionLayer
 from healnet.fusion.layer import FusionLayer
 from healnet.fusion.original import load_original
@@ -24,7 +24,6 @@ from healnet.fusion.trace import AttentionTrace, Keep, TraceRecorder
 from healnet.fusion.untouched import touch
 from healnet.inputs import map_tensors
 from healnet.nn.token_shards import TokenShards
-from healnet.streams import Stream
 from healnet.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class HEALNet(nn.Module):
         returns: (b, out_dim)
 
     Raises:
-        ValueError: a size below 1; an unknown `output`, or one that `out_dim` cannot hold; an unknown modality; an input its
+        ValueError: A size below 1; an unknown `output`, or one that `out_dim` cannot hold; an unknown modality; an input its
             encoder refuses; modalities of different batch sizes. Each names the size or modality, what came and what was
             expected.
 
@@ -260,13 +259,15 @@ class HEALNet(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, Tokens | TokenStream]:
         """The tokens of every modality that is there, in the order of fusion; of a `Stream` a `TokenStream`."""
-        streamed = isinstance(inputs, Mapping) and any(isinstance(x, Stream) for x in inputs.values())
-        for layer in self.layers if streamed else ():
-            if not getattr(layer, "streams", False):
-                raise ValueError(f"expected fusion layers that take a Stream, got {type(layer).__name__}")
-        if self.token_shards is not None:
-            return encode_shards(self.encoders, inputs, self.token_shards, self.latents.device)
-        return encode_streams(self.encoders, inputs) if streamed else dict(encode(self.encoders, inputs))
+        if self.token_shards is None:
+            tokens = encode_streams(self.encoders, inputs)
+        else:
+            tokens = encode_shards(self.encoders, inputs, self.token_shards, self.latents.device)
+        if any(isinstance(x, TokenStream) for x in tokens.values()):
+            for layer in self.layers:
+                if not getattr(layer, "streams", False):
+                    raise ValueError(f"expected fusion layers that take a Stream, got {type(layer).__name__}")
+        return tokens
 
     def _fuse(self, inputs: Mapping[str, Any], recorder: TraceRecorder | None) -> Tensor:
         tokens = self.encode(inputs)

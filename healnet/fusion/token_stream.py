@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from healnet.encoders.base import ModalityEncoder
 from healnet.encoders.encode import encode
+from healnet.nn.chunked_attention import current_autocast
 from healnet.nn.streamed_attention import Walk
 from healnet.nn.token_shards import TokenShards
-from healnet.streams import Block, Stream
+from healnet.streams import DIGEST, Block, Stream
 from healnet.tokens import Tokens
 
 __all__ = ["TokenStream", "encode_streams"]
@@ -50,6 +51,7 @@ class TokenStream:
             self._check_parts(shards)
             self.present = shards.maximum(self.present.to(torch.uint8)).bool()
         self.parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+        self._autocast = current_autocast(stream.device.type)
         # Dropout inside the encoder drops the same features on every pass, as it does where tokens are made once.
         self._random = torch.get_rng_state() if encoder.training else None
         if self._random is not None:
@@ -61,20 +63,26 @@ class TokenStream:
     def _check_parts(self, shards: TokenShards) -> None:
         """Refuse what has gaps or repeats, and other data: positions would be silently wrong."""
         patients = self.stream.patients
-        own = [0 if p is None else sum(map(_elements, p.blocks())) for p in patients]
-        whole = [0 if p is None else math.prod(p.sizes) for p in patients]
+        read = [0 if p is None else sum(map(_elements, p.blocks())) for p in patients]
+        sizes = [0 if p is None else math.prod(p.sizes) for p in patients]
+        digests = [(0, 0) if p is None else p.digests() for p in patients]
         has = [p is not None for p in patients]
-        counts = torch.tensor([own, whole, has], device=self.stream.device)
-        largest = shards.maximum(counts[1]).tolist()
-        for patient, (read, sizes, have, size) in enumerate(
-            zip(*shards.total(counts).tolist(), largest, strict=True)
+        own = [list(column) for column in zip(*digests, strict=True)]
+        facts = torch.tensor([read, sizes, has, *own], device=self.stream.device)
+        largest = shards.maximum(facts).tolist()
+        for patient, (elements, wholes, have, part, whole) in enumerate(
+            zip(*shards.total(facts).tolist(), strict=True)
         ):
-            if (read, sizes) != (size, size * shards.size) or have not in (0, shards.size):
-                raise ValueError(
-                    f"modality {self.name!r}: expected every process's own part of the same pieces of patient {patient}, "
-                    f"such as stream.part(rank, {shards.size}), got {read} elements in all parts of {have} wholes, "
-                    f"the largest of {size}"
-                )
+            size, one = largest[1][patient], largest[4][patient]
+            complete = part % DIGEST == one and whole == one * shards.size
+            if not have or (complete and have == shards.size):
+                continue
+            raise ValueError(
+                f"modality {self.name!r}: expected every process's own part of the same pieces of patient {patient}, "
+                f"such as stream.part(rank, {shards.size}), got {elements} elements in all parts of {have} wholes, "
+                f"the largest of {size}"
+                + (", some of them twice" if elements == size == wholes // have else "")
+            )
 
     def blocks(self, patient: int, differentiable: bool = False) -> Iterator[tuple[Block, Tensor, Tokens]]:
         """One pass over a patient's data: each block's raw numbers, and its `Tokens` as a batch of one.
@@ -100,7 +108,8 @@ class TokenStream:
                         if differentiable:
                             dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
                             values = values.detach().to(dtype, copy=True).requires_grad_()
-                        tokens = self.encoder.encode_block(pieces, block, values, mask)
+                        with self._autocast():
+                            tokens = self.encoder.encode_block(pieces, block, values, mask)
                     yield block, values, tokens
             except ValueError as error:
                 raise ValueError(f"modality {self.name!r}: {error}") from error
@@ -134,6 +143,9 @@ def encode_streams(
     Raises:
         ValueError: As `encode`; streams of another number of patients; as `TokenStream`.
     """
+    given: object = inputs
+    if not isinstance(given, Mapping):
+        return dict(encode(encoders, inputs))  # which refuses them
     streams = {name: x for name, x in inputs.items() if isinstance(x, Stream)}
     memory = {name: None if name in streams else x for name, x in inputs.items()}
     whole = encode(encoders if in_memory is None else in_memory, memory)
@@ -142,7 +154,8 @@ def encode_streams(
         if name in streams:
             tokens[name] = TokenStream(name, encoder, streams[name], shards)
         elif name in whole:
-            tokens[name] = Tokens(whole[name].values, whole[name].mask, shards)
+            found = whole[name]
+            tokens[name] = found if shards is None else Tokens(found.values, found.mask, shards)
     sizes = {name: len(x) if isinstance(x, TokenStream) else len(x.values) for name, x in tokens.items()}
     for name, size in sizes.items():
         first = next(iter(sizes))

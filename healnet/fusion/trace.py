@@ -49,8 +49,19 @@ class TraceRecorder:
         if self.gradients:
             self._attended.append((modality, attended))
 
-    def record_stream(self, tokens: TokenStream, attended: Sequence[Attended | None]) -> None:
-        """Record one layer's cross-attention to a streamed modality, per patient."""
+    def record_stream(
+        self, tokens: TokenStream, attended: Sequence[Attended | None], dropout: bool = False
+    ) -> None:
+        """Record one layer's cross-attention to a streamed modality, per patient.
+
+        Raises:
+            ValueError: Gradients are wanted of an attention that dropped tokens: which ones is not kept.
+        """
+        if dropout and self.gradients:
+            raise ValueError(
+                f"modality {tokens.name!r}: expected a model in evaluation mode for gradients of the attention to a Stream, "
+                "got attention dropout in training mode; call model.eval() before"
+            )
         self._order[tokens.name] = None
         if tokens.name not in self._streams:
             self._streams[tokens.name] = AttentionStream(tokens, self.keep)

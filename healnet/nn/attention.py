@@ -69,7 +69,7 @@ class CrossAttention(nn.Module):
         latents: (b, m, d); tokens: (b, n, c), standardized; mask: (b, n), True = real; returns (b, m, d)
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: A temperature that is not positive.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class SelfAttention(nn.Module):
         (b, m, d) -> (b, m, d)
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: A temperature that is not positive.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ Sources: online softmax, Milakov and Gimelshein 2018 (arXiv 1805.02867); backwar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ __all__ = [
     "attend",
     "chunk_length",
     "chunked_attention",
+    "current_autocast",
     "differentiate",
     "exponentials",
     "no_autocast",
@@ -140,6 +142,14 @@ def no_autocast(device: str) -> AbstractContextManager[Any]:
     """A context in which types stay as they are; some devices (meta) know no autocast at all."""
     known = torch.amp.is_autocast_available(device)
     return torch.autocast(device, enabled=False) if known else nullcontext()
+
+
+def current_autocast(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """A function that makes the context of autocast that holds now, for what is computed later."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

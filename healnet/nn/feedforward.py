@@ -19,7 +19,7 @@ class GatedFeedForward(nn.Module):
         (..., dim) -> (..., dim)
 
     Raises:
-        ValueError: a gate other than "selu" or "gelu".
+        ValueError: A gate other than "selu" or "gelu".
     """
 
     def __init__(

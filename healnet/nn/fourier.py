@@ -14,7 +14,7 @@ def fourier_width(num_axes: int, num_bands: int) -> int:
     """Number of channels that `fourier_features` makes: a sine and a cosine per band, and the coordinate, per axis.
 
     Raises:
-        ValueError: a negative `num_bands`, here so that an encoder is refused before it sees data.
+        ValueError: A negative `num_bands`, here so that an encoder is refused before it sees data.
     """
     if num_bands < 0:
         raise ValueError(f"expected num_bands to be at least 0, got {num_bands}")

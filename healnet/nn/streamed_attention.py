@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from healnet.nn.chunked_attention import Attention, accumulation_dtype, chunked_attention
+from healnet.nn.chunked_attention import Attention, accumulation_dtype, chunked_attention, current_autocast
 from healnet.nn.softmax import SoftmaxState
 from healnet.nn.token_shards import TokenShards
 
@@ -70,10 +70,7 @@ class _StreamedAttention(torch.autograd.Function):
         shards: TokenShards | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        device = queries.device.type
-        ctx.autocast = None
-        if torch.amp.is_autocast_available(device):
-            ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        ctx.autocast = current_autocast(queries.device.type)
         state: SoftmaxState | None = None
         for tokens, mask, kept in _with_dropout(walk, dropout, seed):
             piece = chunked_attention(queries, tokens, tokens, mask, kept).state()
@@ -99,7 +96,7 @@ class _StreamedAttention(torch.autograd.Function):
         wanted = [leaf, *(parameter for parameter in parameters if parameter.requires_grad)]
         sums: list[Tensor] = [torch.zeros_like(x) for x in wanted]
         grad = grad_output.to(lse.dtype)
-        with torch.enable_grad(), _autocast(queries.device.type, ctx.autocast):
+        with torch.enable_grad(), ctx.autocast():
             for tokens, mask, kept in _with_dropout(ctx.walk, ctx.dropout, ctx.seed):
                 out, m, part = chunked_attention(leaf, tokens, tokens, mask, kept)
                 with torch.no_grad():
@@ -140,10 +137,3 @@ def _with_dropout(
             drawn = torch.rand(tokens.shape[:2], generator=generator, device=tokens.device)
             kept = (drawn >= dropout).to(tokens.dtype) / (1 - dropout)
         yield tokens, mask, kept
-
-
-def _autocast(device: str, state: tuple[bool, torch.dtype] | None) -> Any:
-    if state is None:
-        return torch.enable_grad()
-    enabled, dtype = state
-    return torch.autocast(device, dtype=dtype, enabled=enabled)

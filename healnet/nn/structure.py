@@ -37,7 +37,7 @@ def return_probabilities(edge_index: Tensor, num_nodes: int, length: int) -> Ten
         edge_index: (2, e) integer -> (num_nodes, length - 1) float64
 
     Raises:
-        ValueError: a `length` below 2.
+        ValueError: A `length` below 2.
 
     Example:
         >>> triangle = torch.tensor([[0, 1, 2], [1, 2, 0]])

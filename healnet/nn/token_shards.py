@@ -32,7 +32,7 @@ class TokenShards:
         size: Number of processes.
 
     Raises:
-        ValueError: a mesh of several dimensions.
+        ValueError: A mesh of several dimensions.
     """
 
     def __init__(self, group: dist.ProcessGroup | DeviceMesh) -> None:

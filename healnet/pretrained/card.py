@@ -67,7 +67,7 @@ def model_card(
         "## Limits",
         f"{limits}\n\n{_LIMITS}" if limits else _LIMITS,
         "## What the files tell of the training patients",
-        "\n".join(f"- {one}" for one in [*told, "whatever the weights have learned by heart"]),
+        "\n".join(f"- {one}" for one in [*told, "whatever the weights have memorized"]),
         "## Use",
         f"```python\nfrom healnet.pretrained import PretrainedModel\n\n"
         f"model = PretrainedModel.from_pretrained({load})\n"

@@ -303,7 +303,7 @@ class PretrainedModel(ModelHubMixin):
         )
 
     def _told(self) -> list[str]:
-        """What the saved folder says of the training patients, for the model card."""
+        """Statements of the saved folder about the training patients, for the model card."""
         told = []
         if self.scaler is not None:
             told.append("mean or median, and spread, of each feature, and how many patients have it")

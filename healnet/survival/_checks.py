@@ -328,7 +328,7 @@ def check_nonnegative(times: _Values) -> _Values:
     """Return times of any shape, >= 0.
 
     Raises:
-        ValueError: a time that is negative or NaN.
+        ValueError: A time that is negative or NaN.
     """
     right = times >= 0
     if not bool(right.all()):
@@ -369,7 +369,7 @@ def check_least(name: str, value: int, least: int) -> None:
     """Refuse a count below the least.
 
     Raises:
-        ValueError: fewer.
+        ValueError: Fewer.
     """
     if value < least:
         raise ValueError(f"expected {name} >= {least}, got {value}")

@@ -126,7 +126,7 @@ class TimeBins:
             time: any; a tensor gives an int64 tensor on its device, anything else an int64 array.
 
         Raises:
-            ValueError: a time that is negative or NaN.
+            ValueError: A time that is negative or NaN.
         """
         inner = self.edges[1:-1]
         if not isinstance(time, Tensor):

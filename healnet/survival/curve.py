@@ -123,7 +123,7 @@ class SurvivalCurve:
             returns: (b,)
 
         Raises:
-            ValueError: p outside (0, 1).
+            ValueError: P outside (0, 1).
         """
         check_inside("p", p)
         reached = self.values <= 1 - p
@@ -152,7 +152,7 @@ class SurvivalCurve:
             returns: (b,)
 
         Raises:
-            ValueError: a horizon outside (0, last edge].
+            ValueError: A horizon outside (0, last edge].
         """
         end = self.last_time if horizon is None else float(horizon)
         if not 0 < end <= self.last_time:

@@ -30,7 +30,7 @@ class KaplanMeier(NamedTuple):
         """Return S at any times (t,); NaN beyond the last follow-up, unless all patients had the event by then.
 
         Raises:
-            ValueError: a time that is negative or NaN.
+            ValueError: A time that is negative or NaN.
         """
         return self._read(self.survival, times)
 
@@ -110,7 +110,7 @@ def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
         groups: (n,) or (n, 1)
 
     Raises:
-        ValueError: a group missing for some (None, NaN), fewer than two groups, no events.
+        ValueError: A group missing for some (None, NaN), fewer than two groups, no events.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4, 5, 6], [True] * 6)

@@ -63,7 +63,7 @@ def plot_kaplan_meier(
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: a p outside [0, 1], "logrank" with one group or without events, no patients, a label
+        ValueError: A p outside [0, 1], "logrank" with one group or without events, no patients, a label
             missing for some, a label in `order` that no patient has or the other way round.
     """
     labels = np.full(len(target), "all") if groups is None else group_labels(groups, target)
@@ -121,9 +121,9 @@ def plot_survival_curves(
     With a target, a dot marks where each had the event, a ring where they were censored.
 
     Args:
-        survival: a `SurvivalCurve` of a few patients, or (n, t) probabilities at `times`.
+        survival: A `SurvivalCurve` of a few patients, or (n, t) probabilities at `times`.
         times: (t,) increasing; with a `SurvivalCurve` 200 points over its bins if left out.
-        labels: n names.
+        labels: N names.
         target: Outcomes of the patients.
         unit: Unit of the times, for the label of the axis: "months".
         steps: Whether the array holds step functions that fall at `times`, as those of `BreslowBaseline` do.
@@ -182,7 +182,7 @@ def plot_calibration(result: Calibration, *, horizon: str = "the horizon", ax: A
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     ax = new_axes(5.0, 4.6) if ax is None else ax
     known = ~np.isnan(result.observed)
@@ -256,7 +256,7 @@ def plot_forest(
     the standard deviation as the bar, and every row as a small dot.
 
     Args:
-        results: a table; rows without a value are left out.
+        results: A table; rows without a value are left out.
         name: The column that names the models.
         value: The column of the metric.
         low: The column of the lower limits, or None.
@@ -266,7 +266,7 @@ def plot_forest(
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: a column that the table lacks, `low` without `high` or with many rows per model, no rows.
+        ValueError: A column that the table lacks, `low` without `high` or with many rows per model, no rows.
     """
     if (low is None) != (high is None):
         raise ValueError(f"expected low and high or neither, got {low!r} and {high!r}")

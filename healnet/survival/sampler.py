@@ -46,7 +46,7 @@ def balanced_event_sampler(
         min_per_stratum: Number of patients that a batch should have of each stratum in it.
 
     Raises:
-        ValueError: a batch size or `min_per_stratum` below 1, labels other than 0 and 1, no patients, strata of
+        ValueError: A batch size or `min_per_stratum` below 1, labels other than 0 and 1, no patients, strata of
             another length.
 
     Example:

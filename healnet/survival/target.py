@@ -103,7 +103,7 @@ class SurvivalTarget:
             scale: Factor of the times: 12 / 365.25 turns days into months.
 
         Raises:
-            ValueError: a column that is not there, an event column whose name says the opposite ("censorship"), a value
+            ValueError: A column that is not there, an event column whose name says the opposite ("censorship"), a value
                 that cannot be read, patients without an outcome (named), a time that is negative, a patient without the
                 event who has a time of it, a scale that is not > 0.
 

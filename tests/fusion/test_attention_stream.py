@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from healnet import HEALNet, Masked, PatchBag, Pieces, Stream
+from healnet import HEALNet, Masked, PatchBag, Pieces, Stream, Tokens
 from healnet.encoders import GridEncoder, OmicEncoder, PatchEncoder
 
 N = 11
@@ -137,6 +137,46 @@ def test_weights_of_many_pieces_keep_their_digits_in_float32():
     for block, part in trace.streams["scan"].weights():
         weights[block] = part.reshape(weights[block].shape)
     assert torch.allclose(weights.flatten(), exact["scan"][0, 0].float(), rtol=2e-5, atol=0)
+
+
+def test_gradients_of_an_attention_that_dropped_tokens_are_refused(inputs):
+    """In memory the gradients are of the tokens that were left; of a stream it is not kept which these were."""
+    slide = {"slide": inputs[1]["slide"]}
+    model = HEALNet({"slide": PatchEncoder(3)}, attention_dropout=0.5, latent_dim=16).double()
+    message = (
+        "modality 'slide': expected a model in evaluation mode for gradients of the attention to a Stream, got attention "
+        "dropout in training mode; call model.eval() before"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        model.train().trace(slide, gradient_of=lambda output: output[:, 0])
+    model.train().trace(slide)
+    model.eval().trace(slide, gradient_of=lambda output: output[:, 0])
+
+
+class Projected(PatchEncoder):
+    """Patches through a linear layer, whose precision autocast decides."""
+
+    def __init__(self):
+        super().__init__(4, positions=False)
+        self.linear, self.seen = torch.nn.Linear(3, 4), []
+
+    def encode_block(self, pieces, block, values, mask):
+        projected = self.linear(values)
+        self.seen.append(projected.dtype)
+        return Tokens(projected[None], mask)
+
+
+def test_blocks_are_encoded_in_the_precision_of_the_forward_pass():
+    torch.manual_seed(0)
+    encoder = Projected()
+    model = HEALNet({"slide": encoder}, depth=1, num_latents=2, latent_dim=8).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, trace = model.trace({"slide": Stream([Pieces(torch.randn(9, 3), (4,))])})
+    forward = len(encoder.seen)
+    total = torch.cat([part for _, part in trace.streams["slide"].weights()], dim=-1).sum()
+    assert len(encoder.seen) == forward + 3
+    assert set(encoder.seen) == {torch.bfloat16}
+    assert float(total) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_stream_is_not_in_the_mapping_and_says_where_it_is(model, inputs):

@@ -71,6 +71,8 @@ if world == 2:
         "absent": own["slide"].hide(torch.tensor([rank == 0, False, False])),
         "memory": inputs()["slide"] if rank else own["slide"],
     }
+    four = Stream([Pieces(first[:4], (1,), coords=torch.zeros(4, 2))] * 3)
+    wrong["twice"] = four.part(0, 2)
     for name, slide in wrong.items():
         try:
             model({**own, "slide": slide})
@@ -243,6 +245,8 @@ def test_parts_of_a_stream_give_what_one_process_gives(world, tmp_path, run):
             "other": own + "stream.part(rank, 2), got 10 elements in all parts of 2 wholes, the largest of 5",
             "absent": own
             + "stream.part(rank, 2), got 5 elements in all parts of 1 wholes, the largest of 11",
+            "twice": own
+            + "stream.part(rank, 2), got 4 elements in all parts of 2 wholes, the largest of 4, some of them twice",
             "memory": "modality 'slide': expected a Stream of every process of the token group or of none, "
             "got one of 1 of 2 processes",
         }

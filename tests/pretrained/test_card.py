@@ -41,7 +41,7 @@ def test_a_model_that_needs_code_says_which():
     assert "| C | 0.7123 |" in card
     assert "The mean of 3 models." in card
     assert (
-        "training patients\n\n- the times of their events\n- whatever the weights have learned by heart\n\n## Use"
+        "training patients\n\n- the times of their events\n- whatever the weights have memorized\n\n## Use"
         in card
     )
     assert "- survival-analysis" in card

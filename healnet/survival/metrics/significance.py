@@ -96,7 +96,7 @@ def compare_cohorts(scores: pd.DataFrame, reference: str) -> pd.DataFrame:
         the reference is better), `cohorts`, `p_value` and `p_holm`.
 
     Raises:
-        ValueError: a reference that is no column, fewer than two models, a score missing or not finite.
+        ValueError: A reference that is no column, fewer than two models, a score missing or not finite.
 
     Example:
         >>> import pandas as pd
