@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import re
-import shutil
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
-from healnet.slides._workers import end_with_run
+from healnet.slides._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
+from healnet.slides._look_ahead import LookAhead
+from healnet.slides._slide_errors import clear_tracebacks, error_line, worker_died
+from healnet.slides._stop_signals import stopped_by_signals
+from healnet.slides._workers import end_with_run, one_by_one
 from healnet.slides.features.feature_writer import (
     ExtractionSettings,
     FeatureFolder,
@@ -31,7 +29,7 @@ from healnet.slides.features.feature_writer import (
     Layout,
     finished_result,
 )
-from healnet.slides.first_look import FirstLook, FirstLooks, ScoredTiles, SlideJob, SlideSizes
+from healnet.slides.first_look import FirstLook, ScoredTiles, SlideJob, SlideSizes
 from healnet.slides.progress_bar import SlideBar
 from healnet.slides.quality_picture import quality_picture, write_jpeg
 from healnet.slides.quality_table import SlideResult, write_quality_table
@@ -44,9 +42,7 @@ from healnet.slides.tissue_files import write_tissue
 __all__ = ["extract_features"]
 
 logger = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 POLL = 1.0  # seconds between two looks at slides that other runs hold
 
 
@@ -164,7 +160,7 @@ def extract_features(
             folders.append(folder)
         run = _Run(jobs, settings, folders, output, transform, batch_size, num_workers)
         run.adopt_finished()
-        stack.enter_context(_stopped_by_signals())
+        stack.enter_context(stopped_by_signals())
         stack.callback(run.write_table)  # Ctrl-C and signals too leave a table of what was done
         locks = stack.enter_context(SlideLocks(output))
         bar = stack.enter_context(SlideBar(len(jobs), len(run.results), progress))
@@ -216,10 +212,9 @@ class _Run:
     def _sizes(self, jobs: list[SlideJob]) -> list[tuple[int, int] | None]:
         workers = min(self.num_workers, len(jobs))
         try:
-            return list(_one_by_one(SlideSizes(jobs), workers))
-        except (
-            RuntimeError
-        ):  # a slide that ends the process that opens it has not been replaced by a sound one
+            return list(one_by_one(SlideSizes(jobs), workers))
+        except RuntimeError:
+            # A slide that ends the process that opens it has not been replaced by a sound one.
             return [None] * len(jobs)
 
     def share(self, locks: SlideLocks, bar: SlideBar) -> None:
@@ -227,7 +222,7 @@ class _Run:
         waiting = [name for name in self.jobs if name not in self.results]
         while waiting:
             held: list[str] = []
-            looks = _Looks(self, waiting)
+            looks = LookAhead([self.jobs[name] for name in waiting], self.settings, self.num_workers)
             for name in waiting:
                 if not locks.take(name):
                     held.append(name)
@@ -253,7 +248,7 @@ class _Run:
                     part.unlink(missing_ok=True)
                 locks.release(name)
 
-    def _do(self, job: SlideJob, looks: _Looks, bar: SlideBar) -> None:
+    def _do(self, job: SlideJob, looks: LookAhead, bar: SlideBar) -> None:
         """One slide, unless another run has finished it meanwhile."""
         if self._adopt(job, None):
             bar.finish(0, 0)
@@ -264,20 +259,20 @@ class _Run:
             try:
                 notes = self._encode(job, looks.of(job), bar, progress, begin)
             except RuntimeError as failure:
-                if not _died(failure):
+                if not worker_died(failure):
                     raise
                 # torch tells of a dead worker whichever loader is read next: it may have been that of another slide,
                 # the next one above all, whose first look began ahead. So once more, and alone.
-                _release(failure)
+                clear_tracebacks(failure)
                 progress = _Progress()
                 notes = self._encode(job, looks.of(job, ahead=False), bar, progress, begin)
             error = ""
         except Exception as failure:  # whatever one slide holds, the others are worth going on for
-            if isinstance(failure, OSError) and failure.errno in NO_ROOM:
+            if isinstance(failure, OSError) and failure.errno in NO_SPACE:
                 raise
-            error = _error_line(failure, job.path)
+            error = error_line(failure, job.path)
             notes = progress.notes
-            _release(failure)
+            clear_tracebacks(failure)
             logger.error("%s: %s", job.name, error, exc_info=logger.isEnabledFor(logging.DEBUG))
         finally:
             bar.finish(progress.done, progress.of)
@@ -298,7 +293,7 @@ class _Run:
                     )
                 )
             except OSError as error:  # a file that cannot be read is not replaced
-                self.results[job.name] = _failed(job.name, _error_line(error, job.path))
+                self.results[job.name] = _failed(job.name, error_line(error, job.path))
                 return True
         if len(found) < len(self.folders) or None in found:
             return False
@@ -315,8 +310,8 @@ class _Run:
         notes = progress.notes
         if tissue is not None:
             notes["tissue_mm2"], notes["pen"] = tissue.area_mm2, tissue.pen_share
-        room = _room(missing, tiles)
-        _refuse_full_disk(self.output, missing[0].path(job.name), room)
+        needed = bytes_needed(missing, len(tiles))
+        refuse_full_disk(self.output, missing[0].path(job.name), needed)
         try:
             with ExitStack() as stack:
                 selection = job.selection()
@@ -345,8 +340,8 @@ class _Run:
                 for writer in writers:
                     writer.finish(rows, notes)
         except OSError as error:
-            if error.errno in NO_ROOM:
-                raise _full_disk(missing[0].path(job.name), room, error.errno) from error
+            if error.errno in NO_SPACE:
+                raise full_disk_error(missing[0].path(job.name), needed, error.errno) from error
             raise
         return notes
 
@@ -383,47 +378,6 @@ class _Progress:
         self.notes: dict[str, float] = {}
 
 
-class _Looks:
-    """First looks at slides, each by a process of its own, one slide ahead of the encoder."""
-
-    def __init__(self, run: _Run, names: list[str]) -> None:
-        self._run, self._names = run, names
-        self._ahead: tuple[str, Iterator[FirstLook]] | None = None
-
-    def of(self, job: SlideJob, ahead: bool = True) -> FirstLook:
-        """The first look at a slide; that at the next begins unless `ahead` is False.
-
-        Raises:
-            ValueError: The process died, or what looking raised.
-        """
-        name, look = self._ahead or ("", iter(()))
-        self._ahead = None
-        if name != job.name:
-            look = self._begin(job)
-        result = next(look)
-        del look  # before the next worker is forked, which would inherit it
-        following = self._names[self._names.index(job.name) + 1 :]
-        if ahead and following and self._run.num_workers:
-            self._ahead = (following[0], self._begin(self._run.jobs[following[0]]))
-        return result
-
-    def _begin(self, job: SlideJob) -> Iterator[FirstLook]:
-        looks = FirstLooks([job], self._run.settings)
-        workers = min(1, self._run.num_workers)
-        return iter(_one_by_one(looks, workers))
-
-
-def _one_by_one(items: Dataset[_Item], workers: int) -> DataLoader[_Item]:
-    """The items as they are, each read by a worker process."""
-    return DataLoader(
-        items, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=end_with_run
-    )
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
 def _by_name(encoder: Encoder | Mapping[str, Encoder], name: str | None) -> dict[str, Encoder]:
     if isinstance(encoder, Mapping):
         if not encoder or name is not None:
@@ -435,76 +389,6 @@ def _by_name(encoder: Encoder | Mapping[str, Encoder], name: str | None) -> dict
     return {name: encoder}
 
 
-def _room(folders: list[FeatureFolder], tiles: Tiles) -> int:
-    """Bytes that the files of a slide need, about."""
-    copies = sum(
-        folder.kind.dim * folder.kind.dtype.itemsize * (2 if folder.layout == "clam" else 1)
-        for folder in folders
-    )
-    return len(tiles) * (copies + 16 * len(folders)) + (1 << 16)
-
-
-def _refuse_full_disk(folder: Path, path: Path, room: int) -> None:
-    if shutil.disk_usage(folder).free < room:
-        raise _full_disk(path, room, errno.ENOSPC)
-
-
-def _full_disk(path: Path, room: int, number: int | None) -> OSError:
-    return OSError(
-        number, f"no room on the disk: the files of this slide need {room / 1e6:.1f} MB", shown(path)
-    )
-
-
 def _failed(name: str, error: str) -> SlideResult:
     numbers = dict.fromkeys(SlideResult.numbers(), float("nan"))
     return SlideResult(name, 0, error=error, **numbers)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is done at its end is done."""
-
-    def stop(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # A handler of the user's own stays, and so does nohup's ignoring; threads cannot set any.
-    main = threading.current_thread() is threading.main_thread()
-    mine = [number for number in names if main and signal.getsignal(number) == signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _release(failure: BaseException | None) -> None:
-    """Let go of what an error's frames hold, the failed slide's loader above all.
-
-    It would live on in the next slide's forked workers and there shut down what is not theirs: seen as ten seconds of
-    waiting after each bad slide.
-    """
-    while failure is not None:
-        traceback.clear_frames(failure.__traceback__)
-        failure = failure.__cause__ or failure.__context__
-
-
-def _died(failure: Exception) -> bool:
-    """Return whether the error is torch's about a worker process that ended."""
-    return bool(
-        re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(failure).strip())
-    )
-
-
-def _error_line(failure: Exception, path: Path) -> str:
-    """The error as one line: its first, and of an error that a worker sends with its traceback the line that names it."""
-    text = str(failure).strip()
-    if _died(failure):
-        return f"{type(failure).__name__}: {shown(path)}: the process that read it died ({text.rstrip('. ')})"
-    if text.startswith("Caught ") and "Traceback (most recent call last)" in text:
-        # Below the last frame, whose lines are indented, the error begins at the margin.
-        below = text[text.rindex('\n  File "') :].splitlines()[2:]
-        return next(line for line in [*below, text] if line and not line.startswith(" "))
-    return f"{type(failure).__name__}: {text.splitlines()[0] if text else ''}"

@@ -496,14 +496,14 @@ def test_a_full_disk_stops_the_run_and_says_what_was_needed(slides, tmp_path):
         tmp_path,
         *slides,
     )
-    message = rf"OSError: \[Errno \d+\] no room on the disk: the files of this slide need 4\.\d MB: '{tmp_path}/a\.h5'\n"
+    message = rf"OSError: \[Errno \d+\] no space on the disk: the files of this slide need 4\.\d MB: '{tmp_path}/a\.h5'\n"
     assert re.search(message, done.stderr), done.stderr
     assert not list(tmp_path.glob("*.h5"))
     assert not list(tmp_path.glob("**/*.part"))
     assert (tmp_path / "qc.csv").exists()
 
 
-def test_a_disk_without_room_for_a_slide_is_noticed_before_it_is_encoded(slides, tmp_path, monkeypatch):
+def test_a_disk_without_space_for_a_slide_is_noticed_before_it_is_encoded(slides, tmp_path, monkeypatch):
     calls = []
 
     def counting(tiles):
@@ -511,7 +511,7 @@ def test_a_disk_without_room_for_a_slide_is_noticed_before_it_is_encoded(slides,
         return moments(tiles)
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"no room on the disk: the files of this slide need 0\.1 MB"):
+    with pytest.raises(OSError, match=r"no space on the disk: the files of this slide need 0\.1 MB"):
         extract(slides, tmp_path, counting)
     assert calls == [1, 2]  # the probe
 
