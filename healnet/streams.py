@@ -72,7 +72,7 @@ class Pieces:
             raise ValueError(f"expected coords of shape ({shape[0]}, 2), got {tuple(self.coords.shape)}")
         self._values = values
         self._mask = mask
-        self._dealt = slice(None)
+        self._selection = slice(None)  # of all blocks, those of this part
 
     def __repr__(self) -> str:
         channels = "" if self.channels is None else f", {self.channels} channels"
@@ -93,15 +93,15 @@ class Pieces:
         """
         if not 0 <= number < parts:
             raise ValueError(f"expected a part from 0 to {parts - 1}, got {number}")
-        first, step = self._dealt.start or 0, self._dealt.step or 1
-        dealt = copy.copy(self)
-        dealt._dealt = slice(first + number * step, None, step * parts)
-        return dealt
+        first, step = self._selection.start or 0, self._selection.step or 1
+        part = copy.copy(self)
+        part._selection = slice(first + number * step, None, step * parts)
+        return part
 
     def hide(self, where: Tensor) -> Pieces:
         """The same pieces without the elements that `where` (*axes) marks."""
         hidden = Pieces(self._values, self.block, _Shown(self, where.cpu()), self.coords)
-        hidden._dealt = self._dealt
+        hidden._selection = self._selection
         return hidden
 
     @property
@@ -126,7 +126,7 @@ class Pieces:
 
     def blocks(self) -> list[Block]:
         """All blocks, or those of this part, the last axis fastest; those at the end of an axis may be smaller."""
-        return self._every_block()[self._dealt]
+        return self._every_block()[self._selection]
 
     def digests(self) -> tuple[int, int]:
         """Sums of digests, modulo `DIGEST`, of the blocks of this part and of those of the whole.
@@ -265,7 +265,8 @@ class Stream:
     def part(self, number: int, parts: int) -> Stream:
         """One of several parts that together are this stream, such as that of one process of a `token_group`.
 
-        See `Pieces.part`. Patients take turns in who gives the first block to which part.
+        See `Pieces.part`. The part with a patient's first block differs from one patient to the next, so that patients
+        with few blocks are spread over all parts.
         """
         patients = enumerate(self.patients)
         return Stream(

@@ -76,7 +76,7 @@ class ModalityDropout(nn.Module):
         return hidden
 
     def extra_repr(self) -> str:
-        """Shown by `print(module)`."""
+        """Return the text that `repr` shows."""
         return f"p={self.p}"
 
 

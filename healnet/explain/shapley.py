@@ -198,7 +198,7 @@ def plot_contribution_bars(
         else:
             ax.barh(row, own[0], height=0.7, color=RAISES if own[0] > 0 else LOWERS)
     ax.set_yticks(range(len(values)), labels)
-    ax.set_ylim(len(values) - 0.4, -0.6)  # an absent one has no bar that would make room
+    ax.set_ylim(len(values) - 0.4, -0.6)  # an absent one has no bar that would widen the limits
     if several:
         ax.set_xlabel(f"size of the contribution to the {quantity}: bar mean, dot patient")
         direction_legend(ax, np.concatenate([v[there[name]] for name, v in values.items()]), quantity)

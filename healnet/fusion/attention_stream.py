@@ -67,7 +67,11 @@ class AttentionStream:
         return [one.output for layer in self._layers for one in layer if one is not None]
 
     def detach(self, slopes: Sequence[Tensor] | None = None) -> None:
-        """Let go of the graph; `slopes` are gradients of some quantity with respect to `outputs()`."""
+        """Detach queries and outputs from the autograd graph.
+
+        Args:
+            slopes: Gradients of some quantity by each of `outputs()`, which `gradients` and `input_gradients` need.
+        """
         if slopes is not None:
             found = iter(slopes)
             self._slopes = [

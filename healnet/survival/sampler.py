@@ -95,8 +95,8 @@ class _EventBatches(Sampler[list[int]]):
             self._deal(rng.permutation(len(self.event)), self.num_batches, batches, rng)
         else:
             events = np.bincount(self.strata, self.event).astype(int)
-            room = np.bincount(self.strata) // self.min_per_stratum
-            shares = np.clip(np.minimum(events, room), 1, self.num_batches)
+            most = np.bincount(self.strata) // self.min_per_stratum
+            shares = np.clip(np.minimum(events, most), 1, self.num_batches)
             # The strata that fit into few batches choose first; the others even out the sizes.
             for stratum in np.lexsort((rng.random(len(shares)), shares)):
                 members = rng.permutation(np.flatnonzero(self.strata == stratum))

@@ -203,7 +203,7 @@ def curve(times: ArrayLike, survival: ArrayLike, time_unit: str, steps: bool = F
         way = (s[i - 1] - 0.5) / (s[i - 1] - s[i]) if s[i - 1] > s[i] else 0.0
         median = t[i - 1] + way * (t[i] - t[i - 1])
         at, half = left + (right - left) * median / t[-1], (top + bottom) / 2
-        # A falling curve leaves room above on the right and below on the left.
+        # A falling curve leaves free space above on the right and below on the left.
         place, anchor = ((-8, 18), "end") if at > middle else ((8, -8), "start")
         text = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
         parts.append(f'<circle cx="{at:.1f}" cy="{half:.1f}" r="4"/>')
