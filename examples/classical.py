@@ -178,9 +178,8 @@ def grow(seen: Cohort, leaf: float, trees: int, seed: int, cores: int = 1) -> Fo
     columns = SideBySide(seen)
     model = RandomSurvivalForest(trees, min_samples_leaf=int(leaf), random_state=seed, n_jobs=cores)
     model.fit(columns(seen), seen.target.to_structured())
-    return Forest(
-        model.set_params(n_jobs=1), columns
-    )  # threads would add the trees up in an order of their own
+    # Threads would add the trees up in an order of their own.
+    return Forest(model.set_params(n_jobs=1), columns)
 
 
 def forest(

@@ -41,10 +41,8 @@ OWN, PAN, LINEAR, AVERAGED, TRANSFER = (
     "healnet transfer",
 )
 PARTS = (OWN, PAN, LINEAR)
-NARROW = (
-    "clinical",
-    "rna",
-)  # tables that the cohorts share; names of copy numbers and mutations mostly differ
+# Tables that the cohorts share; names of copy numbers and mutations mostly differ.
+NARROW = ("clinical", "rna")
 ALL = "all"  # the cohort of jobs that concern every cohort
 PAN_RECIPE = replace(
     RECIPE,

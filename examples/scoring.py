@@ -12,9 +12,8 @@ from healnet.data import Cohort
 from healnet.survival import SurvivalTarget, d_calibration, evaluate
 
 METRICS = {"c_index": "harrell_c", "uno": "uno_c", "ibs": "integrated_brier"}
-POINTS = [
-    f"survival_{i}" for i in range(18)
-]  # columns of the grid's times; the last ones are empty if it is shorter
+# Columns of the grid's times; the last ones are empty if it is shorter.
+POINTS = [f"survival_{i}" for i in range(18)]
 OWN_TIME = "survival_own"
 
 

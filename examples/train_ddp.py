@@ -120,10 +120,8 @@ def train(
     checkpoints = options.output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    done, loss = (
-        resume(checkpoints, model, optimizer),
-        torch.tensor(torch.nan),
-    )  # NaN if nothing is left to do
+    done = resume(checkpoints, model, optimizer)
+    loss = torch.tensor(torch.nan)  # if nothing is left to do
     bar = tqdm(total=total, initial=done, disable=rank != 0, desc=f"{world} processes", unit="step")
     for epoch in range(done // len(sampler), options.epochs):
         sampler.epoch = epoch

@@ -108,15 +108,14 @@ def check_finite(owner: str, value: Any) -> None:
             or torch.stack(field.aminmax()).isfinite().all()
         ):
             continue
-        finite = field.isfinite()
-        if isinstance(mask, Tensor) and mask.shape == field.shape[: mask.dim()]:
-            finite |= ~broadcast_mask(mask, field.shape)
-        elif (
-            isinstance(mask, Tensor) and mask.shape == field.shape[1:]
-        ):  # channels come first, of one patient
-            finite |= ~mask
-        elif isinstance(mask, Tensor) and mask.shape == field.shape[:1] + field.shape[2:]:  # of several
-            finite |= ~mask.unsqueeze(1)
+        finite, shape = field.isfinite(), field.shape
+        if isinstance(mask, Tensor):
+            if mask.shape == shape[: mask.dim()]:
+                finite |= ~broadcast_mask(mask, shape)
+            elif mask.shape == shape[1:]:  # of one patient, channels first
+                finite |= ~mask
+            elif mask.shape == shape[:1] + shape[2:]:  # of several, channels first
+                finite |= ~mask.unsqueeze(1)
         if not finite.all():
             raise ValueError(
                 f"{owner}: expected finite values, got {field[~finite][0].item()}; what is missing is masked, or left out"

@@ -110,9 +110,8 @@ def outlines(mask: Array) -> list[list[Ring]]:
     outer: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
     for ring in _rings(mask):
-        x, y = map(
-            int, min(ring)
-        )  # the highest of the leftmost corners: right of it a piece begins, or a hole
+        # The highest of the leftmost corners: right of it a piece begins, or a hole.
+        x, y = map(int, min(ring))
         if _signed_area(ring) > 0:
             outer[labels[y, x]] = ring
         else:
