@@ -18,10 +18,10 @@ from healnet._files import need
 from healnet.data import Cohort, Standardizer
 from healnet.encoders import ModalityEncoder
 from healnet.fusion import HEALNet
-from healnet.pretrained.align import align, some, split_frame
 from healnet.pretrained.architecture import NotDescribableError, describe, rebuild
 from healnet.pretrained.card import model_card
-from healnet.pretrained.plausible import warn_of_times, warn_of_units
+from healnet.pretrained.new_patients import match_patients
+from healnet.pretrained.plausible import warn_of_times
 from healnet.survival import BreslowBaseline, TimeBins, risk_score, survival_function
 from healnet.training import Ensemble, raw_outputs
 
@@ -194,7 +194,7 @@ class PretrainedModel(ModelHubMixin):
         Warns:
             UserWarning: Features that are absent; values that look as if they were in other units than those of training.
         """
-        cohort = self._cohort(data)
+        cohort = match_patients(data, list(self.models[0].encoders), self.features, self.scaler)
         raw = [output.double() for output in raw_outputs(self.models, cohort)]
         if self.output == "classes":
             columns = self.classes or [str(i) for i in range(raw[0].shape[1])]
@@ -225,7 +225,8 @@ class PretrainedModel(ModelHubMixin):
             raise ValueError(
                 f"expected baselines or time bins, which curves need, got a model of output {self.output!r} with neither"
             )
-        cohort, at = self._cohort(data), np.atleast_1d(np.asarray(times, dtype=np.float64))
+        cohort = match_patients(data, list(self.models[0].encoders), self.features, self.scaler)
+        at = np.atleast_1d(np.asarray(times, dtype=np.float64))
         if self.bins is not None:
             warn_of_times(at, 0.0, float(self.bins.edges[-1]))
         else:
@@ -238,46 +239,6 @@ class PretrainedModel(ModelHubMixin):
         else:
             curves = [b.survival(r, at) for b, r in zip(self.baselines, raw, strict=True)]
         return pd.DataFrame(torch.stack(curves).mean(dim=0).numpy(), index=cohort.patients, columns=at)
-
-    def _cohort(self, data: Cohort | pd.DataFrame | Mapping[str, pd.DataFrame]) -> Cohort:
-        """The patients with the model's modalities and features alone, scaled."""
-        whole = None
-        if isinstance(data, Cohort):
-            whole = data.select(self._known(data.modalities))
-            nothing = whole.patients[whole.missing().all(axis=1).to_numpy()]
-            if len(nothing):
-                raise ValueError(
-                    f"patient {some(list(nothing))} has none of the model's modalities; leave such patients out"
-                )
-            tables = {name: whole.table(name) for name in whole.tables if name in self.features}
-        else:
-            if not isinstance(data, pd.DataFrame | Mapping):
-                raise ValueError(
-                    f"expected a Cohort, a DataFrame or one per modality by name, got {type(data).__name__}"
-                )
-            tables = dict(data) if isinstance(data, Mapping) else split_frame(data, self.features)
-            tables = {name: tables[name] for name in self._known(list(tables))}
-        for name, table in tables.items():
-            if name not in self.features:
-                raise ValueError(
-                    f"modality {name!r}: expected a model with names of its features, got one without; pass `features=` "
-                    "when it is wrapped"
-                )
-            tables[name] = align(name, table, self.features[name])
-        cohort = Cohort(tables) if whole is None else whole.replace(tables)
-        if self.scaler is None:
-            return cohort
-        cohort = self.scaler.transform(cohort)
-        warn_of_units(cohort)
-        return cohort
-
-    def _known(self, names: Sequence[str]) -> list[str]:
-        known = [name for name in self.models[0].encoders if name in names]
-        if not known:
-            raise ValueError(
-                f"expected some of the modalities {list(self.models[0].encoders)}, got {list(names)}"
-            )
-        return known
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README that is saved beside the weights."""
