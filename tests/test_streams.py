@@ -83,6 +83,8 @@ def test_what_is_not_finite_is_refused_unless_masked():
         list(Pieces(values, (3,)).walk())
     mask = torch.arange(6) != 4
     assert sum(int(shown.sum()) for _, _, shown in Pieces(values, (3,), mask=mask).walk()) == 5
+    with pytest.raises(ValueError, match=r"^expected finite values, got others in block \[3:6\]$"):
+        list(Pieces(values, (3,), mask=~mask).walk())
 
 
 def test_a_mask_of_numbers_is_refused():

@@ -11,6 +11,7 @@ import torch
 from healnet import HEALNet
 from healnet.data import Cohort, CohortDataset, Standardizer
 from healnet.encoders import OmicEncoder
+from healnet.inputs import present
 from healnet.survival import BreslowBaseline, SurvivalTarget, concordance
 from healnet.training import Recipe, build_model, fit_ensemble, train_model
 
@@ -172,6 +173,17 @@ def test_strata_are_compared_within_themselves_alone(cohort):
         fit_ensemble(first, within).survival(first, [100])
 
 
+def test_shuffled_patients_keep_their_outcomes_and_strata(cohort):
+    """One shuffled batch of all patients has the loss of all patients in their order."""
+    tables = {name: cohort.table(name) for name in cohort.tables}
+    labels = pd.DataFrame({"site": np.arange(60) % 2}, cohort.patients)
+    labeled = Cohort(tables, cohort.target, cohort.patients, labels=labels)
+    recipe = Recipe(members=1, epochs=4, modality_dropout=0.0, input_dropout=0.0, strata="site")
+    expected = fit_ensemble(labeled, recipe).predict(labeled)
+    found = fit_ensemble(labeled, replace(recipe, batch_size=60)).predict(labeled)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_training_sees_follow_up_until_the_horizon(cohort, batch_size):
     """Risks are those of a study that ended then; its curves go on, by all the events there are."""
@@ -209,6 +221,26 @@ def test_tables_are_standardized_as_the_recipe_says(cohort):
     tails = cohort.replace({name: np.exp(cohort.table(name)) for name in cohort.tables})
     other = fit_ensemble(tails[:40], Recipe(members=1, epochs=2, standardize="rank", clip=1.5))
     np.testing.assert_allclose(other.predict(tails), ensemble.predict(cohort), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_training_hides_modalities_and_prediction_none(cohort, batch_size):
+    seen = {True: [], False: []}
+
+    def build(cohort, recipe):
+        model = build_model(cohort, recipe)
+        model.register_forward_pre_hook(
+            lambda model, inputs: seen[model.training].append(
+                sum(present(x).int() for x in inputs[0].values())
+            )
+        )
+        return model
+
+    fit_ensemble(
+        cohort, Recipe(members=1, epochs=2, batch_size=batch_size, modality_dropout=1.0), build=build
+    )
+    assert torch.cat(seen[True]).unique().tolist() == [1]  # all but one of each patient's
+    assert torch.cat(seen[False]).tolist() == (~cohort.missing()).sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize(

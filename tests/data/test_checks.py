@@ -3,8 +3,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from healnet.data.checks import check_ids, check_table, check_target, shorten
+from healnet.data.checks import check_finite, check_ids, check_table, check_target, shorten
+from healnet.inputs import Masked
 from healnet.survival import SurvivalTarget
 
 
@@ -108,8 +110,28 @@ def test_outcomes_are_of_the_patients_in_their_order():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_target(target, pd.Index(["p1", "p3", "p2"]))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_target(target, pd.Index(["p1", "p3", "s7"]))  # one of whom the table does not know
     with pytest.raises(ValueError, match=r"^the cohort has 2 patient ids but 3 survival times$"):
         check_target(target, pd.Index(["p1", "p2"]))
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_what_a_mask_hides_may_be_anything(channels_first):
+    values, mask = torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 4] = False
+    values[1, 4] = torch.tensor([torch.nan, torch.inf])
+
+    def check(values):
+        check_finite("modality 'ct'", Masked(values.movedim(-1, 0) if channels_first else values, mask))
+
+    check(values)
+    values[2, 0, 1] = -torch.inf
+    with pytest.raises(
+        ValueError,
+        match=r"^modality 'ct': a value is not finite; what is missing is masked, or left out$",
+    ):
+        check(values)
 
 
 def test_ids_that_are_the_same_text_are_the_same_patient():

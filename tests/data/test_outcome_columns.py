@@ -64,6 +64,13 @@ def test_a_column_that_is_the_outcome_warns(column):
         assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("column", [DAYS, ~EVENT], ids=["time", "event"])
+def test_patients_without_the_table_do_not_hide_it(column):
+    table = pd.DataFrame({"x": np.asarray(column, float)}, index=IDS)
+    with pytest.warns(UserWarning, match=r"column 'x' is the follow-up time or the event itself"):
+        Cohort({"clinical": table.iloc[10:], "age": table * 0}, TARGET, IDS)
+
+
 @pytest.mark.parametrize(
     "column",
     [-DAYS, DAYS + RNG.normal(0, 30, 40), np.where(np.arange(40) == 3, ~EVENT, EVENT), np.full(40, 3.0)],
@@ -81,6 +88,12 @@ def test_few_patients_agree_by_chance():
         cohort(EVENT, 19)
         table = pd.DataFrame({"x": np.arange(40) == 0}, index=IDS)
         Cohort({"mutations": table}, SurvivalTarget(DAYS, np.arange(40) == 0), IDS)
+        few_censored = np.arange(40) < 3
+        Cohort(
+            {"mutations": pd.DataFrame({"x": few_censored}, index=IDS)},
+            SurvivalTarget(DAYS, ~few_censored),
+            IDS,
+        )
 
 
 def test_any_column_of_a_wide_table_is_looked_at():

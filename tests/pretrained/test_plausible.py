@@ -74,6 +74,22 @@ def test_another_hospital_does_not_warn():
         warn_of_units(transformed("mean", np.log2(counts(60, 0)), np.log2(counts(20, 1) * 2)))
 
 
+@pytest.mark.parametrize("others", [0, 6])
+def test_few_patients_may_be_farther(others):
+    """A single tumor is often far from the mean; patients without the table do not make its patients more."""
+    ids = [f"p{i}" for i in range(10 + others)]
+    everyone = pd.DataFrame({"age": np.zeros(len(ids))}, ids)
+
+    def cohort(n):
+        return Cohort({"rna": pd.DataFrame(3.0, ids[:n], list("abcdef")), "clinical": everyone})
+
+    with pytest.warns(UserWarning, match=r"^modality 'rna': half of the values are 3 or more standard dev"):
+        warn_of_units(cohort(10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_units(cohort(9))
+
+
 @pytest.mark.parametrize("times", [[1.0, 5.0], [300.0, 5000.0]])
 def test_times_outside_the_events_warn(times):
     message = f"^times go from {times[0]:g} to {times[1]:g}, and training saw events from 12 to 4673: curves are flat"

@@ -89,6 +89,14 @@ def test_gdcs_two_columns_of_days():
     assert str(error.value) == message
 
 
+def test_the_last_follow_up_is_no_time_of_death():
+    columns = {"days_to_death": [10, None, None], "days_to_last_follow_up": [25, 25, 40]}
+    frame = pd.DataFrame({"vital_status": ["Dead", "Dead", "Alive"], **columns}, index=["a", "b", "c"])
+    has = SurvivalTarget.has_outcome(frame, **GDC)
+    assert has.tolist() == [True, False, True]
+    assert SurvivalTarget.from_frame(frame[has], **GDC) == SurvivalTarget([10, 40], [True, False])
+
+
 @pytest.mark.parametrize(
     ("status", "death", "follow_up", "message"),
     [
@@ -299,8 +307,10 @@ def test_iteration_gives_one_patient_at_a_time():
 def test_it_cannot_be_changed_and_does_not_hold_the_callers_arrays():
     time = np.array([1.0, 2.0])
     target = SurvivalTarget(time, [True, False])
-    time[0] = 99
-    assert target.time[0] == 1
+    given = target.time.copy(), target.event.copy()
+    part = SurvivalTarget.unchecked(*given)
+    time[0] = given[0][0] = 99
+    assert target.time[0] == part.time[0] == 1
     with pytest.raises(ValueError, match=r"^assignment destination is read-only$"):
         target.time[0] = 99
     with pytest.raises(AttributeError, match=r"^cannot assign to field 'time'$"):
