@@ -159,6 +159,17 @@ def test_the_definition_with_strata_and_weights(cohort, ties):
         assert mean.item() == pytest.approx(expected / weights[event].sum().item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("ties", TIES)
+def test_events_at_one_time_in_two_strata_are_no_tie(ties):
+    """The earliest event of the first stratum and the latest of the second, which lie side by side when sorted."""
+    eta = torch.tensor([0.3, -1.0, 2.0, 0.5], dtype=torch.float64)
+    time, event = torch.tensor([9.0, 5.0, 5.0, 2.0]), torch.tensor([False, True, True, True])
+    loss = cox_nll(eta, time, event, ties, strata=torch.tensor([0, 0, 1, 1]), reduction="sum")
+    # The first event of the second stratum is alone at risk, and adds nothing.
+    expected = np.log1p(np.exp(0.3 - -1.0)) + np.log1p(np.exp(2.0 - 0.5))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
 @settings(max_examples=40, deadline=None)
 @given(cohorts(min_events=1), st.sampled_from(TIES), st.randoms(use_true_random=False), st.floats(-200, 200))
 def test_row_order_and_a_shift_change_nothing(cohort, ties, random, shift):
