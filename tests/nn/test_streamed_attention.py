@@ -83,6 +83,13 @@ def test_dropping_tokens_keeps_the_expectation():
     assert mass.std() > 0.05
 
 
+def test_pieces_drop_tokens_independently():
+    pieces = torch.ones(1, 40, 1), -torch.ones(1, 40, 1)
+    torch.manual_seed(0)
+    output, _, _ = streamed_attention(torch.zeros(1, 1, 1), lambda: ((x, None) for x in pieces), dropout=0.5)
+    assert output.abs().item() > 0.01  # zero if the same ones of both pieces were dropped
+
+
 def test_a_second_derivative_is_refused():
     queries = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
     output, _, _ = streamed_attention(

@@ -750,6 +750,7 @@ def start():
             code = 0
         finally:
             os._exit(code)
+    os.setpgid(child, child)  # here too: the child may not have come to it when it is killed
     return child
 
 def whole(path):
@@ -765,8 +766,10 @@ while time.monotonic() < end or not log["rounds"]:
     while children:
         time.sleep(draw.uniform(0, 0.5))
         for child in list(children):
-            if os.waitpid(child, os.WNOHANG)[0]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
                 children.discard(child)
+                log["failed"] += status != 0
         for path in output.glob("*.h5"):
             stamp = (path.stat().st_ino, path.stat().st_mtime_ns)
             log["replaced"] += finished.setdefault(path.name, stamp) != stamp
@@ -787,11 +790,15 @@ while time.monotonic() < end or not log["rounds"]:
         path.unlink()
 
 def remains(group):
-    try:
-        os.killpg(group, 0)
-        return True
-    except ProcessLookupError:
-        return False
+    # A zombie counts as gone: without an init process, as in a container, it stays.
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of = file.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(of) == group and state != "Z":
+            return True
+    return False
 
 until = time.monotonic() + 30
 while any(map(remains, killed)) and time.monotonic() < until:
