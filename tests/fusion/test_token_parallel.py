@@ -11,6 +11,12 @@ from healnet.inputs import take
 
 WORKER = """
 import os, sys, torch, torch.distributed as dist
+from torch import nn
+from healnet import HEALNet
+from healnet.encoders import LearnedEncoder
+from healnet.nn.attention import CrossAttention
+from healnet.nn.streamed_attention import streamed_attention
+from healnet.nn.token_shards import TokenShards
 sys.path.insert(0, sys.argv[4])
 from test_token_parallel import SPLITS, build, gradients_of, inputs, part
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -29,6 +35,13 @@ if world == 2:
             model({**own, **(change if rank else {})})
         except ValueError as error:
             results[tuple(change)] = str(error)
+    torch.manual_seed(0)  # the same in both processes, as scripts do
+    shards, bag = TokenShards(dist.group.WORLD), torch.ones(1, 40, 3)
+    encoding = HEALNet({"bag": LearnedEncoder(nn.Dropout(0.5), 3)}, token_group=dist.group.WORLD).train()
+    attended = CrossAttention(4, 3, dropout=0.5).train().attend(torch.ones(1, 2, 4), bag, shards=shards)[1]
+    results["drawn"] = encoding.encode({"bag": bag})["bag"].values, attended.token_weights
+    walk = lambda: iter([(torch.ones(1, 40, 1) * (1 - 2 * rank), None)])
+    results["streamed"] = streamed_attention(torch.zeros(1, 1, 1), walk, dropout=0.5, shards=shards)[0].item()
 if world == 4:  # two patients' halves of the batch, times two parts of their tokens
     from torch.distributed.device_mesh import init_device_mesh
     from torch.nn.parallel import DistributedDataParallel
@@ -205,6 +218,12 @@ def test_any_split_gives_what_one_process_gives(world, tmp_path, run):
         first, second = (result["dropout"] for result in results)
         torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
         assert (first - output).abs().max() > 1e-3
+        for first, second in zip(*(result["drawn"] for result in results), strict=True):
+            assert 0.1 < (first == 0).double().mean() < 0.9
+            assert not torch.equal(first == 0, second == 0)  # each process drops others of its tokens
+        first, second = (result["streamed"] for result in results)
+        assert first == second
+        assert abs(first) > 0.01  # tokens of 1 and of -1: zero if both dropped the same
         missing = "modality 'slide': expected an input of every process of the token group, without elements where it has "
         other = "expected the same patients in every process of the token group, got [3, 2] of them"
         for result in results:
