@@ -98,6 +98,7 @@ def test_a_model_that_was_pushed_predicts_what_it_did(trained, new_tables, tmp_p
     table.to_csv(tmp_path / "table.csv")
     settings = {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "NO_PROXY": "127.0.0.1",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

@@ -332,10 +332,10 @@ def test_hostile_tables_are_refused_and_named(tmp_path, case):
     content, message = HOSTILE[case]
     path = write(tmp_path, content, "hostile.csv")
     limit = 1_000_000 if case in ("a zip bomb", "a large file") else 1 << 29
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: ") as raised:
         read_omics(path, max_bytes=limit)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     if message is None:
         assert re.search("damaged", str(raised.value))
     else:
