@@ -25,6 +25,7 @@ from healnet.data.modalities.slide_bags import Bags
 from healnet.data.modalities.slide_folder import find_slides, list_feature_files, slides_of_patients
 from healnet.data.modalities.table import Features, Table
 from healnet.data.outcome_columns import warn_of_outcomes
+from healnet.data.patient_positions import indexed_patients, patients_by_id
 from healnet.data.summary import Summary, patterns, summarize
 from healnet.survival.target import SurvivalTarget
 
@@ -305,12 +306,7 @@ class Cohort:
         Raises:
             ValueError: An id the cohort does not have.
         """
-        wanted = [patients] if isinstance(patients, str) else [str(patient) for patient in patients]
-        found = self._patients.get_indexer(pd.Index(wanted, dtype=object))
-        unknown = [patient for patient, position in zip(wanted, found, strict=True) if position < 0]
-        if unknown:
-            raise ValueError(f"patient {shorten(unknown)} is not in the cohort")
-        return np.asarray(found, dtype=np.intp)
+        return patients_by_id(patients, self._patients)
 
     def select(self, names: Sequence[str]) -> Cohort:
         """The same patients with these modalities only, in this order.
@@ -449,42 +445,16 @@ class Cohort:
         """One split, stratified as `folds`: positions of the rest and of the `fraction` held out."""
         return stratified_holdout(self._groups(stratify), fraction, seed)
 
-    def _check_order(self, index: pd.Index) -> None:
-        """Refuse the index of a Series that names patients in another order; numbers of rows name none."""
-        ids = index.astype(str)
-        if ids.equals(self._patients):
-            return
-        same_patients = len(ids) == len(self) and ids.isin(self._patients).all() and ids.is_unique
-        text = index.inferred_type == "string"
-        if text or same_patients:
-            series = "series" if text else "series.set_axis(series.index.astype(str))"
-            raise ValueError(
-                "expected a Series in the order of the cohort's patients, got another index; "
-                f"{series}.reindex(cohort.patients) puts it in order"
-            )
-
     def __len__(self) -> int:
         return len(self._patients)
 
     def __getitem__(self, index: Any) -> Cohort:
-        if isinstance(index, pd.Series):
-            self._check_order(index.index)
-        several = isinstance(index, list | pd.Index | np.ndarray) and np.ndim(index) > 0
-        if any(isinstance(one, str) for one in (index[:1] if several else [index])):
-            raise ValueError(
-                f"expected positions, a slice or a bool mask, got {index!r}; locate() finds patients by id"
-            )
-        positions = np.atleast_1d(np.arange(len(self))[index])
-        patients = self._patients[positions]
-        if patients.has_duplicates:
-            raise ValueError(
-                f"patient {shorten(patients[patients.duplicated()].unique())} is given more than once"
-            )
+        positions = indexed_patients(index, self._patients)
         return self._with(
             modalities={name: modality.take(positions) for name, modality in self._modalities.items()},
             target=None if self._target is None else self._target[positions],
             labels=self._labels.take(positions),
-            patients=patients,
+            patients=self._patients[positions],
             dropped={},
         )
 

@@ -293,16 +293,6 @@ def test_patients_are_taken_by_position_or_mask_and_ids_are_refused():
     message = r"^expected a Series in the order of the cohort's patients, got another index; series.reindex\(cohort.pat"
     with pytest.raises(ValueError, match=message):
         whole[old[::-1]]
-    numbers = pd.DataFrame({"age": [50.0, 70, 65, 40]}, index=[1, 2, 3, 4])
-    numbered = Cohort({"clinical": numbers}, patients=numbers.index)
-    assert numbered[numbers["age"] > 60].patients.tolist() == ["2", "3"]
-    assert numbered[(numbers["age"] > 60).reset_index(drop=True)].patients.tolist() == ["2", "3"]
-    message = (
-        "expected a Series in the order of the cohort's patients, got another index; "
-        "series.set_axis(series.index.astype(str)).reindex(cohort.patients) puts it in order"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        numbered[(numbers["age"] > 60)[[3, 4, 2, 1]]]
     for ids in ("p3", ["p3", "p4"], whole.patients[:2]):
         with pytest.raises(
             ValueError,
