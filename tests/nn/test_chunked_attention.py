@@ -137,6 +137,23 @@ def test_function_transforms_take_the_plain_way():
     torch.testing.assert_close(per_patient, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
+def test_compiled_rows_without_a_real_token_are_zero():
+    queries, keys, values, mask = example(v=V, mask=True)
+    mask[1] = False
+    queries.requires_grad_()
+
+    def attend(q, k, v, m):
+        return chunked_attention(q, k, v, m).output
+
+    output = torch.compile(attend, backend="eager", fullgraph=True)(queries, keys, values, mask)
+    expected = attend(queries, keys, values, mask)
+    assert (output[1] == 0).all()
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    slopes = [torch.autograd.grad(x.square().sum(), queries)[0] for x in (output, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-12)
+
+
 def test_large_scores_stay_finite(path):
     queries, keys, values, _ = example(n=100)
     queries = (1000 * queries).requires_grad_()
