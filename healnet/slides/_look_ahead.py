@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Sequence
 from itertools import pairwise
+from multiprocessing.connection import Connection
 
-from healnet.slides._workers import one_by_one
+from healnet._files import shown
+from healnet.slides._slide_errors import SlideError, error_line
+from healnet.slides._workers import end_with_run
 from healnet.slides.features.feature_writer import ExtractionSettings
-from healnet.slides.first_look import FirstLook, FirstLooks, SlideJob
+from healnet.slides.first_look import FirstLook, SlideJob, first_look
 
 __all__ = ["LookAhead"]
 
@@ -24,25 +30,72 @@ class LookAhead:
     def __init__(self, jobs: Sequence[SlideJob], settings: ExtractionSettings, num_workers: int) -> None:
         self._following = {job.name: following for job, following in pairwise(jobs)}
         self._settings, self._num_workers = settings, num_workers
-        self._ahead: tuple[str, Iterator[FirstLook]] | None = None
+        self._ahead: _Look | None = None
 
-    def of(self, job: SlideJob, ahead: bool = True) -> FirstLook:
-        """Return the first look at a slide; that at the following one begins unless `ahead` is False.
+    def of(self, job: SlideJob) -> FirstLook:
+        """Return the first look at a slide; that at the following one begins.
 
         Raises:
-            RuntimeError: The process died.
-            OSError, ValueError: What looking raised.
+            SlideError: The process died, or looking raised an error in it.
+            OSError, ValueError: What looking raised, where this process looks.
         """
-        name, look = self._ahead or ("", iter(()))
-        self._ahead = None
-        if name != job.name:
-            look = self._begin(job)
-        result = next(look)
-        del look  # before the next worker is forked, which would inherit it
+        if not self._num_workers:
+            return first_look(job, self._settings)
+        look, self._ahead = self._ahead, None
+        if look is None or look.job is not job:
+            look = _Look(job, self._settings)
+        result = look.result()
         following = self._following.get(job.name)
-        if ahead and following is not None and self._num_workers:
-            self._ahead = (following.name, self._begin(following))
+        if following is not None:
+            self._ahead = _Look(following, self._settings)
+        if isinstance(result, SlideError):
+            raise result
         return result
 
-    def _begin(self, job: SlideJob) -> Iterator[FirstLook]:
-        return iter(one_by_one(FirstLooks([job], self._settings), min(1, self._num_workers)))
+
+class _Look:
+    """A first look at one slide by a process of its own.
+
+    This is not a DataLoader's worker because torch raises the error of a dead worker wherever the program is at that moment,
+    which is in the middle of another slide. The end of a pipe is noticed where the pipe is read.
+    """
+
+    def __init__(self, job: SlideJob, settings: ExtractionSettings) -> None:
+        self.job = job
+        self._receiver, sender = multiprocessing.Pipe(duplex=False)
+        self._process = multiprocessing.Process(target=_send, args=(sender, job, settings), daemon=True)
+        self._process.start()
+        sender.close()  # the process now holds the only end to write to, which is closed when it dies
+
+    def result(self) -> FirstLook | SlideError:
+        try:
+            answer = self._receiver.recv()
+        except (EOFError, OSError):  # before an answer, or within one
+            answer = None
+        self._process.join()
+        if isinstance(answer, FirstLook):
+            return answer
+        if answer is None:
+            code = self._process.exitcode or 0
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            return SlideError(f"RuntimeError: {shown(self.job.path)}: the process that read it died ({how})")
+        line, details = answer
+        error = SlideError(line)
+        error.add_note(details)
+        return error
+
+
+def _send(sender: Connection, job: SlideJob, settings: ExtractionSettings) -> None:
+    """Take a first look and send it, or the line of its error and the traceback as text: not every error can be pickled."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_run(0)
+    answer: FirstLook | tuple[str, str]
+    try:
+        answer = first_look(job, settings)
+    except Exception as failure:  # noqa: BLE001  # the run reports it
+        answer = (error_line(failure, job.path), traceback.format_exc())
+    try:
+        sender.send(answer)
+    except BrokenPipeError:  # the run passed over this slide
+        pass

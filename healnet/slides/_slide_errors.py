@@ -1,4 +1,4 @@
-"""Describe an error of one slide in a line, recognize that of a dead worker, and free what an error keeps alive."""
+"""Describe an error of one slide in a line, that of a dead worker too, and free what an error keeps alive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 from healnet._files import shown
 
-__all__ = ["clear_tracebacks", "error_line", "worker_died"]
+__all__ = ["SlideError", "clear_tracebacks", "error_line"]
+
+
+class SlideError(Exception):
+    """An error of one slide in another process, whose message is the whole line of `error_line`."""
 
 
 def error_line(failure: Exception, path: Path) -> str:
@@ -18,20 +22,15 @@ def error_line(failure: Exception, path: Path) -> str:
     error. Of a worker that ended it says which slide the worker read.
     """
     text = str(failure).strip()
-    if worker_died(failure):
+    if isinstance(failure, SlideError):
+        return text
+    if re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", text):
         return f"{type(failure).__name__}: {shown(path)}: the process that read it died ({text.rstrip('. ')})"
     if text.startswith("Caught ") and "Traceback (most recent call last)" in text:
         # Below the last frame, whose lines are indented, the error begins at the margin.
         below = text[text.rindex('\n  File "') :].splitlines()[2:]
         return next(line for line in [*below, text] if line and not line.startswith(" "))
     return f"{type(failure).__name__}: {text.splitlines()[0] if text else ''}"
-
-
-def worker_died(failure: Exception) -> bool:
-    """Return whether the error is torch's about a worker process that ended."""
-    return bool(
-        re.match(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(failure).strip())
-    )
 
 
 def clear_tracebacks(failure: BaseException | None) -> None:

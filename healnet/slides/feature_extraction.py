@@ -19,7 +19,7 @@ from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
 from healnet.slides._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
 from healnet.slides._look_ahead import LookAhead
-from healnet.slides._slide_errors import clear_tracebacks, error_line, worker_died
+from healnet.slides._slide_errors import clear_tracebacks, error_line
 from healnet.slides._stop_signals import stopped_by_signals
 from healnet.slides._workers import end_with_run, one_by_one
 from healnet.slides.features.feature_writer import (
@@ -256,16 +256,7 @@ class _Run:
         begin = time.perf_counter()
         progress = _Progress()
         try:
-            try:
-                notes = self._encode(job, looks.of(job), bar, progress, begin)
-            except RuntimeError as failure:
-                if not worker_died(failure):
-                    raise
-                # torch tells of a dead worker whichever loader is read next: it may have been that of another slide,
-                # the next one above all, whose first look began ahead. So once more, and alone.
-                clear_tracebacks(failure)
-                progress = _Progress()
-                notes = self._encode(job, looks.of(job, ahead=False), bar, progress, begin)
+            notes = self._encode(job, looks.of(job), bar, progress, begin)
             error = ""
         except Exception as failure:  # whatever one slide holds, the others are worth going on for
             if isinstance(failure, OSError) and failure.errno in NO_SPACE:

@@ -21,7 +21,7 @@ from healnet.slides.slide import Slide
 from healnet.slides.tiles import Tiles
 from healnet.slides.tissue_files import read_tissue
 
-__all__ = ["FirstLook", "FirstLooks", "ScoredTiles", "SlideJob", "SlideSizes"]
+__all__ = ["FirstLook", "ScoredTiles", "SlideJob", "SlideSizes", "first_look"]
 
 OVERVIEW = 1000  # pixels of the longer side of a slide's picture
 
@@ -109,26 +109,21 @@ class FirstLook(NamedTuple):
     overview: np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class FirstLooks(Dataset[FirstLook]):
-    """Looks at slide i when indexed; a DataLoader's worker may do it."""
+def first_look(job: SlideJob, settings: ExtractionSettings) -> FirstLook:
+    """Choose the tiles of a slide and make its picture.
 
-    jobs: Sequence[SlideJob]
-    settings: ExtractionSettings
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def __getitem__(self, position: int) -> FirstLook:
-        tiles = self.jobs[position].tiles(self.settings)
-        slide, tissue = tiles.slide, tiles.tissue
-        assert isinstance(slide, Slide)
-        rgb = None if tissue is None else tissue.rgb
-        if rgb is None:
-            rgb = _overview(slide)
-        slide.close()
-        # The mask's own picture has served; it would be sent to the main process a second time.
-        return FirstLook(replace(tiles, tissue=None if tissue is None else replace(tissue, rgb=None)), rgb)
+    Raises:
+        OSError, ValueError: As `SlideJob.tiles`.
+    """
+    tiles = job.tiles(settings)
+    slide, tissue = tiles.slide, tiles.tissue
+    assert isinstance(slide, Slide)
+    rgb = None if tissue is None else tissue.rgb
+    if rgb is None:
+        rgb = _overview(slide)
+    slide.close()
+    # The mask's own picture has served; it would be sent to the main process a second time.
+    return FirstLook(replace(tiles, tissue=None if tissue is None else replace(tissue, rgb=None)), rgb)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from torch import nn
 from healnet.slides import extract_features
 from healnet.slides.extract import main
 from healnet.slides.features.trident_clam_reader import read_patches
+from healnet.slides.first_look import SlideJob
 from healnet.slides.slide import Slide
 
 TISSUE = (150, 80, 160)
@@ -583,10 +585,43 @@ def test_a_slide_that_ends_the_process_that_reads_it_is_named_and_the_others_are
     )
     assert done.returncode == 0, done.stderr
     rows = {row["slide"]: row for row in table(tmp_path / "out" / "qc.csv")}
-    assert rows["aa"]["error"].startswith(
-        f"RuntimeError: {bomb}: the process that read it died (DataLoader worker"
-    )
+    assert rows["aa"]["error"] == f"RuntimeError: {bomb}: the process that read it died (killed by signal 6)"
     assert (rows["a"]["tiles"], rows["b"]["tiles"], rows["a"]["error"]) == ("20", "12", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forks, which know of the kill")
+def test_a_slide_is_encoded_once_though_the_look_at_the_next_one_dies_meanwhile(
+    slides, tmp_path, monkeypatch
+):
+    original, encoded = SlideJob.tiles, []
+
+    def tiles(job, settings):
+        if job.name == "b":
+            time.sleep(0.2)  # while the first slide is encoded
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(job, settings)
+
+    def encoder(batch):
+        if len(batch) > 2:  # not the probe
+            encoded.append(len(batch))
+            until = time.monotonic() + 2
+            while len(encoded) == 1 and time.monotonic() < until:
+                time.sleep(0.01)
+        return moments(batch)
+
+    monkeypatch.setattr(SlideJob, "tiles", tiles)
+    reports = extract(slides, tmp_path, encoder, num_workers=1)
+    assert [(r.slide, r.tiles) for r in reports] == [("a", 20), ("b", 0), ("c", 0)]
+    assert [r.error for r in reports] == [
+        "",
+        f"RuntimeError: {slides[1]}: the process that read it died (killed by signal 9)",
+        "",
+    ]
+    assert sum(encoded) == 20
+    features, _ = read_patches(tmp_path / "a.h5").load()
+    monkeypatch.undo()
+    extract(slides[:1], tmp_path / "alone")
+    assert torch.equal(features, read_patches(tmp_path / "alone" / "a.h5").load()[0])
 
 
 def test_a_slide_that_claims_more_pixels_than_can_be_looked_at(tmp_path):

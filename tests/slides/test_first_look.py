@@ -1,7 +1,7 @@
 """The first look at a slide reads no pixel twice, and its picture is large enough to look at."""
 
 from healnet.slides.features.feature_writer import ExtractionSettings
-from healnet.slides.first_look import FirstLooks, SlideJob
+from healnet.slides.first_look import SlideJob, first_look
 from healnet.slides.slide import Slide
 
 
@@ -17,7 +17,7 @@ def test_a_slide_without_coarse_levels_is_read_once(slide_writer, tmp_path, monk
         return original(self, x, y, width, height, downsample)
 
     monkeypatch.setattr(Slide, "scaled_region", counted)
-    look = FirstLooks([SlideJob("a", path, None)], ExtractionSettings(128, 0.5, 0, 0.5, 0.0))[0]
+    look = first_look(SlideJob("a", path, None), ExtractionSettings(128, 0.5, 0, 0.5, 0.0))
     assert round(sum(read)) == 1600 * 1200
     assert look.overview.shape == (450, 600, 3)
     assert look.tiles.tissue.mask.shape == (75, 100)

@@ -2,15 +2,20 @@
 
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
 
 from healnet.slides import first_look
 from healnet.slides._look_ahead import LookAhead
+from healnet.slides._slide_errors import SlideError
 from healnet.slides.features.feature_writer import ExtractionSettings
 from healnet.slides.first_look import SlideJob
 
+forked = pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="processes are forks, which know of a changed class"
+)
 SETTINGS = ExtractionSettings(64, 0.5, 0, 0.5, 0.0)
 
 
@@ -67,10 +72,52 @@ def test_a_slide_that_was_passed_over_is_not_taken_for_the_next(jobs, looked):
     assert looks.of(jobs[2]).tiles.slide.name == "c"
 
 
-@pytest.mark.parametrize(("workers", "ahead"), [(0, True), (1, False)])
-def test_nothing_is_looked_at_ahead_without_workers_or_where_it_must_not(jobs, looked, workers, ahead):
-    looks, others = LookAhead(jobs, SETTINGS, workers), set(multiprocessing.active_children())
-    assert looks.of(jobs[0], ahead=ahead).tiles.slide.name == "a"
+def test_without_workers_this_process_looks_and_not_ahead(jobs, looked):
+    looks, others = LookAhead(jobs, SETTINGS, 0), set(multiprocessing.active_children())
+    assert looks.of(jobs[0]).tiles.slide.name == "a"
     assert set(multiprocessing.active_children()) <= others
-    assert set(looked()) == {"a"}
-    assert (looked()["a"] == [os.getpid()]) is (workers == 0)
+    assert looked() == {"a": [os.getpid()]}
+
+
+class TwoArgumentsError(Exception):
+    """An error that can be pickled, and not made again from what was pickled."""
+
+    def __init__(self, what, where):
+        super().__init__(f"{what}\n  at {where}")
+
+
+def refuse(job, settings):
+    raise TwoArgumentsError("damaged", "(3, 5)")
+
+
+def die(job, settings):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end(job, settings):
+    os._exit(3)
+
+
+@forked
+@pytest.mark.parametrize(
+    ("fail", "line"),
+    [
+        (refuse, "TwoArgumentsError: damaged"),
+        (die, "RuntimeError: {path}: the process that read it died (killed by signal 9)"),
+        (end, "RuntimeError: {path}: the process that read it died (exit code 3)"),
+    ],
+)
+def test_a_look_that_fails_is_that_slides_error_and_the_next_has_begun(jobs, looked, monkeypatch, fail, line):
+    original = SlideJob.tiles
+    monkeypatch.setattr(SlideJob, "tiles", lambda job, _: (fail if job.name == "b" else original)(job, _))
+    looks = LookAhead(jobs, SETTINGS, 1)
+    assert looks.of(jobs[0]).tiles.slide.name == "a"
+    with pytest.raises(SlideError) as caught:
+        looks.of(jobs[1])
+    assert str(caught.value) == line.format(path=jobs[1].path)
+    assert [note.splitlines()[0] for note in getattr(caught.value, "__notes__", [])] == (
+        ["Traceback (most recent call last):"] if fail is refuse else []
+    )
+    assert appears("c", looked)
+    assert looks.of(jobs[2]).tiles.slide.name == "c"
+    assert len(looked()["c"]) == 1
