@@ -43,7 +43,7 @@ def write_slide(
 ):
     """Write a tiled pyramid TIFF as OpenSlide reads it.
 
-    Tiles within one colour are compressed once, so that a slide of 40,000 x 40,000 pixels takes well under a second.
+    Tiles within one color are compressed once, so that a slide of 40,000 x 40,000 pixels takes well under a second.
 
     Args:
         path: of the file.
@@ -52,7 +52,7 @@ def write_slide(
         levels: downsamples.
         tile: side length.
         mpp: written as TIFF resolution; None writes none.
-        texture: function of level-0 (x, y) grids to (h, w, 3), for rectangles of colour "texture".
+        texture: function of level-0 (x, y) grids to (h, w, 3), for rectangles of color "texture".
         description: of the first image; one that begins with "Aperio" makes it an Aperio slide.
         mark_levels: set the blue channel to 10 times the level, to see which was read.
     """
@@ -66,12 +66,12 @@ def write_slide(
         result[:] = GLASS
         for x0, y0, x1, y1, rgb in rectangles:
             inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-            colours = texture(x, y) if isinstance(rgb, str) else np.broadcast_to(rgb, result.shape)
-            result[inside] = colours[inside]
+            colors = texture(x, y) if isinstance(rgb, str) else np.broadcast_to(rgb, result.shape)
+            result[inside] = colors[inside]
         return result
 
-    def colour(left, top, step):
-        """The one colour of a tile, None if it has several."""
+    def color(left, top, step):
+        """The one color of a tile, None if it has several."""
         right, bottom, found = left + step * tile, top + step * tile, GLASS
         for x0, y0, x1, y1, rgb in rectangles:
             if x0 <= left and right <= x1 and y0 <= top and bottom <= y1:
@@ -84,7 +84,7 @@ def write_slide(
         for row in range(-(-height // tile)):
             for column in range(-(-width // tile)):
                 corner = (column * tile * step, row * tile * step)
-                flat = colour(*corner, step)
+                flat = color(*corner, step)
                 if flat not in encoded or flat is None or mark_levels:
                     values = pixels(*corner, step)
                     if mark_levels:

@@ -198,7 +198,7 @@ def test_clones_and_pickles(cohort, y):
     assert not hasattr(clone(estimator), "ensemble_")
 
 
-def test_patients_of_a_cohort_are_relabelled_where_y_says_otherwise(cohort, y):
+def test_patients_of_a_cohort_are_relabeled_where_y_says_otherwise(cohort, y):
     other = y.copy()
     other["time"] = other["time"][::-1]
     flipped = HEALNetSurvivalAnalysis(**QUICK).fit(cohort, other)

@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
     return built
 
 
-def test_it_holds_the_package_its_data_and_its_licence_and_nothing_else(wheel):
+def test_it_holds_the_package_its_data_and_its_license_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"healnet/py.typed", "healnet/datasets/mini_acc.zip", "healnet/datasets/mini_acc.LICENSE"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

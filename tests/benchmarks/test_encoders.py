@@ -55,8 +55,8 @@ else:
     import numpy as np
     from scipy.spatial import cKDTree
     points = np.random.default_rng(0).random((n, 2))
-    neighbours = torch.from_numpy(cKDTree(points).query(points, k=7)[1][:, 1:])
-    index = torch.stack((torch.arange(n).repeat_interleave(6), neighbours.flatten()))
+    neighbors = torch.from_numpy(cKDTree(points).query(points, k=7)[1][:, 1:])
+    index = torch.stack((torch.arange(n).repeat_interleave(6), neighbors.flatten()))
 graph = Graph.stack([Graph.of(torch.randn(n, 8), index)])
 encoder = GraphEncoder(8)
 if {cached}:
@@ -73,7 +73,7 @@ CASES = {
     "step on 4 images of 512 x 512 x 3": TRAIN.format(channels=3, ndim=2, shape="4, 512, 512, 3"),
     "step on 4 volumes of 64 x 128 x 128 x 1": TRAIN.format(channels=1, ndim=3, shape="4, 64, 128, 128, 1"),
     "positions of 100,000 nodes, 600,000 random edges": GRAPH.format(kind="random", cached=False),
-    "positions of 100,000 nodes, 6 nearest neighbours": GRAPH.format(kind="near", cached=False),
+    "positions of 100,000 nodes, 6 nearest neighbors": GRAPH.format(kind="near", cached=False),
     "the same again, from the cache": GRAPH.format(kind="near", cached=True),
 }
 

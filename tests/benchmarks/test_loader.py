@@ -77,13 +77,13 @@ def epoch(batches, step=None):
 def trainer():
     torch.manual_seed(0)
     model = HEALNet({"slide": PatchEncoder(DIM)}, out_dim=1).to(DEVICE)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
 
     def step(batch):
         batch = batch.to(DEVICE, non_blocking=True)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         cox_nll(model(batch.inputs), batch.time, batch.event).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

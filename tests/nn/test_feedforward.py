@@ -22,7 +22,7 @@ def test_an_unknown_gate_is_refused():
         GatedFeedForward(3, gate="relu")
 
 
-def test_self_normalising_keeps_mean_and_variance_through_twenty_layers():
+def test_self_normalizing_keeps_mean_and_variance_through_twenty_layers():
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(SelfNormalizing(256, 256, dropout=0.05) for _ in range(20)))
     x = layers(torch.randn(512, 256))

@@ -1,4 +1,4 @@
-"""Structural positions against closed forms and dense algebra, and the law of relabelling."""
+"""Structural positions against closed forms and dense algebra, and the law of relabeling."""
 
 import logging
 import math
@@ -40,7 +40,7 @@ def random_graph(n, e, seed):
     return torch.randint(0, n, (2, e), generator=torch.Generator().manual_seed(seed))
 
 
-def relabelled(edges, n, seed):
+def relabeled(edges, n, seed):
     """The same graph under another numbering, its edges shuffled and half of them turned around."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
@@ -92,7 +92,7 @@ def test_a_length_without_a_walk_is_refused():
 
 
 def test_path_by_hand():
-    # Normalised Laplacian of a path of three: eigenvalues 0, 1, 2; v1 = (1, 0, -1) / sqrt 2, v2 = (1, -sqrt 2, 1) / 2.
+    # Normalized Laplacian of a path of three: eigenvalues 0, 1, 2; v1 = (1, 0, -1) / sqrt 2, v2 = (1, -sqrt 2, 1) / 2.
     positions = laplacian_positions(torch.tensor([[0, 1], [1, 2]]), 3, 4)
     expected = [
         [math.sqrt(1.5), math.sqrt(0.75), 0, 0],
@@ -122,7 +122,7 @@ def test_an_eigenspace_that_is_cut_off_by_count_is_whole():
     kind=st.sampled_from(["random", "sparse", "ring", "torus", "star", "two rings"]),
     seed=st.integers(0, 1000),
 )
-def test_relabelling_relabels_the_positions(kind, seed):
+def test_relabeling_relabels_the_positions(kind, seed):
     n, edges = {
         "random": (20, random_graph(20, 60, seed)),
         "sparse": (
@@ -134,7 +134,7 @@ def test_relabelling_relabels_the_positions(kind, seed):
         "star": (9, star(8)),
         "two rings": (14, torch.cat((ring(7), ring(7) + 7), dim=1)),
     }[kind]
-    order, other = relabelled(edges, n, seed)
+    order, other = relabeled(edges, n, seed)
     for positions in (lambda g: laplacian_positions(g, n, 5), lambda g: return_probabilities(g, n, 6)):
         torch.testing.assert_close(positions(other)[order], positions(edges), rtol=0, atol=1e-8)
 

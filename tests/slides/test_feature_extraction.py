@@ -689,10 +689,10 @@ def test_a_run_that_is_asked_to_end_leaves_its_table(slides, tmp_path, number):
 @pytest.fixture
 def encoder_module(tmp_path, monkeypatch):
     (tmp_path / "encoders_of_a_user.py").write_text(
-        "def colour():\n    return lambda tiles: tiles.mean((2, 3))\n"
+        "def color():\n    return lambda tiles: tiles.mean((2, 3))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    return "encoders_of_a_user:colour"
+    return "encoders_of_a_user:color"
 
 
 def test_the_command_reads_a_folder(slides, tmp_path, encoder_module):
@@ -708,7 +708,7 @@ def test_the_command_reads_a_folder(slides, tmp_path, encoder_module):
     ]
     assert main([*arguments, "--tissue-fraction", "0.75", "--workers", "0", "--no-progress"]) == 0
     assert read_patches(tmp_path / "out" / "a.h5").num_patches == 20
-    assert read_patches(tmp_path / "out" / "a.h5").encoder == "colour"
+    assert read_patches(tmp_path / "out" / "a.h5").encoder == "color"
 
 
 def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_module):
@@ -730,7 +730,7 @@ def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--encoder", "colour"], "--encoder: expected MODULE:FUNCTION, got colour"),
+        (["--encoder", "color"], "--encoder: expected MODULE:FUNCTION, got color"),
     ],
 )
 def test_arguments_that_cannot_be(slides, tmp_path, capsys, arguments, message, encoder_module):

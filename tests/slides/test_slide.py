@@ -20,7 +20,7 @@ needs_slides = pytest.mark.skipif(
 
 
 def numbers(x, y):
-    """A different colour at every place, at least nearby."""
+    """A different color at every place, at least nearby."""
     x, y = np.broadcast_arrays(x, y)
     return np.stack((x % 251, y % 241, (x + y) % 239), axis=-1).astype(np.uint8)
 
@@ -132,7 +132,7 @@ def test_the_whole_slide_is_the_mean_over_area_across_the_seams_of_its_pieces(on
 @pytest.mark.parametrize(("x", "y", "downsample"), [(10.3, 20.6, 3.7), (11.0, 7.0, 2.5), (0.5, 0.25, 6.0)])
 def test_a_region_between_pixels_is_the_mean_over_its_own_area(one_level, x, y, downsample):
     region = Slide(one_level).scaled_region(x, y, 30, 20, downsample)
-    # The colours rise by one a pixel: pixel i covers i..i+1, and the mean over an interval is its middle less a half.
+    # The colors rise by one a pixel: pixel i covers i..i+1, and the mean over an interval is its middle less a half.
     across = x + downsample * (np.arange(30) + 0.5) - 0.5
     down = y + downsample * (np.arange(20) + 0.5) - 0.5
     # Pillow counts a pixel that is cut in two wholly on one side: half a pixel, and half for rounding.

@@ -13,8 +13,8 @@ GLASS, PURPLE, PALE, INK, PEN = (243, 242, 244), (150, 80, 160), (225, 195, 215)
 def picture(*rectangles, shape=(101, 127)):
     rgb = np.empty((*shape, 3), np.uint8)
     rgb[:] = GLASS
-    for top, left, bottom, right, colour in rectangles:
-        rgb[top:bottom, left:right] = colour
+    for top, left, bottom, right, color in rectangles:
+        rgb[top:bottom, left:right] = color
     return rgb
 
 

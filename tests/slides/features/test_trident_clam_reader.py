@@ -171,7 +171,7 @@ def test_numbers_of_the_other_byte_order(tmp_path):
     assert read_patches(path).load(dtype=None)[0].dtype == torch.float64
 
 
-def test_hdf5_is_recognised_by_content_even_behind_a_block_of_the_users_own(tmp_path):
+def test_hdf5_is_recognized_by_content_even_behind_a_block_of_the_users_own(tmp_path):
     path = tmp_path / "a.pt"
     with h5py.File(path, "w", userblock_size=1024) as file:
         file["features"] = FEATURES

@@ -92,17 +92,17 @@ def test_lbfgs_gives_lifelines_rossi_coefficients():
     x, time, event = rossi()
     fitted = CoxPHFitter().fit(load_rossi(), "week", "arrest")
     beta = torch.zeros(7, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [beta], max_iter=100, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = cox_nll(x @ beta, time, event)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     np.testing.assert_allclose(beta.detach().numpy(), fitted.params_.to_numpy(), atol=1e-4)
     recorded = list(REFERENCE["rossi"]["efron_coefficients"].values())
     np.testing.assert_allclose(beta.detach().numpy(), recorded, atol=1e-4)

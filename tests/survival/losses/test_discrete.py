@@ -176,15 +176,15 @@ def test_row_order(loss):
 
 def fit_intercepts(loss, shape):
     logits = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=0)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=0)
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss(logits)
         value.backward()
         return value
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return logits.detach()
 
 

@@ -40,15 +40,15 @@ def test_the_likelihood_lifelines_fits():
     assert nll.item() == pytest.approx(-fitted.log_likelihood_, abs=1e-6)
 
     outputs = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([outputs], max_iter=100, tolerance_grad=1e-10, tolerance_change=0)
+    optimizer = torch.optim.LBFGS([outputs], max_iter=100, tolerance_grad=1e-10, tolerance_change=0)
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = weibull_nll(outputs.expand(len(time), 2), time, event)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     np.testing.assert_allclose(outputs.detach(), theirs, atol=1e-4)
     ours = weibull_nll(outputs.expand(len(time), 2), time, event, reduction="sum").item()
     assert ours == pytest.approx(-fitted.log_likelihood_, abs=1e-6)
