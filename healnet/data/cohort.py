@@ -19,6 +19,7 @@ from healnet.data.checks import check_ids, check_table, check_target, shorten
 from healnet.data.folds import stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
+from healnet.data.missing_codes import warn_of_missing_codes
 from healnet.data.modalities.modality import Index, Modality
 from healnet.data.modalities.modality_source import Source, as_modality, check_source
 from healnet.data.modalities.slide_bags import Bags
@@ -72,7 +73,8 @@ class Cohort:
 
     Warns:
         UserWarning: Fewer than half of the patients who could be found in a modality are, with `unknown="drop"`; a column of
-            a table that is the follow-up time or the event itself, from 20 patients on.
+            a table that is the follow-up time or the event itself, from 20 patients on; a column with a number that
+            may stand for "not known", such as -999.
 
     Example:
         >>> rna = pd.DataFrame({"TP53": [0.5, 1.5], "MYC": [2.0, None]}, index=["p1", "p3"])
@@ -135,6 +137,7 @@ class Cohort:
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
         warn_of_outcomes(self._modalities, target)
+        warn_of_missing_codes(self._modalities)
 
     @classmethod
     def unchecked(
@@ -370,6 +373,7 @@ class Cohort:
             name, check_source(name, source), self._patients, unknown, channels_first
         )
         warn_of_outcomes({name: modality}, self._target)
+        warn_of_missing_codes({name: modality})
         dropped = self._dropped | ({name: strangers} if strangers else {})
         return self._with(modalities={**self._modalities, name: modality}, dropped=dropped)
 
