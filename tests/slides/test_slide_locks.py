@@ -65,6 +65,7 @@ def test_a_lock_keeps_other_processes_out_until_it_is_given_back(tmp_path, other
         assert other_process_takes("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path, other_process_takes, end):
     with start(HOLDER, tmp_path) as holder:

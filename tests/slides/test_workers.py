@@ -48,6 +48,7 @@ if remains(run):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and process groups")
 @pytest.mark.parametrize("late", [False, True])
 def test_a_worker_ends_after_its_run_was_killed_even_before_it_began_to_watch(late):
