@@ -41,9 +41,9 @@ class LookAhead:
         """
         if not self._num_workers:
             return first_look(job, self._settings)
-        look, self._ahead = self._ahead, None
-        if look is None or look.job is not job:
-            look = _Look(job, self._settings)
+        if self._ahead is not None and self._ahead.job is not job:
+            self.close()
+        look, self._ahead = self._ahead or _Look(job, self._settings), None
         result = look.result()
         following = self._following.get(job.name)
         if following is not None:
@@ -51,6 +51,12 @@ class LookAhead:
         if isinstance(result, SlideError):
             raise result
         return result
+
+    def close(self) -> None:
+        """End the process that looks ahead."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
 
 class _Look:
@@ -84,18 +90,20 @@ class _Look:
         error.add_note(details)
         return error
 
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._receiver.close()
+
 
 def _send(sender: Connection, job: SlideJob, settings: ExtractionSettings) -> None:
     """Take a first look and send it, or the line of its error and the traceback as text: not every error can be pickled."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends this process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the run's handler, which raises
     end_with_run(0)
     answer: FirstLook | tuple[str, str]
     try:
         answer = first_look(job, settings)
     except Exception as failure:  # noqa: BLE001  # the run reports it
         answer = (error_line(failure, job.path), traceback.format_exc())
-    try:
-        sender.send(answer)
-    except BrokenPipeError:  # the run passed over this slide
-        pass
+    sender.send(answer)

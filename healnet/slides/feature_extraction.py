@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,15 +222,16 @@ class _Run:
         waiting = [name for name in self.jobs if name not in self.results]
         while waiting:
             held: list[str] = []
-            looks = LookAhead([self.jobs[name] for name in waiting], self.settings, self.num_workers)
-            for name in waiting:
-                if not locks.take(name):
-                    held.append(name)
-                    continue
-                try:
-                    self._do(self.jobs[name], looks, bar)
-                finally:
-                    locks.release(name)
+            jobs = [self.jobs[name] for name in waiting]
+            with closing(LookAhead(jobs, self.settings, self.num_workers)) as looks:
+                for name in waiting:
+                    if not locks.take(name):
+                        held.append(name)
+                        continue
+                    try:
+                        self._do(self.jobs[name], looks, bar)
+                    finally:
+                        locks.release(name)
             if len(held) == len(waiting):
                 time.sleep(POLL)
             waiting = held

@@ -67,9 +67,20 @@ def test_the_next_slide_is_looked_at_ahead_and_only_once(jobs, looked):
 
 
 def test_a_slide_that_was_passed_over_is_not_taken_for_the_next(jobs, looked):
-    looks = LookAhead(jobs, SETTINGS, 1)
+    looks, others = LookAhead(jobs, SETTINGS, 1), set(multiprocessing.active_children())
     looks.of(jobs[0])
+    (ahead,) = set(multiprocessing.active_children()) - others
     assert looks.of(jobs[2]).tiles.slide.name == "c"
+    assert not ahead.is_alive()
+
+
+def test_the_look_ahead_ends_with_the_run(jobs):
+    looks, others = LookAhead(jobs, SETTINGS, 1), set(multiprocessing.active_children())
+    looks.of(jobs[0])
+    (ahead,) = set(multiprocessing.active_children()) - others
+    looks.close()
+    assert not ahead.is_alive()
+    looks.close()
 
 
 def test_without_workers_this_process_looks_and_not_ahead(jobs, looked):
