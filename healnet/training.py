@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from healnet._evaluation import evaluating
 from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, Standardizer, collate
 from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
 from healnet.fusion import HEALNet
@@ -26,6 +27,9 @@ from healnet.survival import BreslowBaseline, SurvivalTarget, cox_nll
 __all__ = ["Ensemble", "Recipe", "build_model", "fit_ensemble", "raw_outputs", "train_model"]
 
 _PREDICTED_AT_ONCE = 64  # patients: bounds the memory that bags of patches take
+_ROUNDING = (
+    1e-5  # relative to log hazards: equal patients in batches of other sizes differ by less in float32
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Ensemble:
         models: The members, in evaluation mode.
         scaler: Standardizer fitted on the training patients.
         centers: Mean log hazard of the training patients under each member.
-        scales: Standard deviation of the same, 1 where all are equal.
+        scales: Standard deviation of the same, 1 where all are equal but for rounding.
         baselines: Breslow baseline of each member; empty after training with strata, which share none.
     """
 
@@ -245,9 +249,10 @@ def train_model(
     data = CohortDataset(cohort, max_patches=recipe.max_patches)
     loader: Sequence[Batch] | _TableBatches | DataLoader[Batch]
     size = min(recipe.batch_size or len(cohort), len(cohort))
-    if recipe.batch_size is None:
-        loader = [data.batch()]
-    elif set(cohort.tables) == set(cohort.modalities):
+    tables_alone = set(cohort.tables) == set(cohort.modalities)
+    if recipe.batch_size is None and (tables_alone or recipe.max_patches is None):
+        loader = [data.batch()]  # the same in every epoch
+    elif tables_alone:
         loader = _TableBatches(data.batch(), size)
     else:
         loader = DataLoader(data, size, shuffle=True, drop_last=True, collate_fn=collate)
@@ -314,8 +319,9 @@ def fit_ensemble(
         labels = cohort.label_tensors()
         if recipe.strata not in labels:
             raise ValueError(f"expected strata among the labels {list(labels)}, got {recipe.strata!r}")
-        unknown = recipe.strata in cohort.classes and int((labels[recipe.strata] < 0).sum())
-        if unknown:  # they would be compared with each other
+        strata = labels[recipe.strata]
+        unknown = int((strata < 0 if recipe.strata in cohort.classes else strata.isnan()).sum())
+        if unknown:  # they would be compared with each other, or with nobody
             raise ValueError(
                 f"label {recipe.strata!r}: expected strata of every patient, got {unknown} without"
             )
@@ -332,16 +338,22 @@ def fit_ensemble(
         tuple(models),
         scaler,
         centers=tuple(float(risk.mean()) for risk in known),
-        scales=tuple(float(risk.std()) or 1.0 for risk in known),
+        scales=tuple(_spread(risk) for risk in known),
         baselines=tuple(BreslowBaseline.fit(risk, cohort.target) for risk in known if recipe.strata is None),
     )
+
+
+def _spread(risk: NDArray[np.float32]) -> float:
+    """Standard deviation; 1 where all are equal but for rounding, which a division by it would blow up."""
+    spread = float(risk.std(dtype=np.float64))
+    return spread if spread > _ROUNDING * float(np.abs(risk).max()) else 1.0
 
 
 @torch.no_grad()
 def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
     """Each model's raw outputs (n, out_dim) of a standardized cohort, from all patches, on the CPU.
 
-    Patients are read in batches of 64, once for all models.
+    In evaluation mode, whatever mode a model is in. Patients are read in batches of 64, once for all models.
     """
     if not len(cohort):
         raise ValueError("expected at least one patient, got none")
@@ -350,5 +362,6 @@ def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
     for start in range(0, len(cohort), _PREDICTED_AT_ONCE):
         batch = data.batch(np.arange(start, min(start + _PREDICTED_AT_ONCE, len(cohort))))
         for found, model in zip(outputs, models, strict=True):
-            found.append(model(batch.to(next(model.parameters()).device).inputs).cpu())
+            with evaluating(model):
+                found.append(model(batch.to(next(model.parameters()).device).inputs).cpu())
     return [torch.cat(found) for found in outputs]

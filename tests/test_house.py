@@ -32,7 +32,7 @@ ALLOWED = {
     "data": {"_files", "inputs", "slides", "survival"},
     "datasets": {"data", "inputs", "survival"},
     "testing": {"encoders", "fusion", "inputs", "nn", "tokens"},
-    "training": {"data", "encoders", "fusion", "inputs", "survival"},
+    "training": {"_evaluation", "data", "encoders", "fusion", "inputs", "survival"},
     "__main__": {"_files", "pretrained"},
     "estimator": {"data", "survival", "training"},
     "pretrained": {"_files", "data", "encoders", "fusion", "survival", "training"},

@@ -89,6 +89,55 @@ def test_new_patients_change_nothing_and_do_not_mix(cohort, ensemble):
     np.testing.assert_allclose(together[[0, 1, 59]], alone, atol=1e-5)
 
 
+def test_prediction_is_in_evaluation_mode_whatever_mode_a_model_is_in(cohort, ensemble):
+    expected = ensemble.predict(cohort)
+    for model in ensemble.models:
+        model.train()
+    try:
+        np.testing.assert_array_equal(ensemble.predict(cohort), expected)
+        assert all(module.training for model in ensemble.models for module in model.modules())
+    finally:
+        for model in ensemble.models:
+            model.eval()
+
+
+def test_the_spread_of_equal_risks_is_one():
+    """In float32 the deviation of equal numbers is not exactly 0, and a division by it would decide the average."""
+    ids = [f"p{i}" for i in range(93)]
+    table = pd.DataFrame({"constant": np.full(93, 3.0)}, ids)
+    times = np.random.default_rng(0).exponential(size=93)
+    target = SurvivalTarget(times, np.arange(93) % 2 > 0)
+    ensemble = fit_ensemble(Cohort({"table": table}, target, ids), Recipe(members=3, epochs=2))
+    assert ensemble.scales == (1.0, 1.0, 1.0)
+    assert np.abs(ensemble.predict(Cohort({"table": table + 1}))).max() < 10
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_patches_are_drawn_anew_in_every_epoch(cohort, tmp_path, batch_size):
+    for patient in cohort.patients[:20]:
+        torch.save(torch.randn(50, 3), tmp_path / f"{patient}.pt")
+    slides = cohort[:20].with_patches(tmp_path, patient_of=str)
+    read = []
+
+    def build(cohort, recipe):
+        model = build_model(cohort, recipe)
+
+        def keep(module, arguments):
+            if module.training:
+                read.append(arguments[0]["slide"].features)
+
+        model.register_forward_pre_hook(keep)
+        return model
+
+    recipe = Recipe(members=1, epochs=2, max_patches=5, batch_size=batch_size, modality_dropout=0.0)
+    fit_ensemble(slides, recipe, build=build)
+    first, second = torch.cat(read).split(20)
+    assert first.shape == (20, 5, 3)
+    assert (
+        len(torch.cat([first, second]).flatten(0, 1).unique(dim=0)) > 150
+    )  # of 200 drawn; 100 if the same twice
+
+
 def test_batches_of_prediction_give_what_one_batch_gives(ensemble):
     many = small_cohort(150, seed=1)  # more than are predicted at once
     order = np.random.default_rng(0).permutation(150)
@@ -272,6 +321,11 @@ def test_names_that_the_cohort_does_not_have_are_refused(cohort):
     )
     with pytest.raises(ValueError, match=r"^label 'site': expected strata of every patient, got 3 without$"):
         fit_ensemble(sites, Recipe(strata="site"))
+    numbers = pd.Series(np.where(np.arange(60) < 4, np.nan, 1.0), cohort.patients)
+    tables = {name: cohort.table(name) for name in cohort.tables}
+    numbered = Cohort(tables, cohort.target, cohort.patients, labels={"site": numbers})
+    with pytest.raises(ValueError, match=r"^label 'site': expected strata of every patient, got 4 without$"):
+        fit_ensemble(numbered, Recipe(strata="site"))
 
 
 def test_a_cohort_without_patients_has_no_risks(cohort, ensemble):
