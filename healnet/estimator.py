@@ -126,12 +126,10 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
 
         Raises:
             ValueError: Outcomes of another kind or number, or of patients in another order; no event; columns that are not
-                numbers, or only some of which have a modality in their name.
+                numbers, that have numbers as names, or only some of which have a modality in their name.
         """
         cohort = self._cohort(X, reset=True)
-        target = X.target if y is None and isinstance(X, Cohort) else _target(y)
-        if isinstance(X, pd.DataFrame):
-            check_target(target, X.index.astype(str))
+        target = _outcomes(X, y)
         # A table's rows have lost their ids.
         cohort = cohort.with_target(target if isinstance(X, Cohort) else target.without_patients())
         recipe = Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
@@ -176,9 +174,11 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         Args:
             X: As for `fit`.
             y: As for `fit`.
+
+        Raises:
+            ValueError: As `fit`.
         """
-        target = X.target if y is None and isinstance(X, Cohort) else _target(y)
-        return concordance(self.predict(X), target)
+        return concordance(self.predict(X), _outcomes(X, y))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -201,6 +201,8 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
                     self.__dict__.pop(name, None)
             return X
         by_name = isinstance(X, pd.DataFrame)
+        if by_name:
+            _check_names(X.columns)
         if reset or hasattr(self, "n_features_in_"):
             values = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
             # scikit-learn warns where one of fit and predict has names, and goes by position.
@@ -257,6 +259,26 @@ def _progress_bar(total: int, show: bool) -> Iterator[Callable[[float], None] | 
             bar.update()
 
         yield progress
+
+
+def _check_names(columns: pd.Index) -> None:
+    """Refuse names that are no text, other than 0, 1, 2, ...: scikit-learn ignores them, and takes columns by position."""
+    strange = [name for name in columns if not isinstance(name, str)]
+    if strange and not columns.equals(pd.RangeIndex(len(columns))):
+        raise ValueError(
+            f"expected names of columns as text, got {strange[0]} ({len(strange)} of {len(columns)} are none); "
+            "X.set_axis(X.columns.astype(str), axis=1) makes them text"
+        )
+
+
+def _outcomes(X: Any, y: Any) -> SurvivalTarget:
+    """The outcomes of the patients of X, in their order where they tell whose they are."""
+    target = X.target if y is None and isinstance(X, Cohort) else _target(y)
+    if isinstance(X, Cohort):
+        check_target(target, X.patients)
+    elif isinstance(X, pd.DataFrame):
+        check_target(target, X.index.astype(str))
+    return target
 
 
 def _target(y: ArrayLike | SurvivalTarget | None) -> SurvivalTarget:

@@ -124,8 +124,31 @@ def test_outcomes_of_a_table_in_another_order_are_refused(cohort, y):
     target = SurvivalTarget.from_frame(outcomes, "t", "e")
     assert HEALNetSurvivalAnalysis(**QUICK).fit(X, target).score(X, y) > 0.6
     message = r"^expected patients in the order of the target's table, got 'p0' at position 0 where the table has 'p59'; "
+    backwards = SurvivalTarget.from_frame(outcomes[::-1], "t", "e")
+    for given in (X, cohort):
+        with pytest.raises(ValueError, match=message):
+            HEALNetSurvivalAnalysis(**QUICK).fit(given, backwards)
+        with pytest.raises(ValueError, match=message):
+            HEALNetSurvivalAnalysis(**QUICK).fit(given, target).score(given, backwards)
+
+
+def test_names_of_columns_that_scikit_learn_does_not_compare_are_refused(cohort, y):
+    """Entrez ids of genes, say: by position they would be other columns at predict than at fit."""
+    X = cohort.select(["clinical"]).to_frame().set_axis([7157, 675, 672], axis=1)
+    message = (
+        r"^expected names of columns as text, got 7157 \(3 of 3 are none\); "
+        r"X\.set_axis\(X\.columns\.astype\(str\), axis=1\) makes them text$"
+    )
     with pytest.raises(ValueError, match=message):
-        HEALNetSurvivalAnalysis(**QUICK).fit(X, SurvivalTarget.from_frame(outcomes[::-1], "t", "e"))
+        HEALNetSurvivalAnalysis(**QUICK).fit(X, y)
+    named = X.set_axis(X.columns.astype(str), axis=1)
+    estimator = HEALNetSurvivalAnalysis(**QUICK).fit(named, y)
+    with pytest.raises(ValueError, match=message):
+        estimator.predict(X)
+    numbered = X.set_axis(range(3), axis=1)
+    np.testing.assert_array_equal(
+        HEALNetSurvivalAnalysis(**QUICK).fit(numbered, y).predict(numbered), estimator.predict(named)
+    )
 
 
 def test_curves_are_step_functions_of_the_ensemble(cohort, y):
