@@ -21,6 +21,7 @@ __all__ = [
     "as_bins",
     "as_cause",
     "as_event",
+    "as_strata",
     "as_tensor",
     "as_vector",
     "check_choice",
@@ -173,6 +174,18 @@ def as_event(event: ArrayOrTensor, like: Tensor) -> Tensor:
     if vector.dtype == torch.bool:
         return vector
     return require(vector, (vector == 0) | (vector == 1), "event to be bool or exactly 0 or 1").bool()
+
+
+def as_strata(strata: ArrayOrTensor, like: Tensor) -> Tensor:
+    """Return the number of each patient's stratum, (b,).
+
+    Raises:
+        ValueError: Another shape, something else than numbers, NaN, which would be a stratum for each patient.
+    """
+    vector = as_vector(strata, "strata", like)
+    if not vector.is_floating_point():
+        return vector
+    return require(vector, ~torch.isnan(vector), "strata of every patient to be a number")
 
 
 def as_cause(cause: ArrayOrTensor, num_causes: int, like: Tensor) -> Tensor:

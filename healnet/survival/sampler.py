@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from healnet.survival._checks import ArrayOrTensor, as_event, as_tensor, as_vector, check_least, column
+from healnet.survival._checks import ArrayOrTensor, as_event, as_strata, as_tensor, check_least, column
 
 __all__ = ["balanced_event_sampler"]
 
@@ -47,7 +47,7 @@ def balanced_event_sampler(
 
     Raises:
         ValueError: A batch size or `min_per_stratum` below 1, labels other than 0 and 1, no patients, strata of
-            another length.
+            another length or NaN.
 
     Example:
         >>> event = torch.tensor([True, False, False, True, False, False])
@@ -63,7 +63,7 @@ def balanced_event_sampler(
         raise ValueError(f"expected event of shape (n,) or (n, 1), n >= 1, got {tuple(given.shape)}")
     groups = None
     if strata is not None:
-        groups = torch.unique(as_vector(strata, "strata", labels), return_inverse=True)[1].cpu().numpy()
+        groups = torch.unique(as_strata(strata, labels), return_inverse=True)[1].cpu().numpy()
     return _EventBatches(
         as_event(labels, labels).cpu().numpy(), groups, batch_size, min_per_stratum, generator
     )

@@ -153,6 +153,7 @@ def test_batches_do_not_depend_on_the_number_of_workers():
     [
         ([0, 1], 0, "expected min_per_stratum >= 1, got 0"),
         ([0, 1, 1], 1, "expected strata of shape (2,) or (2, 1)"),
+        ([0, np.nan], 1, "expected strata of every patient to be a number, got nan at position 1 (1 of 2"),
     ],
 )
 def test_strata_that_cannot_be_are_refused(strata, fewest, message):

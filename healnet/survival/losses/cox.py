@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, check_choice, one_output, require
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_event,
+    as_strata,
+    as_vector,
+    check_choice,
+    one_output,
+    require,
+)
 from healnet.survival.losses._partial_likelihood import partial_likelihood_terms
 from healnet.survival.losses._reduction import exact, reduce
 
@@ -53,7 +61,7 @@ def cox_nll(
 
     Raises:
         RuntimeError: Backward with create_graph=True; there is no second derivative.
-        ValueError: Time or event None, other shapes, NaN times, labels other than 0 and 1, weights that are not
+        ValueError: Time or event None, other shapes, NaN times or strata, labels other than 0 and 1, weights that are not
             positive, another name of ties or reduction.
 
     Example:
@@ -65,7 +73,7 @@ def cox_nll(
     eta = one_output(log_hazard, "log_hazard")
     times, seen = as_vector(time, "time", eta), as_event(event, eta)
     times = require(times, ~torch.isnan(times), "time to be a number")
-    stratum = None if strata is None else as_vector(strata, "strata", eta)
+    stratum = None if strata is None else as_strata(strata, eta)
     # A running sum over a million patients outgrows float32: log A would grow by less than its last place.
     precise = exact(eta)
     weight = torch.ones_like(precise)

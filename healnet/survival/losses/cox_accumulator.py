@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from healnet.survival._checks import ArrayOrTensor, as_event, as_vector, one_output
+from healnet.survival._checks import ArrayOrTensor, as_event, as_strata, as_vector, one_output
 from healnet.survival.losses.cox import cox_nll
 
 __all__ = ["CoxAccumulator"]
@@ -56,14 +56,14 @@ class CoxAccumulator:
             time, event, strata, weights: (b,)
 
         Raises:
-            ValueError: Other shapes, labels other than 0 and 1, strata or weights for some parts only.
+            ValueError: Other shapes, labels other than 0 and 1, NaN strata, strata or weights for some parts only.
         """
         eta = one_output(log_hazard, "log_hazard")
         part = (
             eta,
             as_vector(time, "time", eta),
             as_event(event, eta),
-            None if strata is None else as_vector(strata, "strata", eta),
+            None if strata is None else as_strata(strata, eta),
             None if weights is None else as_vector(weights, "weights", eta),
         )
         if self._parts:

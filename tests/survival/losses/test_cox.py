@@ -348,6 +348,10 @@ REFUSED = [
         "expected strata of shape (2,) or (2, 1), one value per patient, got (2, 2)",
     ),
     (
+        {"strata": torch.tensor([0.0, torch.nan])},
+        "expected strata of every patient to be a number, got nan at position 1 (1 of 2 are wrong)",
+    ),
+    (
         {"weights": torch.tensor([1.0, 0.0])},
         "expected weights > 0 (leave a patient out instead of weighing them 0), got 0 at position 1 (1 of 2 are wrong)",
     ),
