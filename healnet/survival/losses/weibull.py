@@ -103,14 +103,20 @@ def weibull_nll(
     times = require(times, times >= 0, "time to be >= 0")
     times = require(times, ~seen | (times > 0), "time > 0 for events, whose likelihood is unbounded at 0")
     precise = exact(raw)
-    shape = F.softplus(precise[:, 1])
+    shape, log_shape = F.softplus(precise[:, 1]), _log_softplus(precise[:, 1])
     at_start = times == 0  # censored at 0: nothing was seen, the term is zero
     log_time = torch.where(at_start, 1, times).log()
     z = shape * (log_time - precise[:, 0])
     small = z.clamp(max=_TANGENT_FROM)
     cumulative_hazard = small.exp() * (1 + z - small)
-    terms = cumulative_hazard - torch.where(seen, shape.log() + z - log_time, 0)
+    terms = cumulative_hazard - torch.where(seen, log_shape + z - log_time, 0)
     return reduce(torch.where(at_start, 0, terms), reduction).to(raw.dtype)
+
+
+def _log_softplus(x: Tensor) -> Tensor:
+    """The logarithm of softplus; below -40 it is x to every digit, and in the end softplus itself is 0."""
+    small = x < -40
+    return torch.where(small, x, F.softplus(torch.where(small, 0, x)).log())
 
 
 def _checked(outputs: Tensor) -> Tensor:

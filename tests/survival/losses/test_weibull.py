@@ -77,6 +77,16 @@ def test_finite_at_a_hundred(first, second, event):
     assert outputs.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("second", [-41.0, -800.0])
+def test_a_shape_too_small_for_its_number_has_its_logarithm(second):
+    """As shape -> 0, z -> 0: the term of an event is 1 - log(shape) + log(t)."""
+    outputs = torch.tensor([[0.3, second]], dtype=torch.float64, requires_grad=True)
+    loss = weibull_nll(outputs, [2.0], [True])
+    loss.backward()
+    assert loss.item() == pytest.approx(1 - second + np.log(2), abs=1e-9)
+    np.testing.assert_allclose(outputs.grad, [[0, -1]], atol=1e-9)
+
+
 def test_beyond_the_tangent_the_gradient_still_points_home():
     outputs = torch.tensor([[-100.0, 1.0]], requires_grad=True)
     weibull_nll(outputs, torch.tensor([1.0]), torch.tensor([False])).backward()
