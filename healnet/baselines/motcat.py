@@ -21,7 +21,7 @@ class TransportCoAttention(nn.Module):
 
         P = argmin_P  <P, C> - ε Entropy(P) + τ KL(P 1 | a) + τ KL(Pᵀ 1 | b),   C_ij = ||G_i - H_j||² / max ||G_i - H_j||²
 
-    and guide i gets Σ_j P_ij H_j. Sinkhorn's iterations are those of POT (`ot.unbalanced`). The plan is a constant in the
+    with Entropy(P) = -Σ_ij P_ij (log P_ij - 1), and guide i gets Σ_j P_ij H_j. Sinkhorn's iterations are those of POT (`ot.unbalanced`). The plan is a constant in the
     backward pass. A bag of more than `micro_batch` tokens is cut into parts of that size, in order, each with a plan of its
     own; the mean over the parts is taken, weighted by their sizes.
 
@@ -74,7 +74,9 @@ class TransportCoAttention(nn.Module):
         cost = torch.cdist(guides.double(), bag.double()).square()
         cost = cost / cost.max().clamp(min=torch.finfo(cost.dtype).tiny)
         a, b = (cost.new_full((n,), 1 / n) for n in cost.shape)
-        return self._sinkhorn(a, b, cost, self.entropy, self.marginal).to(bag)
+        # POT 0.9.5 began to take the entropy relative to a bᵀ, which is another plan of less mass; to ones is the paper's.
+        plan = self._sinkhorn(a, b, cost, self.entropy, self.marginal, c=torch.ones_like(cost))
+        return plan.to(bag)
 
 
 class MOTCat(MCAT):
