@@ -71,7 +71,8 @@ class MeanFusion(nn.Module):
             has = _present(name, given[name], batch)
             rows = has.nonzero().squeeze(1)
             if len(rows):
-                total = total.index_add(0, rows, model({name: take(given[name], rows)}))
+                output = model({name: take(given[name], rows)})
+                total = total.index_add(0, rows, output.to(total.dtype))  # of half precision under autocast
             count = count + has.unsqueeze(1)
         return total / count.clamp(min=1)
 

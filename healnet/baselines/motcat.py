@@ -21,9 +21,9 @@ class TransportCoAttention(nn.Module):
 
         P = argmin_P  <P, C> - ε Entropy(P) + τ KL(P 1 | a) + τ KL(Pᵀ 1 | b),   C_ij = ||G_i - H_j||² / max ||G_i - H_j||²
 
-    with Entropy(P) = -Σ_ij P_ij (log P_ij - 1), and guide i gets Σ_j P_ij H_j. Sinkhorn's iterations are those of POT (`ot.unbalanced`). The plan is a constant in the
-    backward pass. A bag of more than `micro_batch` tokens is cut into parts of that size, in order, each with a plan of its
-    own; the mean over the parts is taken, weighted by their sizes.
+    with Entropy(P) = -Σ_ij P_ij (log P_ij - 1), and guide i gets Σ_j P_ij H_j. Sinkhorn's iterations are those of POT
+    (`ot.unbalanced`). The plan is a constant in the backward pass. A bag of more than `micro_batch` tokens is cut into parts
+    of that size, in order, each with a plan of its own; the mean over the parts is taken, weighted by their sizes.
 
     Args:
         entropy: Weight ε of the entropy.

@@ -21,6 +21,17 @@ class Sum(nn.Module):
         return self.weight * (value if isinstance(value, torch.Tensor) else value.values).sum(1, keepdim=True)
 
 
+class First(nn.Module):
+    """The values of a modality."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, inputs):
+        return inputs[self.name]
+
+
 def test_the_mean_is_over_those_that_a_patient_has():
     model = MeanFusion({"rna": Sum("rna", 1.0), "cnv": Sum("cnv", 10.0)})
     rna, cnv = torch.tensor([[1.0, 2.0], [5.0, 6.0], [0.0, 4.0]]), torch.tensor([[1.0], [2.0], [3.0]])
@@ -30,6 +41,14 @@ def test_the_mean_is_over_those_that_a_patient_has():
     assert [m.seen for m in model.models.values()] == [[2], [1]]
     assert model({"rna": rna, "cnv": None}).tolist() == [[3.0], [11.0], [4.0]]
     assert model({}).tolist() == [[0.0]]
+
+
+def test_under_autocast_models_of_half_precision_are_averaged():
+    model = MeanFusion({name: nn.Sequential(First(name), nn.Linear(3, 1)) for name in ("rna", "cnv")})
+    inputs = {"rna": torch.ones(2, 3), "cnv": torch.ones(2, 3)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(inputs)
+    torch.testing.assert_close(found, model(inputs), rtol=0, atol=0.02)
 
 
 def test_a_model_is_not_called_where_everybody_lacks_its_modality():
