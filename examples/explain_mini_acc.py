@@ -100,7 +100,7 @@ def draw(scores: dict[str, list[Tensor]], names: list[str], output: Path) -> pd.
         ),
     ):
         plot_gene_bars(table.index, table["score"], table["direction"], table["stability"], ax=ax)
-        ax.set_title(title, pad=26)  # above the legend
+        ax.set_title(title)
     figure.savefig(output / "genes.png", dpi=150)
 
     sets = {name: genes.split() for name, genes in GENE_SETS.items()}

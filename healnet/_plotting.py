@@ -137,8 +137,9 @@ def add_colorbar(scores: ScalarMappable, axes: Iterable[Axes], label: str) -> No
 def direction_legend(
     ax: Axes, signs: ArrayLike, quantity: str, prefix: str = "", warning: str | None = None
 ) -> None:
-    """Explain the colors of the directions that occur, and a hatch, above the axes, where the legend can cover nothing."""
+    """Explain the colors of the directions that occur, and a hatch, below the label of x, where it can cover nothing."""
     from matplotlib.patches import Patch
+    from matplotlib.transforms import ScaledTranslation
 
     given = np.asarray(signs, dtype=np.float64)
     names = ((RAISES, "raises", (given > 0).any()), (LOWERS, "lowers", (given < 0).any()))
@@ -148,9 +149,14 @@ def direction_legend(
     if warning is not None:
         handles.append(Patch(facecolor="0.75", hatch="////", edgecolor="white", label=warning))
     if handles:
+        label = ax.xaxis.label
+        # In points: ticks and the space about them, a row of tick labels, the rows of the label.
+        depth = 12 + 1.2 * float(label.get_fontsize()) * (2 + label.get_text().count("\n"))
+        below = ScaledTranslation(0, -depth / 72, ax.figure.figure.dpi_scale_trans)
         options: dict[str, Any] = {
-            "loc": "lower center",
-            "bbox_to_anchor": (0.5, 1.0),
+            "loc": "upper center",
+            "bbox_to_anchor": (0.5, 0.0),
+            "bbox_transform": ax.transAxes + below,
             "ncols": 2 if warning is None else 1,
         }
         ax.legend(handles=handles, frameon=False, fontsize="small", **options)
@@ -235,8 +241,10 @@ def color_limits(scores: ArrayLike) -> tuple[float, float, str]:
         ValueError: No score is a number.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).any():
-        raise ValueError("expected scores with at least one number, got none")
+    if np.isinf(values).any() or not np.isfinite(values).any():
+        raise ValueError(
+            f"expected finite scores, or NaN for some, got {values[~np.isfinite(values)][:1]} among them"
+        )
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low < 0 < high:
         return -max(-low, high), max(-low, high), "RdBu_r"

@@ -8,27 +8,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from healnet.streams import Stream
 
-__all__ = ["check_in_memory", "check_inside", "finite_scores", "modality_names", "patches", "rows_of"]
+__all__ = [
+    "check_in_memory",
+    "check_inside",
+    "finite_scores",
+    "modality_names",
+    "numbers",
+    "patches",
+    "rows_of",
+]
 
 
 def modality_names(inputs: Mapping[str, Any], modalities: Iterable[str] | None = None) -> list[str]:
     """The modalities to explain: those named, or all that the inputs have.
 
     Raises:
-        ValueError: a name that the inputs do not have, or one string instead of several names.
+        ValueError: A name that the inputs do not have, no modality at all, or one string instead of several names.
     """
     have = [name for name, value in inputs.items() if value is not None]
     if isinstance(modalities, str):
         raise ValueError(
             f"expected modalities as several names, such as [{modalities!r}], got {modalities!r}"
         )
-    wanted = have if modalities is None else list(modalities)
+    wanted = have if modalities is None else list(dict.fromkeys(modalities))
     for name in wanted:
         if name not in have:
             raise ValueError(f"modality {name!r}: expected one that the inputs have, {have}")
+    if not wanted:
+        raise ValueError(f"expected at least one modality to explain, got none; the inputs have {have}")
     return wanted
 
 
@@ -36,7 +47,7 @@ def check_in_memory(inputs: Mapping[str, Any], modalities: Iterable[str]) -> Non
     """Refuse a `Stream` where all numbers of a modality are needed at once.
 
     Raises:
-        ValueError: a modality that is a `Stream`.
+        ValueError: A modality that is a `Stream`.
     """
     for name in modalities:
         if isinstance(inputs[name], Stream):
@@ -46,13 +57,19 @@ def check_in_memory(inputs: Mapping[str, Any], modalities: Iterable[str]) -> Non
             )
 
 
+def numbers(values: ArrayLike) -> NDArray[np.float64]:
+    """Numbers as float64, also of a tensor with a graph, on a GPU or in bfloat16, which NumPy does not read."""
+    plain = values.detach().cpu().double() if isinstance(values, Tensor) else values
+    return np.asarray(plain, dtype=np.float64)
+
+
 def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:
     """(n,) float64.
 
     Raises:
         ValueError: Another number of axes, or a score that is not finite.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = numbers(scores)
     if values.ndim != 1:
         raise ValueError(f"expected scores of shape (n,), got {values.shape}")
     if not np.isfinite(values).all():
@@ -69,7 +86,7 @@ def patches(
     Raises:
         ValueError: Coordinates and scores that do not fit each other, or a footprint that is not positive.
     """
-    places, values = np.asarray(coords, dtype=np.float64), finite_scores(scores)
+    places, values = numbers(coords), finite_scores(scores)
     if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
         raise ValueError(f"expected finite coords of shape (n, 2), got shape {places.shape}")
     if len(places) != len(values):
@@ -102,7 +119,7 @@ def rows_of(values: ArrayLike, width: int, what: str) -> NDArray[np.float64]:
     Raises:
         ValueError: Another shape.
     """
-    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    rows = np.atleast_2d(numbers(values))
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"expected {what} of shape ({width},) or (r, {width}), got {np.shape(values)}")
     return rows

@@ -85,6 +85,6 @@ def _correlation(table: Any, outcome: Tensor, name: str) -> Tensor:
     x0, y0 = (cells(v - v.sum(dim=0) / count) for v in (x, y))
     size = (x0.square().sum(dim=0) * y0.square().sum(dim=0)).sqrt()
     # A column of equal numbers keeps the rounding of its mean: that is no variation.
-    flat = size <= 1e-12 * (x.square().sum(dim=0) * outcome.double().square().sum()).sqrt()
+    flat = size <= 1e-12 * (x.square().sum(dim=0) * y.square().sum(dim=0)).sqrt()
     found = (x0 * y0).sum(dim=0) / torch.where(flat, 1, size)
-    return found.masked_fill(flat, 0).to(values.dtype)
+    return found.masked_fill(flat, 0).to(values.dtype if values.is_floating_point() else torch.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 from healnet._evaluation import evaluating
 from healnet.explain._blocks import joined
 from healnet.explain._checks import modality_names
+from healnet.explain._recording import recording
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace, HEALNet
 from healnet.streams import Block
@@ -76,7 +77,8 @@ def trace_for(
 ) -> tuple[Any, AttentionTrace]:
     """The output, and a trace that holds what the method needs; the model is in evaluation mode."""
     if method == "gradient":
-        return model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))
+        with recording(inputs) as recorded:
+            return model.trace(recorded, gradient_of=resolve_risk(model, recorded, risk))
     with torch.no_grad():
         return model.trace(inputs, keep="latents" if method == "rollout" else "none")
 
@@ -130,7 +132,7 @@ def gradient_attention(trace: AttentionTrace) -> dict[str, Tensor]:
         returns: modality -> (b, n); zeros on masked tokens and for patients who lack the modality.
 
     Raises:
-        ValueError: a trace made without `gradient_of`.
+        ValueError: A trace made without `gradient_of`.
     """
     return _scores("gradient", trace)
 
@@ -150,7 +152,7 @@ def rollout(trace: AttentionTrace) -> dict[str, Tensor]:
             latents' learned start. The sum over one modality's tokens is its share.
 
     Raises:
-        ValueError: a trace that did not keep latents, or layers of different numbers of modalities.
+        ValueError: A trace that did not keep latents, or layers of different numbers of modalities.
     """
     return _scores("rollout", trace)
 
@@ -192,12 +194,11 @@ def _of_rollout(trace: AttentionTrace) -> _Reduction:
         for name in reversed(trace.order):
             here = _present(trace, name, layer).unsqueeze(1)  # (b, 1)
             if share is None:
-                share = here.new_full((len(here), _num_latents(trace)), 1, dtype=torch.float32)
-                share = share / share.shape[1]
+                latents = _num_latents(trace)
+                share = here.new_full((len(here), latents), 1 / latents, dtype=_precision(trace))
             for among in _blocks(trace, name, layer, depth).flip(0):
                 # The identity for patients without the modality.
-                share = share.to(among.dtype)
-                share = (share + torch.einsum("bk,bkm->bm", share, among)) / 2
+                share = (share + (share.unsqueeze(2) * among).sum(dim=1)) / 2
             factors[name].insert(0, torch.where(here, share / 2, 0))
             share = torch.where(here, share / 2, share)
     stacked = {name: torch.stack(layers) for name, layers in factors.items()}
@@ -205,7 +206,8 @@ def _of_rollout(trace: AttentionTrace) -> _Reduction:
     def reduce(name: str, weights: Tensor, patients: slice) -> Tensor:
         # Kept heads are averaged: which head read a token is lost in the output projection.
         by_latent = weights if trace.keep == "latents" else weights.mean(dim=2)
-        return torch.einsum("lbm,lbmn->bn", stacked[name][:, patients].to(by_latent.dtype), by_latent)
+        # No matrix product: autocast would round it to 8 bits, and thousands of patches to few ranks.
+        return (stacked[name][:, patients].unsqueeze(3) * by_latent).sum(dim=(0, 2))
 
     return reduce
 
@@ -220,6 +222,12 @@ def _present(trace: AttentionTrace, name: str, layer: int) -> Tensor:
 def _num_latents(trace: AttentionTrace) -> int:
     found = [s.num_latents for s in trace.streams.values()] + [w.shape[-2] for w in trace.values()]
     return max(found)
+
+
+def _precision(trace: AttentionTrace) -> torch.dtype:
+    """That of the weights, at least float32."""
+    found = next((weights.dtype for weights in (*trace.values(), *trace.latents.values())), torch.float32)
+    return torch.promote_types(found, torch.float32)
 
 
 _REDUCTIONS: dict[AttentionMethod, Callable[[AttentionTrace], _Reduction]] = {

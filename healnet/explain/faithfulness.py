@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from healnet._evaluation import evaluating
 from healnet._plotting import PALETTE, STYLES, Panels, despine, panels, readable, use_fonts
 from healnet.explain._checks import modality_names
-from healnet.explain.risk import Risk, resolve_risk, risk_of
+from healnet.explain.risk import Risk, resolve_risk, risk_of, warn_if_coarse
 from healnet.inputs import hide, real_elements
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def faithfulness(
 ) -> Faithfulness:
     """Hide elements from the highest score down, and show them again in the same order (Petsiuk et al. 2018).
 
-    Of each scored modality the same share goes, in its own order; modalities without scores stay. Hidden is absent, so no
+    Of each scored modality the same share goes, in its own order, equal scores in random order; modalities without scores
+    stay. Hidden is absent, so no
     stand-in value is made up; still, the model may not have seen such patients, and the last step hides the modality
     altogether, which can make a jump. Compare scores by `area_above_random()` on the same patients.
 
@@ -83,7 +84,7 @@ def faithfulness(
             that raise the risk are hidden together with elements that lower it, and their effects cancel.
         steps: Number of shares between 0 and 1.
         repeats: Number of random orders to compare with.
-        seed: Random seed of these orders.
+        seed: Random seed of these orders, and of the order of equal scores.
 
     Raises:
         ValueError: Scores that are no mapping or of a modality that is not there; scores of another shape, not finite, or
@@ -112,7 +113,7 @@ def faithfulness(
     generator = torch.Generator().manual_seed(seed)
 
     def curves(order_by: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        tops = {name: _share_above(order, real[name]) for name, order in order_by.items()}
+        tops = {name: _share_above(order, real[name], generator) for name, order in order_by.items()}
 
         def risk_at(fraction: float, shown: bool) -> Tensor:
             hidden = {
@@ -126,13 +127,12 @@ def faithfulness(
         return torch.stack(deletion, dim=1), torch.stack(insertion, dim=1)
 
     def at_random() -> dict[str, Tensor]:
-        return {
-            name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in real.items()
-        }
+        return {name: torch.zeros(mask.shape, device=mask.device) for name, mask in real.items()}
 
     with evaluating(model):
         read = resolve_risk(model, inputs, risk)
         deletion, insertion = curves(scores)
+        warn_if_coarse(deletion)
         random = [curves(at_random()) for _ in range(repeats)]
     random_deletion, random_insertion = (torch.stack(side).mean(dim=0) for side in zip(*random, strict=True))
     return Faithfulness(
@@ -179,12 +179,12 @@ def plot_faithfulness(
     left.axvspan(share[-2], 100, color="0.93", zorder=0)
     right.axvspan(0, share[1], color="0.93", zorder=0)
     left.set(
-        xlabel="highest-scored elements hidden (%)\nshaded: until none is left",
+        xlabel="highest-scored elements hidden (%)\nshaded step: at 100% the modality is absent",
         ylabel=f"mean {quantity}",
         title="Deletion",
     )
     right.set(
-        xlabel="highest-scored elements shown (%)\nshaded: from none at all",
+        xlabel="highest-scored elements shown (%)\nshaded step: at 0% the modality is absent",
         title="Insertion",
     )
     right.legend(frameon=False, fontsize="small")
@@ -192,11 +192,14 @@ def plot_faithfulness(
     return both
 
 
-def _share_above(scores: Tensor, real: Tensor) -> Tensor:
+def _share_above(scores: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
     """(b, *axes): the share of a patient's real elements with a higher score, in [0, 1); of masked ones at least 1."""
     flat, mask = scores.flatten(1), real.flatten(1)
+    # Equal scores in random order: that of a bag is its rows on the slide.
+    shuffled = torch.rand(flat.shape, generator=generator).argsort(dim=1).to(flat.device)
     # Masked elements after all others, whatever their scores.
-    order = flat.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranked = flat.double().masked_fill(~mask, -torch.inf).gather(1, shuffled)
+    order = shuffled.gather(1, ranked.argsort(dim=1, descending=True, stable=True))
     ranks = torch.empty_like(order).scatter_(
         1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order)
     )

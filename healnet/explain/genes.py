@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet._plotting import LOWERS, RAISES, despine, direction_legend, new_axes, readable, use_fonts
-from healnet.explain._checks import rows_of
+from healnet.explain._checks import numbers, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +39,9 @@ def rank_genes(
 
     Returns:
         Index `gene`; columns `rank` (from 1, equal scores share the best), `score`; with gradients `direction` (+1 where
-        more of it raises the risk on average, -1 lowers) and `agreement` (share of the patients with that sign); with
-        repeats `stability` (share of the repeats in which the gene is in the top k).
+        more of it raises the risk on average, -1 lowers) and `agreement` (share with that sign among the patients whose
+        gradient is not 0, which it is for those without the gene); with repeats `stability` (share of the repeats in which
+        the gene is in the top k).
 
     Raises:
         ValueError: Shapes that do not fit.
@@ -59,7 +60,9 @@ def rank_genes(
         slopes = rows_of(gradients, len(names), "gradients")
         direction = np.sign(_mean(slopes))
         columns["direction"] = direction.astype(int)
-        columns["agreement"] = _mean(np.where(np.isnan(slopes), np.nan, np.sign(slopes) == direction))
+        columns["agreement"] = _mean(
+            np.where(np.isnan(slopes) | (slopes == 0), np.nan, np.sign(slopes) == direction)
+        )
     if repeats is not None:
         columns["stability"] = top_k_stability(np.abs(rows_of(repeats, len(names), "repeats")), k)
     table = pd.DataFrame(columns, index=pd.Index(list(names), name="gene"))
@@ -88,7 +91,7 @@ def top_k_stability(importances: ArrayLike, k: int) -> NDArray[np.float64]:
         >>> top_k_stability([[3.0, 2.0, 1.0], [3.0, 0.0, 1.0]], k=2).tolist()
         [1.0, 0.5, 0.5]
     """
-    values = np.asarray(importances, dtype=np.float64)
+    values = numbers(importances)
     if values.ndim != 2 or k < 1:
         raise ValueError(f"expected importances of shape (r, f) and k >= 1, got {values.shape} and {k}")
     values = np.where(np.isnan(values), -np.inf, values)
@@ -150,7 +153,7 @@ def plot_gene_bars(
     Args:
         names: (f,) genes or gene sets.
         scores: (f,); the size is the bar's length. Signed scores of one patient give their own direction.
-        direction: (f,) signs; by default those of the scores if any is negative.
+        direction: (f,) signs, NaN where unknown; by default those of the scores if any is negative.
         stability: (f,) in [0, 1], written behind the bar as a percentage of the folds.
         k: Number of genes, at most.
         xlabel: Quantity that a bar measures.
@@ -158,22 +161,25 @@ def plot_gene_bars(
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: Lengths that differ.
+        ValueError: Lengths that differ, or a score or stability that is not finite.
         ImportError: matplotlib is not installed.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    signs = np.sign(values) if direction is None and (values < 0).any() else direction
-    steady = None if stability is None else np.asarray(stability, dtype=np.float64)
-    for given, what in ((values, "scores"), (signs, "direction"), (steady, "stability")):
-        if given is not None and np.shape(given) != (len(names),):
-            raise ValueError(f"expected {what} of shape ({len(names)},), one per name, got {np.shape(given)}")
+    given = {"scores": scores, "direction": direction, "stability": stability}
+    found = {what: numbers(v) for what, v in given.items() if v is not None}
+    for what, column in found.items():
+        if column.shape != (len(names),):
+            raise ValueError(f"expected {what} of shape ({len(names)},), one per name, got {column.shape}")
+        if what != "direction" and not np.isfinite(column).all():
+            wrong = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise ValueError(f"expected finite {what}, got {column[wrong]} for {names[wrong]!r}")
+    values, steady = found["scores"], found.get("stability")
+    signs = found.get("direction", values if (values < 0).any() else np.zeros(len(names)))
     top = np.argsort(-np.abs(values), kind="stable")[:k]
     labels = [readable(names[i], longest=44) for i in top]
     if ax is None:
         ax = new_axes(max(5.5, 4.3 + 0.075 * max(map(len, labels), default=0)), 1.1 + 0.24 * len(top))
     color = {1: RAISES, -1: LOWERS, 0: "0.6"}
-    known = np.zeros(len(names)) if signs is None else np.asarray(signs, dtype=np.float64)
-    sign = np.sign(np.nan_to_num(known)).astype(int)
+    sign = np.sign(np.nan_to_num(signs)).astype(int)
     bars = ax.barh(
         range(len(top)), np.abs(values[top]), color=[color[int(s)] for s in sign[top]], height=0.75
     )
@@ -193,6 +199,7 @@ def plot_gene_bars(
         for bar in (bar for bar, i in zip(bars, top, strict=True) if steady[i] < UNSTEADY):
             bar.set(alpha=0.45, hatch="////", edgecolor="white")
         ax.margins(x=0.12)
+    ax.set_xlim(left=0)  # also where all are 0
     unsteady = 0 if steady is None else int((steady[top] < UNSTEADY).sum())
     warning = f"hatched: unstable, {unsteady} of {len(top)} in fewer than half" if unsteady else None
     direction_legend(ax, sign[top], quantity, prefix="higher ", warning=warning)

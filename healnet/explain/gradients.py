@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from healnet._evaluation import evaluating
 from healnet.explain._blocks import joined
 from healnet.explain._checks import check_in_memory, modality_names
+from healnet.explain._recording import leaf, recording
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace
 from healnet.inputs import real_elements, values_of, with_values
@@ -41,18 +42,18 @@ def input_gradients(
         returns: modality -> as its numbers: (b, f), (b, n, c), ...; exactly 0 on what is masked.
 
     Raises:
-        ValueError: An unknown modality, a `Stream`, or an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality, a `Stream`, integers, or an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
     check_in_memory(inputs, names)
-    leaves = {name: values_of(inputs[name]).detach().requires_grad_() for name in names}
-    joined = {name: with_values(inputs[name], leaf) for name, leaf in leaves.items()}
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), recording(inputs) as inputs:
+        leaves = {name: leaf(inputs[name], name) for name in names}
+        joined = {name: with_values(inputs[name], values) for name, values in leaves.items()}
         value = resolve_risk(model, inputs, risk)(model({**inputs, **joined}))
         slopes = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(leaf) if slope is None else slope.detach()
-        for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
+        name: torch.zeros_like(values) if slope is None else slope.detach()
+        for (name, values), slope in zip(leaves.items(), slopes, strict=True)
     }
 
 
@@ -87,7 +88,7 @@ def gradient_x_input(
     streamed = [name for name in names if isinstance(inputs[name], Stream)] if per_token else []
     result = {}
     if streamed:
-        with evaluating(model):
+        with evaluating(model), recording(inputs) as inputs:
             _, trace = model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))  # type: ignore[operator]
             for name in streamed:
                 result[name] = joined(name, inputs[name], partial(block_gradients, trace, name))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from healnet._evaluation import evaluating
 from healnet.explain._batching import copies
 from healnet.explain._checks import check_in_memory, modality_names
+from healnet.explain._recording import leaf, recording
 from healnet.explain.risk import Risk, resolve_risk, risk_of
-from healnet.inputs import broadcast_mask, real_elements, repeat, values_of, with_values
+from healnet.inputs import broadcast_mask, real_elements, repeat, with_values
 
 __all__ = ["integrated_gradients"]
 
@@ -52,28 +53,28 @@ def integrated_gradients(
         returns: modality -> as its numbers: (b, f), (b, n, c), ...
 
     Raises:
-        ValueError: An unknown modality; a baseline of another shape or of a modality that is not scored; fewer than 1 step;
-            an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality; integers; a baseline of another shape or of a modality that is not scored; fewer
+            than 1 step; an output that is neither declared nor read by `risk`.
     """
     names = modality_names(inputs, modalities)
     if steps < 1:
         raise ValueError(f"expected steps >= 1, got {steps}")
     check_in_memory(inputs, names)
-    ends = {name: _real_values(inputs[name]) for name in names}
-    starts = {name: torch.zeros_like(end) for name, end in ends.items()}
-    for name, start in (baselines or {}).items():
-        if name not in ends:
-            raise ValueError(f"modality {name!r}: expected baselines of the scored modalities {names}")
-        if start.shape != ends[name].shape:
-            raise ValueError(
-                f"modality {name!r}: expected a baseline of shape {tuple(ends[name].shape)}, got {tuple(start.shape)}"
-            )
-        starts[name] = start
     points, weights = np.polynomial.legendre.leggauss(steps)
     line = list(zip(((points + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
-    slopes = {name: torch.zeros_like(end) for name, end in ends.items()}
     at_once = copies(inputs, rows)
-    with evaluating(model):
+    with evaluating(model), recording(inputs) as inputs, torch.no_grad():
+        ends = {name: _real_part(inputs[name], leaf(inputs[name], name)) for name in names}
+        starts = {name: torch.zeros_like(end) for name, end in ends.items()}
+        for name, start in (baselines or {}).items():
+            if name not in ends:
+                raise ValueError(f"modality {name!r}: expected baselines of the scored modalities {names}")
+            if start.shape != ends[name].shape:
+                raise ValueError(
+                    f"modality {name!r}: expected a baseline of shape {tuple(ends[name].shape)}, got {tuple(start.shape)}"
+                )
+            starts[name] = _real_part(inputs[name], start.to(ends[name]))
+        slopes = {name: torch.zeros_like(end) for name, end in ends.items()}
         read = resolve_risk(model, inputs, risk)
         for first in range(0, steps, at_once):
             _add_gradients(model, inputs, read, starts, ends, line[first : first + at_once], slopes)
@@ -123,7 +124,6 @@ def _warn_if_missed(scores: Mapping[str, Tensor], risk: Tensor, change: Tensor) 
         )
 
 
-def _real_values(value: Any) -> Tensor:
-    """The numbers of an input, detached, 0 where they are masked, as the gradient is: a NaN there times 0 would be NaN."""
-    values = values_of(value).detach()
-    return values.masked_fill(~broadcast_mask(real_elements(value), values.shape), 0)
+def _real_part(value: Any, numbers: Tensor) -> Tensor:
+    """Numbers of an input, 0 where they are masked, as the gradient is: a NaN there times 0 would be NaN."""
+    return numbers.masked_fill(~broadcast_mask(real_elements(value), numbers.shape), 0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from healnet._evaluation import evaluating
 from healnet.explain._batching import copies
 from healnet.explain._checks import modality_names
-from healnet.explain.risk import Risk, resolve_risk, risk_of
+from healnet.explain.risk import Risk, resolve_risk, risk_of, warn_if_coarse
 from healnet.inputs import batch_size, hide, present, real_elements, repeat
 from healnet.streams import Stream
 
@@ -77,6 +77,7 @@ def occlude(
     with evaluating(model):
         read = resolve_risk(model, inputs, risk)
         whole = risk_of(model, inputs, read)
+        warn_if_coarse(whole)
         for name, group in numbered.items():
             count = int(group.max()) + 1
             scores[name] = whole.new_zeros(len(whole), count)
@@ -119,6 +120,7 @@ def occlude_modalities(
     with evaluating(model):
         read = resolve_risk(model, inputs, risk)
         whole = risk_of(model, inputs, read)
+        warn_if_coarse(whole)
         for name in modality_names(inputs, modalities):
             there = present(inputs[name])
             without = risk_of(model, {**inputs, name: hide(inputs[name], there)}, read)
@@ -165,4 +167,9 @@ def _checked_groups(groups: Tensor | None, real: Tensor, modality: str) -> Tenso
         )
     if groups.numel() == 0 or int(groups.max()) < 0:
         raise ValueError(f"modality {modality!r}: expected at least one group, got none")
+    if int(groups.max()) >= groups.numel():
+        raise ValueError(
+            f"modality {modality!r}: expected groups 0..g-1 of {groups.numel()} elements, got number {int(groups.max())}; "
+            "torch.unique(groups, return_inverse=True)[1] numbers them"
+        )
     return groups.to(real.device).expand(real.shape)

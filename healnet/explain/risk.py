@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from healnet.survival import risk_score
 
-__all__ = ["Risk", "quantity_name", "resolve_risk", "risk_of"]
+__all__ = ["Risk", "quantity_name", "resolve_risk", "risk_of", "warn_if_coarse"]
 
 Risk = Callable[[Any], Tensor]
 """A function from the model's output to one number per patient (b,). Scores say what raises and what lowers it."""
@@ -69,6 +70,18 @@ def risk_of(model: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any]
     """(b,) the risk of each patient, without a graph."""
     with torch.no_grad():
         return risk(model(inputs))
+
+
+def warn_if_coarse(risks: Tensor) -> None:
+    """Warn where risks that are subtracted from each other are in half precision, called by what the user calls.
+
+    bfloat16 has 8 bits: what one gene or patch changes is lost in their rounding.
+    """
+    if risks.dtype in (torch.float16, torch.bfloat16):
+        warnings.warn(
+            f"differences of risks in {risks.dtype} are mostly rounding: explain outside autocast, with a model in float32",
+            stacklevel=3,
+        )
 
 
 def quantity_name(model: object, risk: Risk | None) -> str:

@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from healnet._evaluation import evaluating
 from healnet._plotting import LOWERS, RAISES, direction_legend, new_axes, readable, use_fonts
 from healnet.explain._batching import copies
-from healnet.explain._checks import modality_names
-from healnet.explain.risk import Risk, resolve_risk, risk_of
+from healnet.explain._checks import modality_names, numbers
+from healnet.explain.risk import Risk, resolve_risk, risk_of, warn_if_coarse
 from healnet.inputs import hide, present, repeat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ModalityShapley", "plot_contribution_bars", "shapley_modalities", "shapley_values"]
+__all__ = [
+    "MOST_PLAYERS",
+    "ModalityShapley",
+    "plot_contribution_bars",
+    "shapley_modalities",
+    "shapley_values",
+]
 
 MOST_PLAYERS = 8  # 256 coalitions
 
@@ -62,18 +68,21 @@ def shapley_modalities(
 ) -> ModalityShapley:
     """Exact Shapley values (Shapley 1953) of a patient's risk over the modalities, in 2^k forward passes.
 
-    A coalition is scored by hiding the others, as if the patient lacked them; nothing is imputed. They are about this model:
-    train with `healnet.data.ModalityDropout`, or its answers to rare subsets mean little.
+    A coalition is scored by hiding the others, as if the patient lacked them; nothing is imputed. A modality that all of
+    these patients lack adds nothing and takes no pass. The values are about this model: train with
+    `healnet.data.ModalityDropout`, or its answers to rare subsets mean little.
 
     Args:
         model: Model that takes `inputs`; used in evaluation mode.
         inputs: Inputs of `model.forward`.
-        modalities: Names to score, up to 8; all that are there by default. The others stay as they are.
+        modalities: Names to score, of which these patients have up to 8; all that are there by default. The others stay
+            as they are.
         risk: Function from the output to one number per patient; by default as `model.output` says.
         rows: Patients times coalitions in one forward pass, at most; large inputs are copied less often.
 
     Raises:
-        ValueError: An unknown modality, none at all, or more than 8; an output that is neither declared nor read by `risk`.
+        ValueError: An unknown modality, none at all, or more than 8 that are there; an output that is
+            neither declared nor read by `risk`.
 
     Example:
         >>> from healnet import HEALNet
@@ -84,26 +93,30 @@ def shapley_modalities(
         True
     """
     names = modality_names(inputs, modalities)
-    if not names:
-        raise ValueError("expected inputs with at least one modality, got none")
-    if len(names) > MOST_PLAYERS:
+    has = {name: present(inputs[name]) for name in names}
+    # One that all lack has no part in the game; without any, the first stands for what adds nothing.
+    players = [name for name in names if has[name].any()] or names[:1]
+    if len(players) > MOST_PLAYERS:
         raise ValueError(
             f"expected up to {MOST_PLAYERS} modalities, for exact Shapley values take 2^k passes, "
-            f"got {len(names)}: {names}; choose some with modalities=[...]"
+            f"got {len(players)}: {players}; choose some with modalities=[...]"
         )
-    has = {name: present(inputs[name]) for name in names}
     batch = len(has[names[0]])
     parts = []
     with evaluating(model):
         read = resolve_risk(model, inputs, risk)
-        for coalitions in torch.arange(2 ** len(names)).split(copies(inputs, rows)):
+        for coalitions in torch.arange(2 ** len(players)).split(copies(inputs, rows)):
             shown = {name: repeat(value, len(coalitions)) for name, value in inputs.items()}
-            for i, name in enumerate(names):
+            for i, name in enumerate(players):
                 shown[name] = hide(shown[name], (coalitions >> i & 1 == 0).repeat_interleave(batch))
             parts.append(risk_of(model, shown, read).reshape(len(coalitions), batch))
     values = torch.cat(parts)
-    shares = shapley_values(values)
-    return ModalityShapley({name: shares[:, i] for i, name in enumerate(names)}, values[-1], values[0], has)
+    warn_if_coarse(values)
+    shares = dict(zip(players, shapley_values(values).unbind(dim=-1), strict=True))
+    nothing = torch.zeros_like(values[0])
+    # Two coalitions that differ by what a patient lacks can differ by rounding.
+    exact = {n: torch.where(has[n].to(values.device), shares.get(n, nothing), nothing) for n in names}
+    return ModalityShapley(exact, values[-1], values[0], has)
 
 
 def shapley_values(coalitions: Tensor) -> Tensor:
@@ -112,13 +125,13 @@ def shapley_values(coalitions: Tensor) -> Tensor:
     phi_i = sum over S without i of |S|! (k - |S| - 1)! / k! [v(S + i) - v(S)]
 
     Args:
-        coalitions: v(S), where bit i of the row's number says whether player i is in S.
+        coalitions: v(S), where bit i of the row's number says whether player i is in S; integers count as float32.
 
     Shape:
         coalitions: (2^k, ...); returns (..., k)
 
     Raises:
-        ValueError: a number of rows that is not a power of two.
+        ValueError: A number of rows that is not a power of two.
 
     Example:
         Players 0 and 1 hold a left glove each, player 2 a right one; a pair is worth 1.
@@ -126,6 +139,8 @@ def shapley_values(coalitions: Tensor) -> Tensor:
         >>> shapley_values(torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1]))
         tensor([0.1667, 0.1667, 0.6667])
     """
+    if not coalitions.is_floating_point():
+        coalitions = coalitions.float()  # integer weights would all be 0
     players = len(coalitions).bit_length() - 1
     if len(coalitions) != 2**players:
         raise ValueError(f"expected the values of all 2^k coalitions, got {len(coalitions)}")
@@ -163,12 +178,12 @@ def plot_contribution_bars(
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: No modality, or shapes that do not fit.
+        ValueError: No modality, shapes that do not fit, or a number that is not finite.
         ImportError: matplotlib is not installed.
     """
-    values = {name: np.atleast_1d(np.asarray(v, dtype=np.float64)) for name, v in contributions.items()}
+    values = {name: np.atleast_1d(numbers(v)) for name, v in contributions.items()}
     there = {
-        name: np.ones(v.shape, bool) if has is None else np.atleast_1d(np.asarray(has[name], dtype=bool))
+        name: np.ones(v.shape, bool) if has is None else np.atleast_1d(numbers(has[name]) > 0)
         for name, v in values.items()
     }
     shapes = {name: (v.shape, there[name].shape) for name, v in values.items()}
@@ -179,6 +194,11 @@ def plot_contribution_bars(
         raise ValueError(
             f"expected contributions and `has` of one shape (b,) for each modality, got {shapes}"
         )
+    for name, value in values.items():
+        if not np.isfinite(value[there[name]]).all():
+            raise ValueError(
+                f"modality {name!r}: expected finite contributions of the patients who have it, got {value[there[name]]}"
+            )
     several = len(next(iter(values.values()))) > 1
     labels = [readable(name) for name in values]
     if ax is None:

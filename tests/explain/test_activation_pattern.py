@@ -67,3 +67,8 @@ def test_what_does_not_fit_is_refused(model, inputs):
         ValueError, match=r"^modality 'rna': expected an outcome of shape \(3,\), got \(2,\)$"
     ):
         activation_pattern(model, inputs, modalities=["rna"], outcome={"rna": torch.zeros(2)})
+
+
+def test_a_table_of_integers_has_correlations_too():
+    found = pattern(torch.tensor([[1, 5], [2, 3], [3, 4]]), torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(found, torch.tensor([1.0, -0.5]))

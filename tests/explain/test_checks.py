@@ -19,6 +19,10 @@ def test_modalities_are_those_named_or_all_that_are_there():
         ValueError, match=r"^modality 'ct': expected one that the inputs have, \['rna', 'slide'\]$"
     ):
         modality_names(inputs, ["ct"])
+    assert modality_names(inputs, ["slide", "rna", "slide"]) == ["slide", "rna"]
+    message = r"^expected at least one modality to explain, got none; the inputs have \['rna', 'slide'\]$"
+    with pytest.raises(ValueError, match=message):
+        modality_names(inputs, [])
     message = r"^expected modalities as several names, such as \['rna'\], got 'rna'$"
     with pytest.raises(ValueError, match=message):
         modality_names(inputs, "rna")

@@ -78,8 +78,8 @@ def test_curves_are_drawn_as_they_are():
     assert list(right.lines[1].get_ydata()) == [0, 4, 6, 7, 4]
     assert list(left.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
     # Where the whole modality goes, or comes, a curve may jump.
-    assert left.get_xlabel().endswith("shaded: until none is left")
-    assert right.get_xlabel().endswith("shaded: from none at all")
+    assert left.get_xlabel().endswith("shaded step: at 100% the modality is absent")
+    assert right.get_xlabel().endswith("shaded step: at 0% the modality is absent")
     assert [ax.patches[0].get_x() for ax in (left, right)] == [75, 0]
     assert [ax.patches[0].get_width() for ax in (left, right)] == [25, 25]
     with pytest.raises(ValueError, match=r"^expected at least one score's curves, got none$"):
@@ -115,3 +115,19 @@ def test_wrong_requests_are_refused():
         faithfulness(Sum(), {"x": X}, {"x": torch.tensor([[1.0, torch.nan, 0.0, 0.0]])})
     with pytest.raises(ValueError, match=r"^expected steps >= 1 and repeats >= 1, got 0 and 3$"):
         faithfulness(Sum(), {"x": X}, {"x": X}, steps=0)
+
+
+def test_equal_scores_are_in_random_order_and_not_in_that_of_the_slide():
+    """The first half of each patient's elements carries the risk: by position a constant score would be the best of all."""
+    x = torch.cat([torch.ones(200, 10), torch.zeros(200, 10)], dim=1)
+    found = faithfulness(Sum(), {"x": x}, {"x": torch.zeros(200, 20)}, steps=4, repeats=5)
+    assert abs(float(found.area_above_random().mean())) < 0.2  # by position 5
+    # Half of the elements are equal: those above them still come first.
+    half = faithfulness(Sum(), {"x": x}, {"x": x}, steps=2)
+    assert half.deletion[0].tolist() == [10, 0, 0]
+
+
+def test_scores_may_be_ranks():
+    ranks = torch.tensor([[4, 1, 3, 2]])
+    assert faithfulness(Sum(), {"x": X}, {"x": ranks}, steps=4).deletion.tolist() == [[4, 0, -2, -3, 0]]
+    assert ranks.tolist() == [[4, 1, 3, 2]]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from healnet._plotting import LOWERS, RAISES
@@ -94,3 +95,38 @@ def test_lengths_that_differ_are_refused():
         plot_gene_bars(NAMES, [1.0, 2.0, 3.0], direction=[1, 1])
     with pytest.raises(ValueError, match=r"^expected gradients of shape \(3,\) or \(r, 3\), got \(2,\)$"):
         rank_genes(NAMES, [1.0, 2.0, 3.0], gradients=[1, 1])
+
+
+def test_patients_without_the_gene_do_not_disagree_about_its_direction():
+    """Gradients are 0 for those who lack the modality."""
+    table = rank_genes(["A", "B"], np.ones((4, 2)), gradients=[[1, -1], [2, -1], [0, 0], [0, 3]])
+    assert table["agreement"].to_dict() == {"A": 1, "B": pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_scores_may_be_tensors_as_a_model_gives_them(dtype):
+    scores = torch.tensor([[1.0, -4.0, 2.0]], dtype=dtype, requires_grad=True)
+    assert rank_genes(NAMES, scores, gradients=scores)["score"].to_dict() == {"B": 4, "C": 2, "A": 1}
+    assert [bar.get_width() for bar in plot_gene_bars(NAMES, scores[0]).patches] == [4, 2, 1]
+    assert top_k_stability(scores, k=1).tolist() == [0, 0, 1]
+
+
+def test_bars_that_cannot_be_drawn_are_refused():
+    with pytest.raises(ValueError, match=r"^expected finite scores, got nan for 'B'$"):
+        plot_gene_bars(NAMES, [1.0, np.nan, 2.0])
+    with pytest.raises(ValueError, match=r"^expected finite stability, got inf for 'C'$"):
+        plot_gene_bars(NAMES, [1.0, 3.0, 2.0], stability=[1.0, 1.0, np.inf])
+
+
+def test_a_size_never_has_a_negative_axis():
+    assert plot_gene_bars(NAMES, [0.0, 0.0, 0.0], stability=[0, 0, 0]).get_xlim()[0] == 0
+
+
+def test_the_legend_covers_neither_bars_nor_labels_nor_a_title():
+    ax = plot_gene_bars(NAMES, [1.0, 3.0, 2.0], direction=[1, -1, 0], stability=[0.2, 1.0, 0.0])
+    ax.set_title("What the model reads")
+    ax.figure.draw_without_rendering()
+    drawn = ax.get_legend().get_window_extent()
+    others = [ax.title.get_window_extent(), ax.xaxis.get_tightbbox(), ax.yaxis.get_tightbbox(), ax.bbox]
+    assert not any(drawn.overlaps(other) for other in others)
+    assert drawn.y0 >= 0

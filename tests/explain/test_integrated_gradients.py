@@ -122,3 +122,13 @@ def test_memory_is_that_of_a_few_copies_however_many_steps():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 600
+
+
+def test_a_baseline_may_be_of_another_type_have_a_graph_and_be_nan_where_nobody_has_it(model, inputs):
+    expected = integrated_gradients(model, inputs, steps=30)
+    start = torch.zeros(3, 3, requires_grad=True)
+    nan = torch.zeros(3, 3).index_fill(0, torch.tensor(1), torch.nan)  # the second patient has no protein
+    for baseline in (start, nan):
+        found = integrated_gradients(model, inputs, baselines={"protein": baseline}, steps=30)
+        assert not found["protein"].requires_grad
+        assert torch.equal(found["protein"], expected["protein"])

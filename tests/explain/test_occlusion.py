@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from healnet.explain import group_by_square, occlude, occlude_modalities
+from healnet.explain import group_by_square, occlude, occlude_modalities, shapley_modalities
 from healnet.inputs import Masked
 
 
@@ -72,6 +72,9 @@ def test_groups_that_do_not_fit_are_refused(model, inputs):
         occlude(model, inputs, groups={"rna": torch.zeros(4)})
     with pytest.raises(ValueError, match=r"^modality 'rna': expected at least one group, got none$"):
         occlude(model, inputs, groups={"rna": torch.full((5,), -1)})
+    message = r"^modality 'rna': expected groups 0..g-1 of 5 elements, got number 900; torch.unique\("
+    with pytest.raises(ValueError, match=message):
+        occlude(model, inputs, groups={"rna": torch.tensor([0, 0, 900, 900, 7])})
     message = r"^modality 'slide': expected groups of the scored modalities \['rna'\]$"
     with pytest.raises(ValueError, match=message):
         occlude(model, inputs, modalities=["rna"], groups={"slide": torch.zeros(11).long()})
@@ -82,3 +85,11 @@ def test_tiles_are_squares_of_the_slide():
     assert group_by_square(coords, 1000).tolist() == [0, 0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"^expected coords \(n, 2\) and a positive side, got \(3,\) and 5$"):
         group_by_square([1, 2, 3], 5)
+
+
+@pytest.mark.parametrize("score", [occlude, shapley_modalities, occlude_modalities])
+def test_differences_in_half_precision_are_warned_about(model, inputs, score):
+    message = r"^differences of risks in torch.bfloat16 are mostly rounding: explain outside autocast, with a model in"
+    one = {"rna": inputs["rna"].float()}
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match=message):
+        score(model.float(), one)

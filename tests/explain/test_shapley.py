@@ -12,6 +12,7 @@ from healnet import HEALNet
 from healnet._plotting import LOWERS, RAISES
 from healnet.encoders import OmicEncoder
 from healnet.explain import plot_contribution_bars, shapley_modalities, shapley_values
+from healnet.inputs import Masked
 
 
 @settings(max_examples=25, deadline=None)
@@ -114,3 +115,42 @@ def test_contributions_of_other_shapes_are_refused():
         plot_contribution_bars({"a": [1.0, 2.0]}, {"a": [True]})
     with pytest.raises(ValueError, match=r"^expected contributions and `has` of one shape"):
         plot_contribution_bars({})
+
+
+def test_integer_values_are_not_weighed_by_zero():
+    assert shapley_values(torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])).tolist() == pytest.approx(
+        [1 / 6, 1 / 6, 2 / 3]
+    )
+
+
+def test_what_all_lack_takes_no_pass_and_what_one_lacks_is_exactly_zero():
+    torch.manual_seed(0)
+    names = [f"m{i}" for i in range(12)]
+    small = {"depth": 1, "num_latents": 2, "latent_dim": 4, "num_heads": 1, "head_dim": 2}
+    model = HEALNet({name: OmicEncoder(2, token_dim=3) for name in names}, output="cox", **small).eval()
+    there = torch.rand(7, 12) > 0.5
+    there[:, 7:] = False
+    inputs = {name: Masked(torch.randn(7, 2), there[:, i]) for i, name in enumerate(names)}
+    passes = []
+    model.head.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    shares = shapley_modalities(model, inputs)
+    assert sum(passes) == 7 * 2**7
+    assert list(shares) == names
+    for i, name in enumerate(names):
+        assert (shares[name][~there[:, i]] == 0).all()  # at most 1e-8 by rounding alone
+    torch.testing.assert_close(sum(shares.values()), shares.risk - shares.nothing, atol=1e-6, rtol=0)
+    nobody = shapley_modalities(model, {name: inputs[name] for name in names[7:]})
+    assert {name: value.tolist() for name, value in nobody.items()} == {name: [0] * 7 for name in names[7:]}
+
+
+def test_a_modality_named_twice_counts_once(model, inputs):
+    twice = shapley_modalities(model, inputs, modalities=["rna", "rna"])
+    assert torch.equal(twice["rna"], shapley_modalities(model, inputs, modalities=["rna"])["rna"])
+
+
+def test_contributions_that_cannot_be_drawn_are_refused():
+    message = r"^modality 'a': expected finite contributions of the patients who have it, got \[ ?1. nan\]$"
+    with pytest.raises(ValueError, match=message):
+        plot_contribution_bars({"a": [1.0, np.nan]})
+    lacks = plot_contribution_bars({"a": torch.tensor([1.0, torch.nan])}, {"a": torch.tensor([True, False])})
+    assert [bar.get_width() for bar in lacks.patches] == [1]

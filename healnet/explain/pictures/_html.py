@@ -169,9 +169,12 @@ def curve(times: ArrayLike, survival: ArrayLike, time_unit: str, steps: bool = F
         ValueError: Times that do not increase from >= 0, or survival outside [0, 1]; lengths that differ or below 2.
     """
     t, s = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
-    if t.ndim != 1 or t.shape != s.shape or len(t) < 2 or not ((np.diff(t) > 0).all() and t[0] >= 0):
+    rising = (
+        t.ndim == 1 and len(t) > 1 and bool(np.isfinite(t).all() and (np.diff(t) > 0).all() and t[0] >= 0)
+    )
+    if not rising or t.shape != s.shape:
         raise ValueError(
-            f"expected increasing times >= 0 and a survival for each, got {t.shape} and {s.shape}"
+            f"expected finite increasing times >= 0 and a survival for each, got {t.shape} and {s.shape}"
         )
     if not ((s >= 0) & (s <= 1)).all():
         raise ValueError("expected survival probabilities in [0, 1]")

@@ -51,7 +51,7 @@ def top_patches(
     """The k highest-scored patches, read from the slide at full resolution; the earlier one first where scores are equal.
 
     Args:
-        slide: Slide to read, or another object with `region(x, y, width, height, mpp)`.
+        slide: Slide to read, or another object with `region(x, y, width, height, mpp)`, and `mpp` where it is known.
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
         footprint: Side length of a patch in level-0 pixels.
         scores: (n,) finite scores.
@@ -75,14 +75,13 @@ def top_patches(
         taken.append(int(position))
         if len(taken) == k:
             break
-    side = round(footprint if mpp is None else footprint * _known_mpp(slide) / mpp)
+    own = getattr(slide, "mpp", None)
+    side = round(footprint if mpp is None else footprint * _known(own) / mpp)
     found = []
     for position in taken:
         x, y = (int(v) for v in places[position])
         image = np.asarray(slide.region(x, y, side, side, mpp))
-        found.append(
-            TopPatch(image, x, y, float(values[position]), position, slide.mpp if mpp is None else mpp)
-        )
+        found.append(TopPatch(image, x, y, float(values[position]), position, own if mpp is None else mpp))
     return found
 
 
@@ -104,7 +103,7 @@ def plot_contact_sheet(
         ax: Axes to draw on, divided into as many; by default a figure of its own.
 
     Raises:
-        ValueError: No patches, or another number of captions.
+        ValueError: No patches, another number of captions, or no column.
         ImportError: matplotlib is not installed.
     """
     found = [patch if isinstance(patch, TopPatch) else None for patch in patches]
@@ -112,6 +111,8 @@ def plot_contact_sheet(
     names = ranked if captions is None else list(captions)
     if not len(patches) or len(names) != len(patches):
         raise ValueError(f"expected patches and a caption for each, got {len(patches)} and {len(names)}")
+    if columns < 1:
+        raise ValueError(f"expected columns >= 1, got {columns}")
     columns = min(columns, len(patches))
     rows = -(-len(patches) // columns)
     sheet = panels(ax, rows, columns, (1.8 * columns, 2.05 * rows))
@@ -128,9 +129,9 @@ def plot_contact_sheet(
     return sheet
 
 
-def _known_mpp(slide: Slide) -> float:
-    if slide.mpp is None:
+def _known(mpp: float | None) -> float:
+    if mpp is None:
         raise ValueError(
             "the slide does not say its microns per pixel; leave mpp out, or open it with Slide(path, mpp=...)"
         )
-    return slide.mpp
+    return mpp

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from healnet._plotting import add_colorbar, color_limits, draw_scale_bar, new_axes, on_scale, trim, use_fonts
-from healnet.explain._checks import finite_scores
+from healnet.explain._checks import finite_scores, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,17 +49,19 @@ def plot_graph_overlay(
         ValueError: Lengths that differ, an edge to a node that is not there.
         ImportError: matplotlib is not installed.
     """
-    places, values = np.asarray(centroids, dtype=np.float64), finite_scores(scores)
+    places, values = numbers(centroids), finite_scores(scores)
     if places.shape != (len(values), 2):
         raise ValueError(f"expected centroids of shape ({len(values)}, 2), one per score, got {places.shape}")
     edges = np.empty((2, 0), np.int64) if edge_index is None else np.asarray(edge_index)
     if (
         edges.ndim != 2
         or len(edges) != 2
+        or edges.dtype.kind not in "iu"
         or (edges.size and not 0 <= edges.min() <= edges.max() < len(values))
     ):
         raise ValueError(
-            f"expected edge_index of shape (2, e) with nodes 0..{len(values) - 1}, got shape {edges.shape}"
+            f"expected integer edge_index of shape (2, e) with nodes 0..{len(values) - 1}, "
+            f"got {edges.dtype} of shape {edges.shape}"
         )
     shown = on_scale(values, scale)
     own = ax is None

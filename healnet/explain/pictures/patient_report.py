@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import datetime
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from healnet._evaluation import evaluating
 from healnet._files import atomic_path
 from healnet._plotting import narrow_png
 from healnet._png import png
-from healnet.explain._checks import modality_names
+from healnet.explain._checks import modality_names, numbers
 from healnet.explain.gradients import gradient_x_input
+from healnet.explain.occlusion import occlude_modalities
 from healnet.explain.pictures import _html
-from healnet.explain.risk import Risk, quantity_name
-from healnet.explain.shapley import ModalityShapley, shapley_modalities
-from healnet.inputs import Graph, PatchBag, batch_size, real_elements, values_of
+from healnet.explain.risk import Risk, quantity_name, resolve_risk, risk_of
+from healnet.explain.shapley import MOST_PLAYERS, shapley_modalities
+from healnet.inputs import Graph, PatchBag, batch_size, present, real_elements, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def patient_report(
     curve_steps: bool = False,
     time_unit: str = "days",
     cohort_risks: ArrayLike | Tensor | None = None,
-    features: Mapping[str, Sequence[str] | Mapping[str, float] | pd.Series] | None = None,
+    features: Mapping[str, Iterable[str] | Mapping[str, float] | pd.Series] | None = None,
     units: Mapping[str, str | Mapping[str, str]] | None = None,
     maps: Mapping[str, Figure | Axes | Panels | bytes] | None = None,
     details: Mapping[str, str] | None = None,
@@ -79,13 +80,14 @@ def patient_report(
 ) -> PatientReport:
     """Write ``report_<patient>.html`` about one patient.
 
-    Contributions are Shapley values over the modalities; genes are scored by gradient times input, whose sign is a
-    direction and which works behind any encoder. Everything is in the one file: no scripts, nothing loaded from elsewhere.
-    All text is escaped, and the id is percent-encoded in the file's name.
+    Contributions are Shapley values over the modalities; of a patient who has more than 8, the change of the risk without
+    each. Genes are scored by gradient times input, whose sign is a direction and which works behind any encoder. Everything
+    is in the one file: no scripts, nothing loaded from elsewhere. All text is escaped, and the id is percent-encoded in the
+    file's name.
 
     Args:
         model: Model that takes `inputs`; used in evaluation mode.
-        inputs: Inputs of one patient, a batch of one, with up to 8 modalities.
+        inputs: Inputs of one patient, a batch of one.
         patient: The id, any text.
         folder: Folder to write into; made if it is not there.
         risk: Function from the output to one number per patient; by default as `model.output` says.
@@ -95,7 +97,8 @@ def patient_report(
         time_unit: Unit of the curve's times.
         cohort_risks: Risks of the patients to compare with.
         features: modality -> names of its (f,) features, for tables, or their values by name (a dict or a row of the table)
-            before they were scaled: the most important features are listed, with these values.
+            before they were scaled, in the order of the model's columns: the most important features are listed, with these
+            values.
         units: modality -> unit of these values, one for all features or one for each by name.
         maps: title -> picture: what a `plot_*` function returns, a matplotlib figure, or the bytes of a PNG. All but bytes
             are laid out a second time for the width of a phone.
@@ -104,19 +107,22 @@ def patient_report(
         k: Number of features listed per modality.
 
     Raises:
-        ValueError: More than one patient; names that do not fit a modality; what `shapley_modalities` refuses; an empty id.
+        ValueError: More than one patient; names that do not fit a modality; a table instead of a row; an output that is
+            neither declared nor read by `risk`; an empty id.
     """
     if batch_size(inputs) != 1:
         raise ValueError(f"expected the inputs of one patient, got {batch_size(inputs)}")
     quantity = quantity_name(model, risk)
-    shares = shapley_modalities(model, inputs, risk=risk)
-    facts = _facts(model, inputs, shares, quantity, cohort_risks)
+    with evaluating(model):
+        whole = float(risk_of(model, inputs, resolve_risk(model, inputs, risk))[0])
+    has = [name for name in modality_names(inputs) if present(inputs[name])[0]]
+    facts = _facts(model, inputs, has, whole, quantity, cohort_risks)
     facts += [*(details or {}).items(), ("date", datetime.date.today().isoformat() if date is None else date)]
     cards = []
     if curve is not None:
-        times, survival = map(_array, curve)
+        times, survival = map(numbers, curve)
         cards.append(_html.card("Predicted survival", _html.curve(times, survival, time_unit, curve_steps)))
-    cards.append(_contributions(shares, quantity))
+    cards.append(_contributions(model, inputs, has, quantity, risk))
     for modality, names in (features or {}).items():
         cards.append(
             _features(model, inputs, modality, names, (units or {}).get(modality, ""), quantity, risk, k)
@@ -142,22 +148,21 @@ def _picture(picture: Figure | Axes | Panels | bytes, title: str) -> str:
 def _facts(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    shares: ModalityShapley,
+    has: Sequence[str],
+    risk: float,
     quantity: str,
     cohort_risks: ArrayLike | Tensor | None,
 ) -> list[tuple[str, str]]:
-    risk = float(shares.risk[0])
     pairs = [(quantity, f"{risk:.3f}")]
     if quantity == quantity_name(model, None) and getattr(model, "output", None) == "classes":
         with evaluating(model), torch.no_grad():
             pairs.append(("predicted class", str(int(model(inputs).argmax()))))
     if cohort_risks is not None:
-        others = _array(cohort_risks)
+        others = numbers(cohort_risks)
         if others.ndim != 1 or not len(others):
             raise ValueError(f"expected cohort_risks of shape (n,), got {others.shape}")
         place = (others < risk).mean() + (others == risk).mean() / 2
         pairs.append(("higher than", f"{place:.0%} of {len(others)} patients"))
-    has = [name for name, there in shares.has.items() if there[0]]
     pairs.append(("has", ", ".join(has) or "nothing"))
     lacks = [name for name in inputs if name not in has]
     if lacks:
@@ -169,20 +174,24 @@ def _facts(
     return pairs
 
 
-def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    """Numbers as they come out of a model too: with a gradient, on a GPU, in half precision."""
-    plain = values.detach().cpu().double() if isinstance(values, Tensor) else values
-    return np.asarray(plain, dtype=np.float64)
-
-
-def _contributions(shares: ModalityShapley, quantity: str) -> str:
-    values = {name: float(value[0]) if shares.has[name][0] else np.nan for name, value in shares.items()}
+def _contributions(
+    model: nn.Module, inputs: Mapping[str, Any], has: Sequence[str], quantity: str, risk: Risk | None
+) -> str:
+    shares: Mapping[str, Tensor]
+    if len(has) <= MOST_PLAYERS:
+        shares = shapley = shapley_modalities(model, inputs, risk=risk)
+        note = (
+            f"Shapley values: from a {quantity} of {float(shapley.nothing[0]):.3f} with nothing known, what each modality "
+            f"adds leads to {float(shapley.risk[0]):.3f}."
+        )
+    else:
+        shares = occlude_modalities(model, inputs, risk=risk)
+        note = (
+            f"The {quantity} with everything less that without the modality. They do not add up to it: what several "
+            f"modalities say counts for none of them, and Shapley values are computed for up to {MOST_PLAYERS} modalities."
+        )
+    values = {name: float(value[0]) if name in has else np.nan for name, value in shares.items()}
     notes = ["absent" if np.isnan(v) else f"{v:+.3f}" for v in values.values()]
-    nothing, risk = float(shares.nothing[0]), float(shares.risk[0])
-    note = (
-        f"Shapley values: from a {quantity} of {nothing:.3f} with nothing known, what each modality adds "
-        f"leads to {risk:.3f}."
-    )
     if quantity in ("log hazard", "risk score", "risk"):
         note += " Larger is worse."
     bars = _html.bars(list(values), list(values.values()), notes)
@@ -193,7 +202,7 @@ def _features(
     model: nn.Module,
     inputs: Mapping[str, Any],
     modality: str,
-    features: Sequence[str] | Mapping[str, float] | pd.Series,
+    features: Iterable[str] | Mapping[str, float] | pd.Series,
     units: str | Mapping[str, str],
     quantity: str,
     risk: Risk | None,
@@ -203,19 +212,21 @@ def _features(
     if modality in inputs and inputs[modality] is None:
         return _html.card(title, "", _LACKS)
     value = inputs[modality_names(inputs, [modality])[0]]
-    numbers, real = values_of(value), real_elements(value)
-    raw = None if isinstance(features, Sequence) else dict(features.items())
+    values, real = values_of(value), real_elements(value)
+    raw = dict(features.items()) if hasattr(features, "items") else None
     names = [str(name) for name in (features if raw is None else raw)]
-    if numbers.shape != (1, len(names)):
+    if raw is not None and any(np.ndim(v) for v in raw.values()):
         raise ValueError(
-            f"modality {modality!r}: expected names of the features of an input {tuple(numbers.shape)}, got {len(names)}"
+            f"modality {modality!r}: expected one number for each feature, got a table: pass one row of it"
+        )
+    if values.shape != (1, len(names)):
+        raise ValueError(
+            f"modality {modality!r}: expected names of the features of an input {tuple(values.shape)}, got {len(names)}"
         )
     if not bool(real.any()):
         return _html.card(title, "", _LACKS)
-    scores = (
-        gradient_x_input(model, inputs, modalities=[modality], risk=risk)[modality][0].cpu().double().numpy()
-    )
-    shown = numbers[0].tolist() if raw is None else list(raw.values())
+    scores = numbers(gradient_x_input(model, inputs, modalities=[modality], risk=risk)[modality][0])
+    shown = values[0].tolist() if raw is None else list(raw.values())
     top = [i for i in np.argsort(-np.abs(scores), kind="stable") if real[0, i]][:k]
     unit = [units if isinstance(units, str) else units.get(name, "") for name in names]
     table = _html.bars(
@@ -224,7 +235,9 @@ def _features(
         [f"{float(shown[i]):.4g} {unit[i]}".strip() for i in top],
         heads=("feature", "lowers | raises", "value"),
     )
-    note = f"Gradient times value: what each value adds to the {quantity}, to first order."
-    if raw is None:
-        note += " Values as the model got them."
+    note = (
+        "Gradient times the value as the model got it: to first order, what it adds to the "
+        f"{quantity} against a 0 in its place."
+    )
+    note += " Values as the model got them." if raw is None else " The values shown are those before scaling."
     return _html.card(title, table, note)

@@ -44,7 +44,8 @@ def to_pyramid_tiff(
 
     Raises:
         ImportError: tifffile or matplotlib is not installed.
-        ValueError: Scores that are no picture, limits that do not rise, or a tile that TIFF does not allow.
+        ValueError: Scores that are no picture, limits that do not rise, an mpp not above 0, or a tile that TIFF does not
+            allow.
     """
     try:
         import tifffile
@@ -58,6 +59,8 @@ def to_pyramid_tiff(
         raise ValueError(f"expected scores of shape (h, w), got {shape}")
     if not limits[0] < limits[1]:
         raise ValueError(f"expected limits that rise, got {limits}")
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        raise ValueError(f"expected mpp above 0, in microns per pixel, got {mpp}")
     if tile < 16 or tile % 16:
         raise ValueError(f"expected a tile of a multiple of 16, got {tile}")
     table = (np.asarray(colormaps[colormap](np.linspace(0, 1, 256)))[:, :3] * 255).round().astype(np.uint8)

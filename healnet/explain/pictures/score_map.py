@@ -67,7 +67,7 @@ class ScoreRaster:
         shape: (height, width).
 
     Raises:
-        ValueError: As `score_map`, or a downsample that is not above 0.
+        ValueError: As `score_map`, or a downsample that is not above 0; from reading, anything but two slices without steps.
     """
 
     def __init__(
@@ -88,6 +88,8 @@ class ScoreRaster:
         self.shape = (math.ceil(level0_size[1] / downsample), math.ceil(level0_size[0] / downsample))
 
     def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.float64]:
+        if not (isinstance(key, tuple) and len(key) == 2 and all(_is_run(part) for part in key)):
+            raise ValueError(f"expected two slices without steps, such as raster[:100, 50:90], got {key}")
         (top, bottom, _), (left, right, _) = (
             part.indices(size) for part, size in zip(key, self.shape, strict=True)
         )
@@ -104,6 +106,10 @@ class ScoreRaster:
             (step, step),
             shape,
         )
+
+
+def _is_run(part: object) -> bool:
+    return isinstance(part, slice) and part.step in (None, 1)
 
 
 def _filled(

@@ -20,7 +20,7 @@ from healnet._plotting import (
     trim,
     use_fonts,
 )
-from healnet.explain._checks import finite_scores
+from healnet.explain._checks import finite_scores, numbers
 from healnet.explain.pictures.score_map import score_map
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from healnet.slides.slide import Slide
 
 __all__ = ["plot_slide_heatmap", "plot_slide_panels"]
+
+_BOX = (3.6, 5.0)  # inches
 
 
 def plot_slide_heatmap(
@@ -54,7 +56,7 @@ def plot_slide_heatmap(
     draws the plain slide beside it, and several slides of a patient.
 
     Args:
-        slide: a `Slide`, or a thumbnail (h, w, 3) of the *whole* slide at any magnification.
+        slide: A `Slide`, or a thumbnail (h, w, 3) of the *whole* slide at any magnification.
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
         footprint: Side length of a patch in level-0 pixels.
         scores: (n,) finite scores.
@@ -92,7 +94,7 @@ def plot_slide_heatmap(
 def plot_slide_panels(
     slides: Slide | Sequence[Slide],
     coords: ArrayLike,
-    footprint: float | Sequence[float],
+    footprint: float | ArrayLike,
     scores: ArrayLike,
     *,
     scale: str = "percentile",
@@ -118,14 +120,17 @@ def plot_slide_panels(
         ax: Axes to draw on, divided into two for each slide; by default a figure of its own.
 
     Raises:
-        ValueError: As `score_map`; a patch of a slide that is not there; another number of footprints than of slides.
+        ValueError: As `score_map`; no slide; a patch of a slide that is not there; another number of footprints than of
+            slides.
         ImportError: matplotlib is not installed.
     """
     each = list(slides) if isinstance(slides, Sequence) else [slides]
-    sides = list(footprint) if isinstance(footprint, Sequence) else [footprint] * len(each)
-    if len(sides) != len(each):
-        raise ValueError(f"expected a footprint for each of {len(each)} slides, got {len(sides)}")
-    places, shown = np.asarray(coords, dtype=np.float64), on_scale(finite_scores(scores), scale)
+    if not each:
+        raise ValueError("expected at least one slide, got none")
+    sides = np.broadcast_to(numbers(footprint), len(each)) if np.ndim(footprint) == 0 else numbers(footprint)
+    if sides.shape != (len(each),):
+        raise ValueError(f"expected a footprint for each of {len(each)} slides, got {sides.size}")
+    places, shown = numbers(coords), on_scale(finite_scores(scores), scale)
     axes = places.shape[-1]
     if places.shape != (len(shown), axes) or axes not in (2, 3) or (axes == 2 and len(each) > 1):
         raise ValueError(
@@ -140,16 +145,19 @@ def plot_slide_panels(
         )
     pictures = [_whole_slide(slide, None, None, max_size) for slide in each]
     limits = _limits(scale, shown, cmap)
+    # Each slide as large as fits into one box, so that a strip leaves no blank space and does not shrink the others.
     aspects = [size[1] / size[0] for _, size, _ in pictures]
-    height = min(3.6 * sum(aspects), 5.0 * len(each))
-    grid = panels(ax, len(each), 2, (8.0, height + 0.5), heights=aspects)
+    widths = [min(_BOX[0], _BOX[1] / aspect) for aspect in aspects]
+    heights = [width * aspect for width, aspect in zip(widths, aspects, strict=True)]
+    size = (2 * max(widths) + 0.8, sum(heights) + 0.2 * len(each) + 0.3)
+    grid = panels(ax, len(each), 2, size, heights=heights)
     drawn = None
-    for i, (picture, size, mpp) in enumerate(pictures):
+    for i, (picture, level0, mpp) in enumerate(pictures):
         own = position == i
-        heat = score_map(places[own, :2], sides[i], shown[own], size, picture.shape[:2])
+        heat = score_map(places[own, :2], float(sides[i]), shown[own], level0, picture.shape[:2])
         for panel in grid[2 * i : 2 * i + 2]:
-            _draw_picture(panel, picture, size, mpp)
-        drawn = _draw_heat(grid[2 * i + 1], heat, size, limits, alpha)
+            _draw_picture(panel, picture, level0, mpp)
+        drawn = _draw_heat(grid[2 * i + 1], heat, level0, limits, alpha)
         grid[2 * i].set_title(readable(each[i].name), fontsize="small", loc="left")
     if drawn is not None:
         add_colorbar(drawn, grid, label or _label(scale))
@@ -198,7 +206,7 @@ def _whole_slide(
     slide: Any, level0_size: tuple[int, int] | None, mpp: float | None, max_size: int
 ) -> tuple[NDArray[Any], tuple[int, int], float | None]:
     """A picture of the whole slide, its level-0 size and its scale."""
-    if hasattr(slide, "thumbnail"):
+    if hasattr(slide, "mpp"):  # a picture of PIL has a thumbnail() too
         size = (int(slide.width), int(slide.height))
         if level0_size is not None and tuple(level0_size) != size:
             raise ValueError(

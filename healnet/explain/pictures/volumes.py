@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from healnet._files import atomic_path
 from healnet._plotting import Panels, add_colorbar, color_limits, new_axes, panels, trim, use_fonts
+from healnet.explain._checks import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def voxel_scores(
         >>> voxel_scores([1.0, 2.0], shape=(2, 3), patch=2).tolist()
         [[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]]
     """
-    values, axes = np.asarray(scores, dtype=np.float64), tuple(shape)
+    values, axes = numbers(scores), tuple(shape)
     sides = (patch,) * len(axes) if isinstance(patch, int) else tuple(patch)
     blocks = tuple(-(-size // side) for size, side in zip(axes, sides, strict=True))
     if values.ndim not in (1, 2) or values.shape[-1] != np.prod(blocks):
@@ -88,7 +89,7 @@ def plot_image_overlay(
         ValueError: Shapes that differ.
         ImportError: matplotlib is not installed.
     """
-    picture, heat = np.asarray(image), np.asarray(scores, dtype=np.float64)
+    picture, heat = np.asarray(image), numbers(scores)
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
     if picture.ndim not in (2, 3) or heat.shape != picture.shape[:2]:
@@ -148,7 +149,7 @@ def plot_orthogonal_slices(
         ValueError: Shapes that differ, a voxel outside, scores without a number.
         ImportError: matplotlib is not installed.
     """
-    picture, heat = np.asarray(volume), np.asarray(scores, dtype=np.float64)
+    picture, heat = np.asarray(volume), numbers(scores)
     if heat.ndim != 3 or picture.shape[:3] != heat.shape or picture.ndim not in (3, 4):
         raise ValueError(
             f"expected a volume (x, y, z[, c]) and scores (x, y, z) of one size, got {picture.shape} and {heat.shape}"
@@ -202,7 +203,7 @@ def to_nifti(scores: ArrayLike, path: str | Path, affine: ArrayLike | None = Non
         import nibabel
     except ImportError as error:
         raise ImportError("writing NIfTI needs nibabel: pip install nibabel") from error
-    values, path = np.asarray(scores), Path(path)
+    values, path = numbers(scores), Path(path)
     if values.ndim != 3 or not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(
             f"expected scores (x, y, z) and a path ending in .nii or .nii.gz, got {values.shape} and {path.name!r}"

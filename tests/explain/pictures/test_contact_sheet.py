@@ -75,3 +75,16 @@ def test_found_patches_bring_rank_score_and_scale(slide):
     plain = [np.zeros((64, 64, 3))]
     assert plot_contact_sheet(plain, mpp=2.0)[0].texts[0].get_text() == "50 µm"
     assert not plot_contact_sheet(plain)[0].patches
+
+
+def test_a_reader_without_a_scale_gives_patches_without_one():
+    class Reader:
+        def region(self, x, y, width, height, mpp=None):
+            return np.full((height, width, 3), x, np.uint8)
+
+    (best,) = top_patches(Reader(), [[7, 0]], 4, [1.0])
+    assert best.mpp is None
+    assert best.image[0, 0].tolist() == [7, 7, 7]
+    assert not plot_contact_sheet([best])[0].patches
+    with pytest.raises(ValueError, match=r"^expected columns >= 1, got 0$"):
+        plot_contact_sheet([best], columns=0)

@@ -64,9 +64,12 @@ def test_wrong_graphs_are_refused():
     ):
         plot_graph_overlay(np.zeros((3, 2)), [1, 2])
     with pytest.raises(
-        ValueError, match=r"^expected edge_index of shape \(2, e\) with nodes 0..1, got shape \(2, 1\)$"
+        ValueError,
+        match=r"^expected integer edge_index of shape \(2, e\) with nodes 0..1, got int64 of shape \(2, 1\)$",
     ):
         plot_graph_overlay(np.zeros((2, 2)), [1, 2], [[0], [2]])
+    with pytest.raises(ValueError, match=r"^expected integer edge_index .*, got float64 of shape \(2, 1\)$"):
+        plot_graph_overlay(np.zeros((2, 2)), [1, 2], [[0.0], [1.0]])
 
 
 def test_centroids_lie_on_the_dark_nuclei_of_their_picture():

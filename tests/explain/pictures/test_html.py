@@ -140,10 +140,16 @@ def test_ticks_are_round_and_few(end, ticks):
 
 def test_wrong_curves_and_pictures_are_refused():
     with pytest.raises(
-        ValueError, match=r"^expected increasing times >= 0 and a survival for each, got \(2,\) and \(2,\)$"
+        ValueError,
+        match=r"^expected finite increasing times >= 0 and a survival for each, got \(2,\) and \(2,\)$",
     ):
         _html.curve([2, 1], [1, 0.5], "days")
     with pytest.raises(ValueError, match=r"^expected survival probabilities in \[0, 1\]$"):
         _html.curve([1, 2], [1.5, 0.5], "days")
     with pytest.raises(ValueError, match=r"^expected the bytes of a PNG, got b'GIF89a'$"):
         _html.picture(b"GIF89a", "x")
+
+
+def test_a_curve_that_ends_at_infinity_is_refused():
+    with pytest.raises(ValueError, match=r"^expected finite increasing times >= 0 and a survival for each"):
+        _html.curve([1.0, np.inf], [0.9, 0.5], "days")

@@ -15,7 +15,13 @@ from healnet import HEALNet
 from healnet._plotting import new_axes
 from healnet._png import png
 from healnet.encoders import OmicEncoder, PatchEncoder
-from healnet.explain import gradient_x_input, patient_report, plot_slide_panels, shapley_modalities
+from healnet.explain import (
+    gradient_x_input,
+    occlude_modalities,
+    patient_report,
+    plot_slide_panels,
+    shapley_modalities,
+)
 from healnet.inputs import Masked, PatchBag
 from healnet.survival import BreslowBaseline, SurvivalTarget
 
@@ -236,3 +242,29 @@ def test_wrong_requests_are_refused(tmp_path, small, patient):
     with pytest.raises(ValueError, match=r"^expected cohort_risks of shape \(n,\), got \(0,\)$"):
         patient_report(small, patient, "P", tmp_path, cohort_risks=np.array([]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_patient_of_many_modalities_is_reported_by_occlusion(tmp_path):
+    torch.manual_seed(0)
+    names = [f"m{i}" for i in range(30)]
+    small = {"depth": 1, "num_latents": 2, "latent_dim": 4, "num_heads": 1, "head_dim": 2}
+    model = HEALNet({name: OmicEncoder(2, token_dim=3) for name in names}, output="cox", **small)
+    has = torch.arange(30) < 20
+    inputs = {name: Masked(torch.randn(1, 2), has[i : i + 1]) for i, name in enumerate(names)}
+    text = text_of(patient_report(model, inputs, "P", tmp_path))
+    expected = occlude_modalities(model, inputs)
+    shown = dict(re.findall(r'class="name"><bdi>(m\d+)</bdi>.*?class="number">(.*?)<', text))
+    assert shown == {n: f"{float(expected[n][0]):+.3f}" if has[i] else "absent" for i, n in enumerate(names)}
+    assert "The log hazard with everything less that without the modality." in text
+    few = patient_report(model, {name: inputs[name] for name in names[15:]}, "P", tmp_path)
+    assert "Shapley values: from a log hazard of" in text_of(few)  # 5 of 15 are there
+
+
+def test_names_may_be_the_columns_of_a_table_and_values_its_row(tmp_path, small, patient):
+    table = pd.DataFrame([[1.0, 2.0, 3.0]], columns=GENES)
+    plain = text_of(patient_report(small, patient, "P", tmp_path, features={"rna": GENES}))
+    for names in (table.columns, np.array(GENES)):
+        assert text_of(patient_report(small, patient, "P", tmp_path, features={"rna": names})) == plain
+    message = r"^modality 'rna': expected one number for each feature, got a table: pass one row of it$"
+    with pytest.raises(ValueError, match=message):
+        patient_report(small, patient, "P", tmp_path, features={"rna": table})

@@ -69,3 +69,10 @@ def test_what_cannot_be_written_is_refused(tmp_path, shape, options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         to_pyramid_tiff(np.zeros(shape), tmp_path / "x.tif", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mpp", [0, -0.5, float("nan")])
+def test_a_scale_that_is_none_is_refused(tmp_path, mpp):
+    with pytest.raises(ValueError, match=r"^expected mpp above 0, in microns per pixel, got "):
+        to_pyramid_tiff(np.zeros((3, 3)), tmp_path / "s.tif", (0, 1), mpp=mpp)
+    assert not list(tmp_path.iterdir())

@@ -101,3 +101,13 @@ def test_patches_become_a_pyramid_that_openslide_opens(tmp_path):
         assert (picture[:, side : 2 * side] == (253, 231, 37)).all()
         assert (picture[:, 2 * side :] == (68, 1, 84)).all()
     assert (overlay.region(3200, 0, 8, 8) == 255).all()
+
+
+@pytest.mark.parametrize("key", [np.s_[::2, :], 3, np.s_[3, :], np.s_[:], np.s_[:, :, :]])
+def test_what_a_raster_cannot_read_is_refused(key):
+    """A step was passed over, and gave all pixels."""
+    raster = ScoreRaster([[0, 0]], 8, [1.0], (32, 32))
+    with pytest.raises(
+        ValueError, match=r"^expected two slices without steps, such as raster\[:100, 50:90\], got "
+    ):
+        raster[key]

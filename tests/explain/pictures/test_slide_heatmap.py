@@ -2,6 +2,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from healnet._plotting import new_figure
 from healnet.explain import plot_slide_heatmap, plot_slide_panels
@@ -221,3 +222,31 @@ def test_slides_and_patches_that_do_not_fit_are_refused(tmp_path):
     message = r"^expected coords \(1, 3\) with the position of one of 2 slides last, or \(1, 2\) of one slide, got \(1, 2\)$"
     with pytest.raises(ValueError, match=message):
         plot_slide_panels([slide, slide], [[0, 0]], 8, [1.0])
+
+
+def test_a_thumbnail_may_be_a_picture_of_pil():
+    """OpenSlide's get_thumbnail gives one; it has a method `thumbnail`, as a `Slide` has, that does something else."""
+    picture = Image.new("RGB", (40, 20), (10, 20, 30))
+    ax = plot_slide_heatmap(picture, [[0, 0]], 100, [1.0], level0_size=(400, 200))
+    assert ax.images[0].get_array().shape == (20, 40, 3)
+    assert tuple(ax.images[0].get_extent()) == (0, 400, 200, 0)
+
+
+def test_a_strip_leaves_no_blank_space_and_does_not_shrink_other_slides(tmp_path):
+    strip, square = pyramid(tmp_path / "strip.tif", 256, 5120, 1), pyramid(tmp_path / "b.tif", 512, 512, 1)
+    alone = plot_slide_panels(strip, [[0, 0]], 256, [1.0])
+    both = plot_slide_panels([square, strip], [[0, 0, 0], [0, 0, 1]], np.array([256, 256]), [1.0, 2.0])
+    inches = [
+        panel.get_window_extent().size / grid.figure.dpi
+        for grid in (alone, both)
+        for panel in grid
+        if grid.figure.draw_without_rendering() is None
+    ]
+    assert inches[0][1] > 4
+    assert alone.figure.get_size_inches()[0] < 2.5
+    assert min(inches[2]) > 3  # the square slide
+
+
+def test_no_slides_are_refused():
+    with pytest.raises(ValueError, match=r"^expected at least one slide, got none$"):
+        plot_slide_panels([], np.zeros((0, 3)), 256, [])
