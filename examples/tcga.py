@@ -7,7 +7,7 @@ The table is MCAT's or PORPOISE's: `--features` adds a folder of CLAM or TRIDENT
 `--tables` is a folder of `tcga_NAME_all_clean.csv.zip`, each run into a folder NAME of the output, with `--splits` a folder
 of folders `tcga_NAME`; `results.csv` then has all cohorts.
 
-Each finished fold is kept: a run that was stopped, or was asked for `--folds 0,1` only, goes on where it ended.
+Each finished fold is kept: a run that was stopped, or had `--folds 0,1` only, goes on where it ended.
 """
 
 import argparse

@@ -40,7 +40,7 @@ class SharedBatches(Sampler[list[int]]):
     """The part that one process has of batches that are the same for any number of processes.
 
     `DistributedSampler` repeats patients to give every process equally many, which Cox's risk sets would count twice. Here a
-    batch is dealt out as it is; parts may differ in size by one.
+    batch is divided as it is; parts may differ in size by one.
     """
 
     def __init__(self, patients: int, batch_size: int, seed: int, rank: int, world: int) -> None:

@@ -49,7 +49,7 @@ class Cohort:
       with a `mask`, or a function without arguments that reads one of these. A patient left out is absent.
 
     The patients' order is that of `patients` in every modality. Indexing gives the cohort of those patients (slice,
-    integer array, bool mask, one integer); `select` that of those modalities. Tables handed out are read-only.
+    integer array, bool mask, one integer); `select` that of those modalities. Tables that it returns are read-only.
 
     Args:
         modalities: Tables or mappings by name, or a MuData. Patients are found by id; ids are compared as strings.

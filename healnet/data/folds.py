@@ -15,7 +15,7 @@ def stratified_folds(
 ) -> list[tuple[Index, Index]]:
     """Cross-validation folds: every patient is in exactly one test fold.
 
-    Patients are shuffled within their group and dealt to the folds in turn, group after group, so that the sizes of two
+    Patients are shuffled within their group and assigned to the folds in turn, group after group, so that the sizes of two
     folds, and their numbers of patients of any one group, differ by at most one.
 
     Args:

@@ -66,7 +66,7 @@ def model_card(
         "\n".join(["| metric | value |", "|---|---|", *scores]) if scores else "Not stated.",
         "## Limits",
         f"{limits}\n\n{_LIMITS}" if limits else _LIMITS,
-        "## What the files tell of the training patients",
+        "## What the files reveal of the training patients",
         "\n".join(f"- {one}" for one in [*told, "whatever the weights have memorized"]),
         "## Use",
         f"```python\nfrom healnet.pretrained import PretrainedModel\n\n"

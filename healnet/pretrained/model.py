@@ -41,7 +41,7 @@ class PretrainedModel(ModelHubMixin):
     `save_pretrained` writes a folder, `from_pretrained` reads it, `push_to_hub` uploads it; a fresh process needs nothing
     else to predict new patients. What a prediction is follows from the model's declared `output`.
 
-    The folder tells of the training patients each feature's center and spread, the times of their events where there are
+    The folder reveals of the training patients each feature's center and spread, the times of their events where there are
     baselines, and with a scaler of the method "rank" all values of each feature, sorted, with a warning. Its model
     card says so.
 

@@ -31,8 +31,8 @@ def balanced_event_sampler(
     one as long as there are as many events as batches. Batch sizes differ by at most one, too.
 
     With strata, patients are compared within their stratum only, so one without an event in the batch teaches
-    nothing, and neither does one that is alone. Each stratum is dealt to as many batches as it has events, and
-    to no more than leave it `min_per_stratum` patients in each; other batches do without it. Batches keep to
+    nothing, and neither does one that is alone. Each stratum is spread over as many batches as it has events, and
+    over no more than leave it `min_per_stratum` patients in each; other batches do without it. Batches keep to
     their size, which comes first where both cannot be (a stratum of one event and more patients than a batch).
 
     The batches of every pass are drawn at once from a generator of the sampler's own, so they do not depend on a

@@ -152,7 +152,7 @@ def test_the_card_says_data_metrics_limits_and_how_to_load(trained, folder):
 
 def test_a_folder_says_what_it_tells_of_the_training_patients(trained, tmp_path):
     PretrainedModel.of(trained).save_pretrained(tmp_path / "mean")
-    told = (tmp_path / "mean" / "README.md").read_text().split("## What the files tell")[1]
+    told = (tmp_path / "mean" / "README.md").read_text().split("## What the files reveal")[1]
     assert "- the times of their events" in told
     assert "every value" not in told
     cohort = Cohort({"rna": pd.DataFrame({"a": np.arange(12.0), "b": np.arange(12) ** 2.0})})
@@ -163,7 +163,7 @@ def test_a_folder_says_what_it_tells_of_the_training_patients(trained, tmp_path)
     ) as found:
         PretrainedModel(model, scaler=scaler).save_pretrained(tmp_path / "rank")
     assert found[0].filename == __file__
-    told = (tmp_path / "rank" / "README.md").read_text().split("## What the files tell")[1]
+    told = (tmp_path / "rank" / "README.md").read_text().split("## What the files reveal")[1]
     assert "- **every value of each feature, sorted**" in told
     assert "times" not in told
     assert "121.0" in (tmp_path / "rank" / "config.json").read_text()

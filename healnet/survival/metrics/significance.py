@@ -146,7 +146,7 @@ def permutation_test(
 ) -> PermutationTest:
     """Test whether a whole procedure learned anything, by running it again on shuffled outcomes.
 
-    Outcomes (time and event together) are dealt to the patients at random, and everything that looks at them is repeated:
+    Outcomes (time and event together) are assigned to patients at random, and everything that depends on them is repeated:
     choice of settings, training of every fold, the statistic. p is the share of runs that reach the observed statistic,
     which counts as one of them (Phipson and Smyth 2010, Stat Appl Genet Mol Biol 9:39), so it keeps its level exactly,
     whatever the folds share, and is at least 1 / (1 + permutations). Time: 1 + `permutations` runs of the procedure.
