@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from healnet._files import atomic_path, shown
-from healnet.slides.features.hdf5 import open_h5
+from healnet.slides.features.hdf5 import reading_h5
 from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.quality_table import SlideResult
 from healnet.slides.slide_scale import magnification_of
@@ -217,7 +217,7 @@ class FeatureWriter:
     def _write_clam(self, written: Path) -> None:
         """The tensor and the coordinates' file that CLAM keeps beside the features."""
         name = self._tiles.slide.name
-        with open_h5(written) as file:
+        with h5py.File(written) as file:
             features, coords = file["features"][:], file["coords"][:]
         tensor, patches, _ = self._target.files(name)
         with atomic_path(tensor) as temporary:
@@ -273,7 +273,7 @@ def finished_result(
         pass
     try:
         bag = read_patches(path)
-        with open_h5(path) as file:
+        with reading_h5(path, "the attributes of a finished slide") as file:
             notes = dict(file["coords"].attrs) if "coords" in file else {}
             probe = file["features"].attrs.get("probe")
             root = dict(file.attrs)
