@@ -20,7 +20,7 @@ from healnet.encoders import ModalityEncoder
 from healnet.fusion import HEALNet
 from healnet.pretrained.architecture import NotDescribableError, describe, rebuild
 from healnet.pretrained.card import model_card
-from healnet.pretrained.new_patients import match_patients
+from healnet.pretrained.new_patients import match_patients, own_ids
 from healnet.pretrained.plausible import warn_of_times
 from healnet.survival import BreslowBaseline, TimeBins, risk_score, survival_function
 from healnet.training import Ensemble, raw_outputs
@@ -49,7 +49,7 @@ class PretrainedModel(ModelHubMixin):
         models: HEALNet with a declared `output`, or several of one architecture.
         scaler: Standardizer fitted on the training patients; None where tables go in as they are.
         features: Names of each table's columns, in order; those of the scaler if left out.
-        centers: Training mean of each model's log hazard, subtracted before models are averaged; 0 if left out.
+        centers: Training mean of each model's risk (cox and discrete), subtracted before models are averaged; 0 if left out.
         scales: Training standard deviation of the same, by which it is divided; 1 if left out.
         baselines: Breslow baseline of each model, for the curves of a Cox model.
         bins: Time bins of a discrete model.
@@ -109,6 +109,9 @@ class PretrainedModel(ModelHubMixin):
     def _check(self) -> None:
         if not self.models:
             raise ValueError("expected at least one model, got none")
+        others: list[object] = [model for model in self.models if not isinstance(model, HEALNet)]
+        if others:
+            raise ValueError(f"expected HEALNet models, got {type(others[0]).__name__}")
         first = self.models[0]
         if first.output is None:
             raise ValueError('expected a declared output, as HEALNet(..., output="cox"), got None')
@@ -129,6 +132,12 @@ class PretrainedModel(ModelHubMixin):
             raise ValueError(
                 f"unknown modality {unknown[0]!r}: the model's modalities are {list(first.encoders)}"
             )
+        if first.output in ("classes", "value") and any((*self.centers, *(s - 1 for s in self.scales))):
+            raise ValueError(f"expected centers and scales of risks alone, got some with {first.output!r}")
+        if self.baselines and first.output != "cox":
+            raise ValueError(
+                f"expected baselines with the output 'cox' alone, got some with {first.output!r}"
+            )
         if (self.bins is not None) != (first.output == "discrete"):
             raise ValueError(
                 f"expected time bins with the output 'discrete' alone, got {self.bins} with {first.output!r}"
@@ -138,6 +147,10 @@ class PretrainedModel(ModelHubMixin):
         for what, number in (("time bins", bins), ("classes", len(self.classes) or None)):
             if None not in (number, outputs) and number != outputs:
                 raise ValueError(f"expected {what} for the {outputs} outputs of the model, got {number}")
+        if len(set(self.classes)) < len(self.classes) or (self.classes and first.output != "classes"):
+            raise ValueError(
+                f"expected different classes, with the output 'classes', got {self.classes} with {first.output!r}"
+            )
         for name, own in self.features.items():
             width = getattr(first.encoders[name], "num_features", None)
             if len(set(own)) < len(own) or width not in (None, len(own)):
@@ -185,7 +198,7 @@ class PretrainedModel(ModelHubMixin):
                 order; others are left out, features that are absent count as missing, with a warning.
 
         Returns:
-            One row per patient. Columns by output: "risk" (cox and discrete, larger = worse), a probability per class, or
+            One row per patient, with the ids of the data. Columns by output: "risk" (cox and discrete, larger = worse), a probability per class, or
             "value".
 
         Raises:
@@ -196,15 +209,16 @@ class PretrainedModel(ModelHubMixin):
         """
         cohort = match_patients(data, list(self.models[0].encoders), self.features, self.scaler)
         raw = [output.double() for output in raw_outputs(self.models, cohort)]
+        patients = own_ids(data, cohort.patients)
         if self.output == "classes":
             columns = self.classes or [str(i) for i in range(raw[0].shape[1])]
             mean = torch.stack([logits.softmax(dim=1) for logits in raw]).mean(dim=0)
-            return pd.DataFrame(mean.numpy(), index=cohort.patients, columns=columns)
+            return pd.DataFrame(mean.numpy(), index=patients, columns=columns)
         column = "value" if self.output == "value" else "risk"
         values = [risk_score(logits) if self.output == "discrete" else logits[:, 0] for logits in raw]
         scaled = [(v - c) / s for v, c, s in zip(values, self.centers, self.scales, strict=True)]
         mean = torch.stack(scaled).mean(dim=0)
-        return pd.DataFrame({column: mean.numpy()}, index=cohort.patients)
+        return pd.DataFrame({column: mean.numpy()}, index=patients)
 
     def survival(
         self, data: Cohort | pd.DataFrame | Mapping[str, pd.DataFrame], times: ArrayLike
@@ -238,7 +252,8 @@ class PretrainedModel(ModelHubMixin):
             curves = [survival_function(logits, self.bins).at(at) for logits in raw]
         else:
             curves = [b.survival(r, at) for b, r in zip(self.baselines, raw, strict=True)]
-        return pd.DataFrame(torch.stack(curves).mean(dim=0).numpy(), index=cohort.patients, columns=at)
+        mean = torch.stack(curves).mean(dim=0).numpy()
+        return pd.DataFrame(mean, index=own_ids(data, cohort.patients), columns=at)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README that is saved beside the weights."""

@@ -10,7 +10,7 @@ from healnet.data import Cohort, Standardizer
 from healnet.pretrained.align import align, some, split_frame
 from healnet.pretrained.plausible import warn_of_units
 
-__all__ = ["match_patients"]
+__all__ = ["match_patients", "own_ids"]
 
 
 def match_patients(
@@ -63,6 +63,20 @@ def match_patients(
     cohort = scaler.transform(cohort)
     warn_of_units(cohort)
     return cohort
+
+
+def own_ids(data: Cohort | pd.DataFrame | Mapping[str, pd.DataFrame], patients: pd.Index) -> pd.Index:
+    """The patients' ids as the data have them: numbers stay numbers, so that what is predicted can be joined to a table.
+
+    Args:
+        data: As for `match_patients`.
+        patients: (n,) ids of the cohort that it made of them, as text.
+    """
+    if isinstance(data, Cohort):
+        return patients
+    tables = [data] if isinstance(data, pd.DataFrame) else data.values()
+    own = {str(one): one for table in tables for one in table.index}
+    return pd.Index([own[one] for one in patients], name=patients.name)
 
 
 def _known(names: Sequence[str], modalities: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from healnet import HEALNet, Tokens
+from healnet.baselines import MeanFusion
 from healnet.data import Cohort, CohortDataset, Standardizer
 from healnet.encoders import LearnedEncoder, ModalityEncoder, OmicEncoder
 from healnet.inputs import element_mask, unmask
@@ -321,12 +322,57 @@ def test_parts_that_do_not_fit_are_refused(options, message):
         PretrainedModel(small("cox", 1), **options)
 
 
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("value", {"centers": [5.0]}, "expected centers and scales of risks alone, got some with 'value'"),
+        ("classes", {"scales": [2.0]}, "expected centers and scales of risks alone, got some with 'classes'"),
+        (
+            "value",
+            {"baselines": BreslowBaseline([1.0], [0.1])},
+            "expected baselines with the output 'cox' alone, got some with 'value'",
+        ),
+        (
+            "cox",
+            {"classes": ["low"]},
+            "expected different classes, with the output 'classes', got ['low'] with 'cox'",
+        ),
+        (
+            "classes",
+            {"classes": ["a", "b", "a"]},
+            "expected different classes, with the output 'classes', got ['a', 'b', 'a'] with 'classes'",
+        ),
+    ],
+)
+def test_parts_of_another_output_are_refused(output, options, message):
+    """Most would change a prediction without a word, or be left unused."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PretrainedModel(small(output, 3 if output == "classes" else 1), **options)
+
+
+def test_predictions_have_the_ids_of_the_tables(rna):
+    """Ids of numbers stay numbers: as text, `table["risk"] = ...` would fill the column with NaN."""
+    baseline = BreslowBaseline([1.0, 2.0], [0.1, 0.5])
+    model = PretrainedModel(small("cox", 1), features={"rna": list("WXYZ")}, baselines=baseline)
+    numbered = rna.set_axis([7, 30, 4, 100, 12])
+    for data in (numbered, {"rna": numbered}):
+        assert model.predict(data).index.tolist() == [7, 30, 4, 100, 12]
+        assert model.survival(data, [1.5]).index.tolist() == [7, 30, 4, 100, 12]
+    joined = numbered.assign(risk=model.predict(numbered)["risk"])
+    np.testing.assert_array_equal(joined["risk"], model.predict(rna)["risk"])
+    classes = PretrainedModel(small("classes", 3), features={"rna": list("WXYZ")})
+    assert classes.predict(numbered).index.tolist() == [7, 30, 4, 100, 12]
+
+
 def test_bins_of_another_number_than_the_outputs_are_refused():
     with pytest.raises(ValueError, match=r"^expected time bins for the 3 outputs of the model, got 2$"):
         PretrainedModel(small("discrete", 3), bins=TimeBins([0, 1, 2]))
 
 
 def test_members_of_another_kind_are_refused():
+    fused = MeanFusion({"rna": small("cox", 1)}, output="cox")
+    with pytest.raises(ValueError, match=r"^expected HEALNet models, got MeanFusion$"):
+        PretrainedModel([small("cox", 1), fused])
     with pytest.raises(ValueError, match=r"^expected models of one architecture, got others$"):
         PretrainedModel([small("cox", 1), small("value", 1)])
 
