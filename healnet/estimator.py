@@ -276,7 +276,7 @@ def _outcomes(X: Any, y: Any) -> SurvivalTarget:
     target = X.target if y is None and isinstance(X, Cohort) else _target(y)
     if isinstance(X, Cohort):
         check_target(target, X.patients)
-    elif isinstance(X, pd.DataFrame):
+    elif isinstance(X, pd.DataFrame) and not X.index.equals(pd.RangeIndex(len(X))):
         check_target(target, X.index.astype(str))
     return target
 

@@ -132,6 +132,18 @@ def test_outcomes_of_a_table_in_another_order_are_refused(cohort, y):
             HEALNetSurvivalAnalysis(**QUICK).fit(given, target).score(given, backwards)
 
 
+def test_outcomes_by_numbers_in_another_order_are_refused(cohort, y):
+    """Ids of numbers; those of rows, 0 to n - 1, are no ids, whatever order the outcomes' rows were in."""
+    outcomes = pd.DataFrame({"t": y["time"], "e": y["event"]}, index=range(100, 160))
+    X = cohort.to_frame().set_axis(range(100, 160))
+    estimator = HEALNetSurvivalAnalysis(**QUICK).fit(X, SurvivalTarget.from_frame(outcomes, "t", "e"))
+    message = r"^expected patients in the order of the target's table, got '100' at position 0 where the table has 159; "
+    with pytest.raises(ValueError, match=message):
+        estimator.score(X, SurvivalTarget.from_frame(outcomes[::-1], "t", "e"))
+    rows = SurvivalTarget.from_frame(outcomes.set_axis(range(60))[::-1], "t", "e")
+    assert estimator.score(X[::-1].reset_index(drop=True), rows) == estimator.score(X, y)
+
+
 def test_names_of_columns_that_scikit_learn_does_not_compare_are_refused(cohort, y):
     """Entrez ids of genes, say: by position they would be other columns at predict than at fit."""
     X = cohort.select(["clinical"]).to_frame().set_axis([7157, 675, 672], axis=1)

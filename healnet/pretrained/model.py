@@ -198,8 +198,8 @@ class PretrainedModel(ModelHubMixin):
                 order; others are left out, features that are absent count as missing, with a warning.
 
         Returns:
-            One row per patient, with the ids of the data. Columns by output: "risk" (cox and discrete, larger = worse), a probability per class, or
-            "value".
+            One row per patient, with the ids of the data. Columns by output: "risk" (cox and discrete, larger = worse), a
+            probability per class, or "value".
 
         Raises:
             ValueError: No feature of the model in the data, a patient without any, a cell that is not a number.

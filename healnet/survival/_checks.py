@@ -37,6 +37,7 @@ __all__ = [
     "check_values",
     "column",
     "one_output",
+    "patient_ids",
     "require",
     "widen",
 ]
@@ -277,15 +278,23 @@ def check_risk(risk: ArrayLike, target: Any, name: str = "risk") -> Floats:
         raise ValueError(
             f"expected a SurvivalTarget after {name}, got {type(target).__name__}: the prediction comes first"
         )
-    index: Any = getattr(risk, "index", None)
-    if getattr(index, "inferred_type", None) == "string":
-        own = index.to_numpy()
+    own = patient_ids(getattr(risk, "index", None))
+    if own is not None:
         if (at := target.first_other(own)) is not None:
             raise ValueError(
                 f"expected {name} in the order of the target's patients, got {own[at]!r} at position {at} "
                 f"where the target has {target.patients[at]!r}; reindex it with target.patients"
             )
     return check_values(risk, len(target), name)
+
+
+def patient_ids(index: Any) -> NDArray[np.object_] | None:
+    """Return the ids in a pandas index, text or whole numbers, (n,); None of other things, and of 0, 1, 2, ... for rows."""
+    kind = getattr(index, "inferred_type", None)
+    if kind not in ("string", "integer") or (kind == "integer" and (index == np.arange(len(index))).all()):
+        return None
+    ids: NDArray[np.object_] = index.to_numpy(dtype=object)
+    return ids
 
 
 def check_values(values: ArrayLike, n: int, name: str) -> Floats:

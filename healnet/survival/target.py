@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.survival._checks import check_labels, check_times
+from healnet.survival._checks import check_labels, check_times, patient_ids
 from healnet.survival._outcomes import read_outcomes
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class SurvivalTarget:
         event: Events as bool, or numbers that are exactly 0 or 1.
 
     Attributes:
-        patients: (n,) ids of the patients, where `from_frame` found text as the table's index; None otherwise. A `Cohort`
-            compares them with its own.
+        patients: (n,) ids of the patients, where `from_frame` found text as the table's index, or whole numbers other than
+            0, 1, 2, ... of the rows; None otherwise. A `Cohort` compares them with its own.
 
     Shape:
         time, event: (n,) or (n, 1)
@@ -138,9 +138,7 @@ class SurvivalTarget:
                 f"expected times that are finite and >= 0, got {times[wrong[0]]:g} for patient "
                 f"{frame.index[wrong[0]]!r} ({len(wrong)} of {len(frame)} are wrong)"
             )
-        named = frame.index.inferred_type == "string"
-        patients = frame.index.to_numpy(dtype=object) if named else None
-        target = cls.unchecked(times * scale, events.astype(np.bool_), patients)
+        target = cls.unchecked(times * scale, events.astype(np.bool_), patient_ids(frame.index))
         target._warn_about_share()
         return target
 
@@ -213,7 +211,8 @@ class SurvivalTarget:
     def first_other(self, patients: NDArray[np.object_]) -> int | None:
         """Return the first position at which ids differ from the target's own; None if they are the same.
 
-        None, too, where they cannot be compared: the target does not know its patients, or none of the ids is among them.
+        None, too, where they cannot be compared: the target does not know its patients, or none of the ids is among them; of
+        numbers, which may be those of rows, not all.
 
         Args:
             patients: (n,) ids.
@@ -226,8 +225,13 @@ class SurvivalTarget:
         """
         if self.patients is None or len(patients) != len(self.patients):
             return None
-        differ = np.flatnonzero(self.patients != patients)
-        return int(differ[0]) if len(differ) and np.isin(patients, self.patients).any() else None
+        own, given = self.patients.astype(str), patients.astype(str)
+        differ = np.flatnonzero(own != given)
+        if not len(differ):
+            return None
+        shared = np.isin(given, own)
+        same = shared.any() if isinstance(self.patients[0], str) else shared.all()
+        return int(differ[0]) if same else None
 
     def to_structured(self) -> NDArray[np.void]:
         """Return scikit-survival's structured array: (n,) with the fields `event` (bool) and `time` (float64)."""

@@ -129,3 +129,18 @@ def test_a_compiled_graph_is_whole_and_still_checks_labels(label):
     torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (found, expected)))
     with pytest.raises(ValueError, match=r"^expected event .* got 3 at position 0 \(4 of 6 are wrong\)"):
         compiled(x, time, 3 * event)
+
+
+def test_a_risk_by_numbers_of_patients_in_another_order_is_refused():
+    ids = [41, 7, 23]
+    target = SurvivalTarget.from_frame(pd.DataFrame({"OS.time": [1, 2, 3], "OS": [1, 1, 1]}, index=ids))
+    risk = pd.Series([3.0, 2.0, 1.0], index=ids)
+    assert concordance(risk, target) == 1
+    message = (
+        "expected risk in the order of the target's patients, got 7 at position 0 where the target has 41; "
+        "reindex it with target.patients"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        concordance(risk.sort_index(), target)
+    assert concordance(risk.sort_index().reindex(target.patients), target) == 1
+    assert concordance(risk.reset_index(drop=True), target) == 1  # numbers of rows

@@ -217,6 +217,19 @@ def test_the_ids_of_a_table_stay_with_the_target():
     assert SurvivalTarget.from_frame(frame.reset_index(), "t", "e").patients is None  # numbers of rows
 
 
+def test_ids_of_numbers_stay_with_the_target_too():
+    frame = pd.DataFrame({"t": [1, 2, 3], "e": [1, 0, 1]}, index=[311, 12, 205])
+    target = SurvivalTarget.from_frame(frame, "t", "e")
+    assert target.patients.tolist() == [311, 12, 205]
+    assert target.first_other(np.array(["311", "205", "12"], dtype=object)) == 1
+    assert target.first_other(np.array([311, 12, 205], dtype=object)) is None
+    # Numbers may be those of rows, so some that agree by chance say nothing.
+    assert target.first_other(np.array([311, 205, 13], dtype=object)) is None
+    rows = frame.set_axis([2, 0, 1])
+    assert SurvivalTarget.from_frame(rows, "t", "e").patients.tolist() == [2, 0, 1]
+    assert SurvivalTarget.from_frame(frame.set_axis([0, 1, 2]), "t", "e").patients is None
+
+
 def test_a_flipped_status_in_a_table_warns_at_the_caller():
     frame = pd.DataFrame({"t": range(30), "e": 1})
     with pytest.warns(UserWarning, match=r"^30 of 30 patients \(100.0%\) have an observed event") as caught:
