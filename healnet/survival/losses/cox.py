@@ -79,7 +79,8 @@ def cox_nll(
     weight = torch.ones_like(precise)
     if weights is not None:
         weight = as_vector(weights, "weights", eta).to(precise.dtype)
-        weight = require(weight, weight > 0, "weights > 0 (leave a patient out instead of weighing them 0)")
+        right = (weight > 0) & torch.isfinite(weight)
+        weight = require(weight, right, "finite weights > 0 (leave a patient out instead of weighing them 0)")
     terms = partial_likelihood_terms(precise, times, seen, ties == "efron", stratum, weight)
     # Without events the sum is a zero that still depends on the log hazards, so backward gives zeros.
     return reduce(terms, reduction, (weight * seen).sum()).to(eta.dtype)

@@ -13,6 +13,7 @@ from healnet.survival._checks import (
     check_choice,
     check_logits,
     one_output,
+    require,
 )
 from healnet.survival.losses._hazards import log_hazards
 
@@ -54,7 +55,7 @@ def ranking_loss(
         returns: a scalar.
 
     Raises:
-        ValueError: Other shapes, labels other than 0 and 1, sigma <= 0, another reduction.
+        ValueError: Other shapes, NaN times, labels other than 0 and 1, sigma <= 0, another reduction.
 
     Example:
         >>> risk = torch.tensor([1.0, 1.0, 3.0])
@@ -76,6 +77,7 @@ def ranking_loss(
         at_own = survival[:, bins].T  # (b, b): S_j(y_i) in row i, column j
         cost = torch.exp((at_own.diagonal().unsqueeze(1) - at_own) / (sigma or 0.1))
     times, seen = as_vector(time, "time", cost), as_event(event, cost)
+    times = require(times, ~torch.isnan(times), "time to be a number")
     later = times.unsqueeze(0) > times.unsqueeze(1)
     as_late = (times.unsqueeze(0) == times.unsqueeze(1)) & ~seen.unsqueeze(0)
     comparable = seen.unsqueeze(1) & (later | as_late)

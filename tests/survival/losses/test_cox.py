@@ -353,7 +353,13 @@ REFUSED = [
     ),
     (
         {"weights": torch.tensor([1.0, 0.0])},
-        "expected weights > 0 (leave a patient out instead of weighing them 0), got 0 at position 1 (1 of 2 are wrong)",
+        "expected finite weights > 0 (leave a patient out instead of weighing them 0), "
+        "got 0 at position 1 (1 of 2 are wrong)",
+    ),
+    (
+        {"weights": torch.tensor([1.0, torch.inf])},
+        "expected finite weights > 0 (leave a patient out instead of weighing them 0), "
+        "got inf at position 1 (1 of 2 are wrong)",
     ),
 ]
 

@@ -103,6 +103,10 @@ REFUSED = [
     ({"y": torch.tensor([0, 1])}, "expected outputs of shape (b, k) where y is given, got (2,)"),
     ({"time": torch.zeros(3)}, "expected time of shape (2,) or (2, 1), one value per patient, got (3,)"),
     (
+        {"time": torch.tensor([torch.nan, 2.0])},
+        "expected time to be a number, got nan at position 0 (1 of 2 are wrong)",
+    ),
+    (
         {"event": torch.tensor([0.5, 1])},
         "expected event to be bool or exactly 0 or 1, got 0.5 at position 0 (1 of 2 are wrong)",
     ),
