@@ -30,6 +30,7 @@ __all__ = [
     "check_least",
     "check_logits",
     "check_nonnegative",
+    "check_order",
     "check_probabilities",
     "check_risk",
     "check_times",
@@ -278,14 +279,22 @@ def check_risk(risk: ArrayLike, target: Any, name: str = "risk") -> Floats:
         raise ValueError(
             f"expected a SurvivalTarget after {name}, got {type(target).__name__}: the prediction comes first"
         )
-    own = patient_ids(getattr(risk, "index", None))
-    if own is not None:
-        if (at := target.first_other(own)) is not None:
-            raise ValueError(
-                f"expected {name} in the order of the target's patients, got {own[at]!r} at position {at} "
-                f"where the target has {target.patients[at]!r}; reindex it with target.patients"
-            )
+    check_order(risk, target, name)
     return check_values(risk, len(target), name)
+
+
+def check_order(values: Any, target: Any, name: str) -> None:
+    """Refuse a pandas object that names the target's patients in another order than it.
+
+    Raises:
+        ValueError: Patients in another order.
+    """
+    own = patient_ids(getattr(values, "index", None))
+    if own is not None and (at := target.first_other(own)) is not None:
+        raise ValueError(
+            f"expected {name} in the order of the target's patients, got {own[at]!r} at position {at} "
+            f"where the target has {target.patients[at]!r}; reindex it with target.patients"
+        )
 
 
 def patient_ids(index: Any) -> NDArray[np.object_] | None:

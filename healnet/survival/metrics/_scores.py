@@ -46,7 +46,8 @@ def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float)
 def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
     """Cumulative/dynamic AUC at one time: events by then against all patients followed beyond."""
     _need_both_outcomes(target, train, time)
-    return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, [time])[1])
+    seen = _events_until(time, _clipped(target, train))
+    return float(_weighted("cumulative_dynamic_auc", train, seen, risk, [time])[1])
 
 
 def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
@@ -55,7 +56,8 @@ def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times:
         raise Undefined("a mean over time needs at least two times")
     for time in times:
         _need_both_outcomes(target, train, time)
-    return float(_weighted("cumulative_dynamic_auc", train, _clipped(target, train), risk, times)[1])
+    seen = _events_until(times[-1], _clipped(target, train))
+    return float(_weighted("cumulative_dynamic_auc", train, seen, risk, times)[1])
 
 
 def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
@@ -140,6 +142,14 @@ def _clipped(target: SurvivalTarget, train: SurvivalTarget) -> SurvivalTarget:
     """
     last = train.time.max()
     return SurvivalTarget.unchecked(np.minimum(target.time, last), target.event & (target.time <= last))
+
+
+def _events_until(time: float, target: SurvivalTarget) -> SurvivalTarget:
+    """Without the events after the last time at which an AUC is taken, where these patients are controls.
+
+    scikit-survival weighs all events, and refuses all times because of one at which G is 0, as it often is at the very last.
+    """
+    return SurvivalTarget.unchecked(target.time, target.event & (target.time <= time))
 
 
 def _weighted(name: str, train: SurvivalTarget, target: SurvivalTarget, *args: Any, **kwargs: Any) -> Any:

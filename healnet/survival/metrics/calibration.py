@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, Index, check_least, check_probabilities
+from healnet.survival._checks import Floats, Index, check_least, check_order, check_probabilities
 from healnet.survival.nonparametric import kaplan_meier
 from healnet.survival.target import SurvivalTarget
 
@@ -44,7 +44,8 @@ def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 1
         survival: (n,) or (n, 1)
 
     Raises:
-        ValueError: No patients, lengths that differ, probabilities outside [0, 1], fewer than two intervals.
+        ValueError: No patients, lengths that differ, probabilities outside [0, 1], fewer than two intervals, a Series of
+            patients in another order than the target's own.
 
     Example:
         >>> target = SurvivalTarget([9, 7, 4, 1], [True, True, True, False])
@@ -54,6 +55,7 @@ def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 1
     """
     from scipy.stats import chi2 as law
 
+    check_order(survival, target, "survival")
     s, seen = check_probabilities(survival, (len(target),)), target.event
     check_least("num_bins", num_bins, 2)
     check_least("number of patients", len(s), 1)
@@ -110,7 +112,8 @@ def calibration_groups(
         survival: (n,) or (n, 1)
 
     Raises:
-        ValueError: No patients, lengths that differ, probabilities outside [0, 1], no groups.
+        ValueError: No patients, lengths that differ, probabilities outside [0, 1], no groups, a Series of patients in
+            another order than the target's own.
 
     Example:
         >>> target = SurvivalTarget([5, 9, 1, 2], [False, False, True, True])
@@ -118,6 +121,7 @@ def calibration_groups(
         >>> result.predicted.round(3).tolist(), result.observed.tolist()
         ([0.1, 0.8], [0.0, 1.0])
     """
+    check_order(survival, target, "survival")
     s = check_probabilities(survival, (len(target),))
     check_least("num_groups", num_groups, 1)
     check_least("number of patients", len(s), 1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifelines import KaplanMeierFitter
 from lifelines.datasets import load_rossi
 from lifelines.utils import concordance_index
 from sksurv.datasets import load_gbsg2
@@ -27,6 +28,7 @@ from healnet.survival import (
     concordance,
     d_calibration,
     evaluate,
+    kaplan_meier,
     survival_function,
 )
 
@@ -121,6 +123,51 @@ def test_concordance_refuses(risk, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
         concordance(risk, SurvivalTarget([1, 2], [True, True]))
     assert str(error.value) == message
+
+
+def weighted_auc(risk, target, time):
+    """The share of pairs of a case, weighted by 1 / G at its time, and a control in which the case has the larger risk."""
+    leaving = KaplanMeierFitter().fit(target.time, ~target.event)
+    cases, controls = np.flatnonzero(target.event & (target.time <= time)), target.time > time
+    won = [(risk[i] > risk[controls]).mean() + (risk[i] == risk[controls]).mean() / 2 for i in cases]
+    return np.average(won, weights=1 / leaving.survival_function_at_times(target.time[cases]).to_numpy())
+
+
+def test_auc_where_the_last_times_of_event_and_censoring_are_one():
+    """At week 52 some are arrested and all others leave, as where a study ends: G(52) = 0, which no earlier AUC needs."""
+    rossi = load_rossi()
+    risk, target = rossi["prio"].to_numpy(), SurvivalTarget(rossi["week"], rossi["arrest"])
+    assert target.event[target.time == 52].any()
+    times = [13.0, 26.0, 51.0]
+    table = evaluate(risk, target, target, times=times)
+    expected = [weighted_auc(risk, target, time) for time in times]
+    assert values(table, "auc") == pytest.approx(expected, abs=1e-12)
+    falls = -np.diff(kaplan_meier(target).at([0.0, *times]))
+    assert values(table, "mean_auc") == pytest.approx([np.average(expected, weights=falls)], abs=1e-12)
+    assert (table["note"] == "").all()
+
+
+def test_a_table_of_curves_in_another_order_is_refused():
+    frame = pd.DataFrame({"OS.time": [1, 2, 3, 4], "OS": [1, 1, 0, 1]}, index=["a", "b", "c", "d"])
+    target = SurvivalTarget.from_frame(frame)
+    curves = pd.DataFrame([[0.9, 0.2], [0.8, 0.5], [0.9, 0.9], [1.0, 0.7]], frame.index, [1.5, 2.5])
+
+    def brier(given):
+        return values(evaluate(None, target, target, survival=given, times=[1.5, 2.5]), "brier")
+
+    expected = brier(curves.to_numpy())
+    assert brier(curves) == brier(curves.set_axis([0, 1], axis=1)) == expected
+    message = "expected survival in the order of the target's patients, got 'd' at position 0 where the target has 'a'"
+    for call in (
+        lambda given: brier(given[::-1]),
+        lambda given: d_calibration(given[1.5][::-1], target),
+        lambda given: calibration_groups(given[1.5][::-1], target, 1.5),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}; reindex it with target.patients$"):
+            call(curves)
+    message = "expected survival at the times [1.5, 2.5], got columns named [2.5, 1.5]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        brier(curves[[2.5, 1.5]])
 
 
 def test_mean_auc_is_scikit_survivals():
