@@ -321,7 +321,7 @@ def fit_ensemble(
             raise ValueError(f"expected strata among the labels {list(labels)}, got {recipe.strata!r}")
         strata = labels[recipe.strata]
         unknown = int((strata < 0 if recipe.strata in cohort.classes else strata.isnan()).sum())
-        if unknown:  # they would be compared with each other, or with nobody
+        if unknown:  # they would be compared with each other, or with none
             raise ValueError(
                 f"label {recipe.strata!r}: expected strata of every patient, got {unknown} without"
             )
