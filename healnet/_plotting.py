@@ -127,11 +127,25 @@ def despine(ax: Axes) -> Axes:
 
 
 def add_colorbar(scores: ScalarMappable, axes: Iterable[Axes], label: str) -> None:
-    """Draw a color bar beside the axes, opaque whatever the picture's opacity."""
+    """Draw a color bar beside the axes, opaque whatever the picture's opacity; below them in `narrow_png`."""
     beside = list(axes)
-    bar = beside[0].figure.colorbar(scores, ax=beside, shrink=0.75, label=label)
+    _add_bar(scores, beside, label, shrink=0.75)
+
+
+def _add_bar(scores: ScalarMappable, axes: list[Axes], label: str, **options: Any) -> None:
+    bar = axes[0].figure.colorbar(scores, ax=axes, label=label, **options)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
+    vars(bar)["drawn_for"] = axes, label
+
+
+def _remove_bar(scores: ScalarMappable) -> tuple[list[Axes], str]:
+    """Remove the color bar that `_add_bar` made, and return what it was made for."""
+    bar = scores.colorbar
+    assert bar is not None
+    made: tuple[list[Axes], str] = vars(bar)["drawn_for"]
+    bar.remove()
+    return made
 
 
 def direction_legend(
@@ -238,13 +252,13 @@ def color_limits(scores: ArrayLike) -> tuple[float, float, str]:
     """The ends of a color map, and which: about 0, blue lowers and red raises, for scores of both signs; else sequential.
 
     Raises:
-        ValueError: No score is a number.
+        ValueError: No score is a number, or one is infinite.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if np.isinf(values).any() or not np.isfinite(values).any():
-        raise ValueError(
-            f"expected finite scores, or NaN for some, got {values[~np.isfinite(values)][:1]} among them"
-        )
+    if not np.isfinite(values).any():
+        raise ValueError("expected scores with at least one number, got none")
+    if np.isinf(values).any():
+        raise ValueError(f"expected finite scores, or NaN for some, got {values[np.isinf(values)][0]}")
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low < 0 < high:
         return -max(-low, high), max(-low, high), "RdBu_r"
@@ -326,28 +340,56 @@ def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[st
 
 
 def narrow_png(figure: Figure, width: float = 3.6, dpi: float = 220) -> bytes:
-    """The figure as PNG, laid out anew for a phone: texts keep their size, up to 4 panels stand below each other."""
+    """The figure as PNG, laid out anew for a phone.
+
+    Texts keep their size, up to 4 panels stand below each other, and the color bars of `add_colorbar` below them.
+    """
     from matplotlib.gridspec import GridSpec
 
     size = figure.get_size_inches()
     placed = [(ax, spec) for ax in figure.axes if (spec := ax.get_subplotspec()) is not None]
-    columns = 1 if len(placed) <= 4 else 2
-    rows = -(-len(placed) // columns)
-    try:
-        grid = GridSpec(max(rows, 1), columns, figure=figure)
-        for i, (ax, _) in enumerate(placed):
+    panels = [ax for ax, _ in placed]
+    scored = [
+        drawn
+        for ax in panels
+        for drawn in (*ax.images, *ax.collections)
+        if drawn.colorbar is not None and "drawn_for" in vars(drawn.colorbar)
+    ]
+    bars = [_remove_bar(scores) for scores in scored]
+    columns = 1 if len(panels) <= 4 else 2
+    rows = -(-len(panels) // columns)
+
+    def place(heights: Sequence[float]) -> None:
+        grid = GridSpec(len(heights), columns, figure=figure, height_ratios=heights)
+        for i, ax in enumerate(panels):
             ax.set_subplotspec(grid[i])
+
+    try:
+        place([1.0] * max(rows, 1))
         figure.set_size_inches(width, 4 * width * rows)
         figure.draw_without_rendering()
-        # Pictures keep their shape and curves get three quarters of their width; then title and label of each row.
+        # Pictures keep their shape, but a strip fits on a screen, and curves get three quarters of their width.
         heights = [
-            0.75 * width if ax.get_aspect() == "auto" else ax.get_window_extent().height / figure.dpi
-            for ax, _ in placed
+            0.75 * width
+            if ax.get_aspect() == "auto"
+            else min(ax.get_window_extent().height / figure.dpi, 1.8 * width)
+            for ax in panels
         ]
         above = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-        figure.set_size_inches(width, max(sum(above) + 0.4 * rows, 1.0))
+        place(above or [1.0])
+        inch = 1 / sum(above or [1.0])
+        for scores, (axes, label) in zip(scored, bars, strict=True):
+            options = {"fraction": 0.1 * inch, "pad": 0.1 * inch, "aspect": 40}
+            _add_bar(scores, axes, label, location="bottom", **options)
+        # Then title and label of each row, and numbers and label of the color bars.
+        figure.set_size_inches(width, max(sum(above) + 0.4 * rows + 0.6 * len(scored), 1.0))
         return png(figure, dpi)
     finally:
+        for scores in scored:
+            if scores.colorbar is not None:
+                _remove_bar(scores)
         for ax, spec in placed:
             ax.set_subplotspec(spec)
         figure.set_size_inches(*size)
+        for scores, (axes, label) in zip(scored, bars, strict=True):
+            add_colorbar(scores, axes, label)

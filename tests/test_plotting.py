@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -6,9 +7,19 @@ import pytest
 import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from scipy.stats import rankdata
 
-from healnet._plotting import color_limits, new_axes, on_scale, readable, viridis
+from healnet._plotting import (
+    add_colorbar,
+    color_limits,
+    narrow_png,
+    new_axes,
+    on_scale,
+    panels,
+    readable,
+    viridis,
+)
 from healnet._png import png
 from healnet.explain import (
     Faithfulness,
@@ -158,3 +169,19 @@ def test_scales():
 def test_viridis_runs_from_the_low_to_the_high_score():
     assert viridis([1.0, 3.0], 1.0, 3.0).tolist() == [[68, 1, 84], [253, 231, 36]]
     assert viridis([2.0], 2.0, 2.0).tolist() == [[253, 231, 36]]
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (400, 20)])
+def test_on_a_phone_a_picture_has_all_of_the_width_or_a_screen_and_the_figure_stays_as_it_was(shape):
+    """A color bar at the side took half of 390 pixels; a strip was five screens long."""
+    both = panels(None, 1, 2, (8.0, 4.0))
+    drawn = [panel.imshow(np.ones(shape), cmap="gray", vmin=1, vmax=2) for panel in both]
+    add_colorbar(drawn[0], both, "score")
+    before = png(both.figure)
+    phone = imread(io.BytesIO(narrow_png(both.figure)))[:, :, :3]
+    black = (phone == 0).all(axis=2)
+    rows, columns = black.mean(axis=1), black.mean(axis=0)
+    assert (columns > 0.5).mean() > (0.85 if shape[0] == shape[1] else 0.02)
+    assert len(phone) < 2 * 1.8 * 3.6 * 220 + 400
+    assert (rows > 0).mean() > 0.85  # no blank space
+    assert png(both.figure) == before

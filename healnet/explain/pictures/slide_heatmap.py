@@ -149,7 +149,7 @@ def plot_slide_panels(
     aspects = [size[1] / size[0] for _, size, _ in pictures]
     widths = [min(_BOX[0], _BOX[1] / aspect) for aspect in aspects]
     heights = [width * aspect for width, aspect in zip(widths, aspects, strict=True)]
-    size = (2 * max(widths) + 0.8, sum(heights) + 0.2 * len(each) + 0.3)
+    size = (2 * max(*widths, 0.8) + 0.8, sum(heights) + 0.2 * len(each) + 0.3)
     grid = panels(ax, len(each), 2, size, heights=heights)
     drawn = None
     for i, (picture, level0, mpp) in enumerate(pictures):

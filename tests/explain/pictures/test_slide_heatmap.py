@@ -233,7 +233,7 @@ def test_a_thumbnail_may_be_a_picture_of_pil():
 
 
 def test_a_strip_leaves_no_blank_space_and_does_not_shrink_other_slides(tmp_path):
-    strip, square = pyramid(tmp_path / "strip.tif", 256, 5120, 1), pyramid(tmp_path / "b.tif", 512, 512, 1)
+    strip, square = pyramid(tmp_path / "strip.tif", 256, 8960, 1), pyramid(tmp_path / "b.tif", 512, 512, 1)
     alone = plot_slide_panels(strip, [[0, 0]], 256, [1.0])
     both = plot_slide_panels([square, strip], [[0, 0, 0], [0, 0, 1]], np.array([256, 256]), [1.0, 2.0])
     inches = [
