@@ -13,6 +13,8 @@ import openslide
 from PIL import Image, UnidentifiedImageError
 
 from healnet._files import shown
+from healnet.slides.ome_zarr import OmeZarr, is_zarr
+from healnet.slides.slide_files import slide_stem
 from healnet.slides.slide_scale import PLAUSIBLE_MPP, magnification_of, mpp_from_properties, objective_power
 from healnet.slides.tiles import Tiles, tile_grid
 from healnet.slides.tissue import Tissue, find_tissue
@@ -41,9 +43,10 @@ class Slide:
     be pickled, and each process opens the file for itself.
 
     Args:
-        path: File that OpenSlide reads (of a DICOM slide, any one of its files), or an image that fits into memory.
+        path: File that OpenSlide reads (of a DICOM slide, any one of its files), folder of an OME-Zarr slide (see `OmeZarr`;
+            needs ``pip install "healnet[zarr]"``), or an image that fits into memory.
         mpp: Microns per level-0 pixel, where the file does not say it or says it wrongly.
-        name: Name of the slide; by default the file's name without its last suffix.
+        name: Name of the slide; by default the file's name without its last suffix, the folder's without ``.ome.zarr``.
 
     Attributes:
         width: Width of level 0.
@@ -68,13 +71,15 @@ class Slide:
 
     def __init__(self, path: str | Path, mpp: float | None = None, name: str | None = None) -> None:
         self.path = Path(path)
-        self.name = self.path.stem if name is None else name
+        self.name = slide_stem(self.path) if name is None else name
         self._handle: Any = None
         self._owner = 0
         if not self.path.exists():
             raise FileNotFoundError(f"{shown(self.path)}: no such slide")
-        if not self.path.is_file():  # a pipe would wait for its writer for ever
-            raise ValueError(f"{shown(self.path)}: expected a regular file, got a folder, pipe or device")
+        if not self.path.is_file() and not is_zarr(self.path):  # a pipe would wait for its writer for ever
+            raise ValueError(
+                f"{shown(self.path)}: expected a regular file or an OME-Zarr folder, got another folder, pipe or device"
+            )
         handle = self._opened()
         self.width, self.height = (int(n) for n in handle.dimensions)
         self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
@@ -292,11 +297,7 @@ class Slide:
     def _opened(self) -> Any:
         # A handle inherited by a forked worker shares the parent's file position; two readers would get each other's bytes.
         if self._handle is None or self._owner != os.getpid():
-            try:
-                self._handle = openslide.OpenSlide(self.path)
-                self._handle.set_cache(openslide.OpenSlideCache(CACHE))
-            except openslide.OpenSlideError as error:
-                self._handle = _opened_image(self.path, error)
+            self._handle = _opened(self.path)
             self._owner = os.getpid()
         return self._handle
 
@@ -316,6 +317,17 @@ class Slide:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
         return white
+
+
+def _opened(path: Path) -> Any:
+    if path.is_dir():
+        return OmeZarr(path)
+    try:
+        handle = openslide.OpenSlide(path)
+        handle.set_cache(openslide.OpenSlideCache(CACHE))
+        return handle
+    except openslide.OpenSlideError as error:
+        return _opened_image(path, error)
 
 
 def _opened_image(path: Path, error: Exception) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import openslide
 
 from healnet._files import shown
+from healnet.slides.ome_zarr import is_ome_zarr, is_zarr
 
 __all__ = [
     "SLIDE_SUFFIXES",
@@ -17,6 +19,7 @@ __all__ = [
     "named_slides",
     "read_slide_list",
     "slide_name",
+    "slide_stem",
 ]
 
 # What slide files end in; only these are cut off ids, for the names themselves hold dots (TCGA's UUIDs).
@@ -33,6 +36,7 @@ SLIDE_SUFFIXES = (
     ".bif",
     ".dcm",
     ".czi",
+    ".zarr",
 )
 
 
@@ -43,42 +47,53 @@ def slide_name(slide: str) -> str:
         >>> slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7.svs"), slide_name("TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7")
         ('TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7', 'TCGA-2V-A95S-01Z-00-DX1.9DFA6FC7')
     """
-    path = Path(slide)
-    return slide[: -len(path.suffix)] if path.suffix.lower() in SLIDE_SUFFIXES else slide
+    suffix = Path(slide).suffix
+    if suffix.lower() not in SLIDE_SUFFIXES:
+        return slide
+    suffix = slide[-9:] if slide.lower().endswith(".ome.zarr") else suffix
+    return slide[: -len(suffix)] or slide
+
+
+def slide_stem(path: Path) -> str:
+    """The name of a slide's file without its last suffix, whatever that is, or of its folder without ``.ome.zarr``."""
+    return slide_name(path.name) if path.suffix.lower() == ".zarr" else path.stem
 
 
 def find_slide_files(folder: Path) -> list[Path]:
     """The files below a folder that look like slides, in order: by their suffix, or because OpenSlide recognizes them.
 
-    A damaged or unreadable file with a slide's suffix is among them, so that a run reports it. Of a DICOM slide, whose files
-    share a folder, the first is taken. Hidden files and folders are left out.
+    An OME-Zarr folder is one slide, also where it is the given one. A damaged or unreadable slide with a slide's suffix is
+    among them, so that a run reports it. Of a DICOM slide, whose files share a folder, the first is taken. Hidden files and
+    folders are left out.
     """
+    if is_zarr(folder):
+        return [folder] if is_ome_zarr(folder) else []
     found: list[Path] = []
-    dicom: set[Path] = set()
-    for path in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
-            continue
-        suffix = path.suffix.lower()
-        if suffix == ".dcm":
-            if path.parent not in dicom:
-                dicom.add(path.parent)
-                found.append(path)
-        elif suffix in SLIDE_SUFFIXES or (path.is_file() and _recognized(path)):
-            found.append(path)
-    return found
+    for name, folders, files in os.walk(folder):
+        place = Path(name)
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        stores = [one for one in folders if is_zarr(place / one)]
+        found += [place / one for one in stores if is_ome_zarr(place / one)]
+        folders[:] = [one for one in folders if one not in stores]  # each may hold 100,000 files
+        paths = [place / file for file in sorted(files) if not file.startswith(".")]
+        dicom = [path for path in paths if path.suffix.lower() == ".dcm"]
+        found += dicom[:1]
+        found += [path for path in paths if path not in dicom and _looks_like_a_slide(path)]
+    return sorted(found)
 
 
 def named_slides(slides: Iterable[str | Path]) -> list[tuple[str, Path]]:
     """Names and paths of slides in the order of names, so that every run goes through them alike.
 
-    A slide's name is that of its file without the last suffix; of a DICOM slide, that of its folder.
+    A slide's name is that of its file without the last suffix; of a DICOM slide, that of its folder; of an OME-Zarr folder,
+    its own without ``.ome.zarr``.
 
     Raises:
         ValueError: Two slides of one name, or a name that is not UTF-8.
     """
     named: dict[str, Path] = {}
     for path in map(Path, slides):
-        name = path.absolute().parent.name if path.suffix.lower() == ".dcm" else path.stem
+        name = path.absolute().parent.name if path.suffix.lower() == ".dcm" else slide_stem(path)
         other = named.setdefault(name, path)
         if other != path:
             raise ValueError(f"expected slides of different names, got {shown(other)} and {shown(path)}")
@@ -145,8 +160,10 @@ def read_slide_list(path: Path) -> tuple[list[Path], dict[str, float]]:
     return slides, scales
 
 
-def _recognized(path: Path) -> bool:
+def _looks_like_a_slide(path: Path) -> bool:
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        return True
     try:
-        return openslide.OpenSlide.detect_format(path) is not None
+        return path.is_file() and openslide.OpenSlide.detect_format(path) is not None
     except openslide.OpenSlideError:  # it looks like a slide, and is damaged
         return True

@@ -548,7 +548,8 @@ def test_a_pipe_is_no_slide(tmp_path):
     os.mkfifo(tmp_path / "a.svs")
     (report,) = extract([tmp_path / "a.svs"], tmp_path / "out")
     assert (
-        report.error == f"ValueError: {tmp_path}/a.svs: expected a regular file, got a folder, pipe or device"
+        report.error
+        == f"ValueError: {tmp_path}/a.svs: expected a regular file or an OME-Zarr folder, got another folder, pipe or device"
     )
 
 

@@ -11,6 +11,7 @@ from healnet.slides.slide_files import (
     named_slides,
     read_slide_list,
     slide_name,
+    slide_stem,
 )
 
 
@@ -19,6 +20,11 @@ def test_only_suffixes_of_slides_are_cut_off():
     assert slide_name("a.b.NDPI") == "a.b"
     assert slide_name("TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739") == "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739"
     assert slide_name("svs") == "svs"
+    assert (slide_name("a.b.ome.zarr"), slide_name("a.b.Zarr"), slide_name(".ome.zarr")) == (
+        "a.b",
+        "a.b",
+        ".ome.zarr",
+    )
 
 
 def test_damaged_slides_and_those_in_subfolders_are_found(slide_writer, tmp_path):
@@ -38,9 +44,15 @@ def test_damaged_slides_and_those_in_subfolders_are_found(slide_writer, tmp_path
     assert found == ["0f3a/b.svs", "d1/0.dcm", "empty.ndpi", "no_suffix"]
 
 
+def test_the_name_of_a_file_has_no_suffix_of_any_kind():
+    names = ("x/a.b.svs", "a.b.png", "a", "x/a.b.OME.zarr", "a.zarr/")
+    assert [slide_stem(Path(name)) for name in names] == ["a.b", "a.b", "a", "a.b", "a"]
+
+
 def test_slides_are_named_by_their_files_and_dicom_by_its_folder():
-    named = named_slides(["x/b.svs", "a.1.tif", "d1/0.dcm"])
-    assert named == [("a.1", Path("a.1.tif")), ("b", Path("x/b.svs")), ("d1", Path("d1/0.dcm"))]
+    named = named_slides(["x/b.svs", "a.1.tif", "d1/0.dcm", "x/c.ome.zarr"])
+    slides = [("a.1", "a.1.tif"), ("b", "x/b.svs"), ("c", "x/c.ome.zarr"), ("d1", "d1/0.dcm")]
+    assert named == [(name, Path(path)) for name, path in slides]
     with pytest.raises(ValueError, match=r"^expected slides of different names, got x/a\.svs and y/a\.tif$"):
         named_slides(["x/a.svs", "y/a.tif"])
 
