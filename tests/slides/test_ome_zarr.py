@@ -539,6 +539,9 @@ def test_levels_that_are_no_pyramid(tmp_path, sizes, shift, problem):
     path = write(tmp_path / "a.zarr", levels=levels, chunks=(32, 32, 3))
     moved = {"type": "translation", "translation": [0, shift * 2 * MPP, 0]}
     change(path, lambda held: image_of(held)["datasets"][1]["coordinateTransformations"].append(moved))
+    # In other units of the whole image the levels lie to one another as before.
+    whole = [{"type": "scale", "scale": [50, 50, 1]}]
+    change(path, lambda held: image_of(held).update(coordinateTransformations=whole))
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {problem}')}$"):
         Slide(path)
 
