@@ -10,7 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._checks import ArrayOrTensor, as_array, as_tensor, check_times_at, one_output
+from healnet.survival._checks import (
+    ArrayOrTensor,
+    as_array,
+    as_tensor,
+    check_order,
+    check_times_at,
+    one_output,
+)
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["BreslowBaseline"]
@@ -87,9 +94,10 @@ class BreslowBaseline:
             log_hazard: (n,) or (n, 1)
 
         Raises:
-            ValueError: Another shape, lengths that differ, a log hazard that is not finite or further than 600 from
-                their mean, no event at all.
+            ValueError: Another shape, lengths that differ, patients in another order, a log hazard that is not finite or
+                further than 600 from their mean, no event at all.
         """
+        check_order(log_hazard, target, "log_hazard")
         eta = _checked(log_hazard).cpu().double().numpy()
         if len(eta) != len(target):
             raise ValueError(f"expected a log hazard for each of {len(target)} patients, got {len(eta)}")

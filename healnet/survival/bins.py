@@ -17,6 +17,7 @@ from healnet.survival._checks import (
     check_labels,
     check_least,
     check_nonnegative,
+    check_same_order,
     check_times,
 )
 from healnet.survival.target import SurvivalTarget
@@ -84,9 +85,10 @@ class TimeBins:
                 as many events; or "uniform", bins of equal width.
 
         Raises:
-            ValueError: Wrong times or labels, no events, too few distinct event times for so many bins, no
-                bins, another method.
+            ValueError: Wrong times or labels, Series in different orders, no events, too few distinct event times for so
+                many bins, no bins, another method.
         """
+        check_same_order(time, event, "time and event")
         target = SurvivalTarget.unchecked(check_times(time), check_labels(event, "event"))
         check_least("num_bins", num_bins, 1)
         check_choice("method", method, ("quantile", "uniform"))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._checks import Floats, as_array, check_least, check_nonnegative, column
+from healnet.survival._checks import Floats, as_array, check_least, check_nonnegative, check_order, column
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["KaplanMeier", "group_labels", "kaplan_meier", "logrank_p"]
@@ -72,8 +72,10 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
     """Return the group of each patient as text.
 
     Raises:
-        ValueError: Another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide.
+        ValueError: Another shape than (n,), a patient without a group (None, NaN), whom a group of their own would hide, a
+            Series of patients in another order than the target's own.
     """
+    check_order(groups, target, "groups")
     # As objects: numpy would turn a list of text and NaN into text.
     given = (
         as_array(groups).astype(object) if isinstance(groups, Tensor) else np.asarray(groups, dtype=object)
@@ -110,7 +112,8 @@ def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
         groups: (n,) or (n, 1)
 
     Raises:
-        ValueError: A group missing for some (None, NaN), fewer than two groups, no events.
+        ValueError: A group missing for some (None, NaN), groups of patients in another order, fewer than two groups, no
+            events.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4, 5, 6], [True] * 6)

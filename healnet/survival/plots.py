@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet._plotting import PALETTE, STYLES, despine, new_axes, readable, use_fonts
-from healnet.survival._checks import as_array, check_risk
+from healnet.survival._checks import as_array, check_columns, check_order, check_risk
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.metrics.calibration import Calibration
 from healnet.survival.nonparametric import KaplanMeier, group_labels, kaplan_meier, logrank_p
@@ -130,7 +130,7 @@ def plot_survival_curves(
         ax: Axes to draw on; by default new axes of a figure of their own.
 
     Raises:
-        ValueError: An array without `times`, shapes that do not fit.
+        ValueError: An array without `times`, shapes that do not fit, patients or columns of a DataFrame in another order.
     """
     if isinstance(survival, SurvivalCurve):
         span = float(survival.edges[-1])
@@ -140,6 +140,7 @@ def plot_survival_curves(
         if times is None:
             raise ValueError("expected times, one for each column of an array of survival, got None")
         grid = np.asarray(as_array(times), dtype=np.float64)
+        check_columns(survival, grid)
         values = np.asarray(as_array(survival), dtype=np.float64)
         if values.ndim != 2 or values.shape[1:] != grid.shape:
             raise ValueError(
@@ -151,6 +152,8 @@ def plot_survival_curves(
     for what, given in (("labels", names), ("target", target)):
         if given is not None and len(given) != len(values):
             raise ValueError(f"expected {what} of the {len(values)} patients of survival, got {len(given)}")
+    if target is not None:
+        check_order(survival, target, "survival")
     ax = new_axes(7.0, 4.5) if ax is None else ax
     for k, curve in enumerate(values):
         color, style = PALETTE[k % len(PALETTE)], STYLES[k % len(STYLES)]

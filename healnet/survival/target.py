@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.survival._checks import check_labels, check_times, patient_ids
+from healnet.survival._checks import check_labels, check_same_order, check_times, patient_ids
 from healnet.survival._outcomes import read_outcomes
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class SurvivalTarget:
         time, event: (n,) or (n, 1)
 
     Raises:
-        ValueError: Other shapes, lengths that differ, a time that is negative, infinite or NaN, a
-            label other than bool or {0, 1}.
+        ValueError: Other shapes, lengths that differ, Series in different orders of patients, a time that is negative,
+            infinite or NaN, a label other than bool or {0, 1}.
 
     Warns:
         UserWarning: From 20 patients on, when more than 95% or fewer than 1% are events; most often this is
@@ -66,6 +66,7 @@ class SurvivalTarget:
     patients: NDArray[np.object_] | None = None
 
     def __init__(self, time: ArrayLike, event: ArrayLike) -> None:
+        check_same_order(time, event, "time and event")
         self._fill(check_times(time), check_labels(event, "event"))
         self._warn_about_share()
 
@@ -76,6 +77,7 @@ class SurvivalTarget:
         Raises:
             ValueError: As the constructor, with the label called `censorship`.
         """
+        check_same_order(time, censorship, "time and censorship")
         target = cls.unchecked(check_times(time), ~check_labels(censorship, "censorship"))
         target._warn_about_share()
         return target

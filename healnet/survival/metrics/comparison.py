@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, check_inside, check_least, check_risk
+from healnet.survival._checks import Floats, check_inside, check_least, check_risk, check_same_order
 from healnet.survival.metrics import _scores as scores
 from healnet.survival.target import SurvivalTarget
 
@@ -63,8 +63,8 @@ def compare(
         `resamples` counts the draws in which C was defined.
 
     Raises:
-        ValueError: Arguments in another order, shapes that do not fit, risks that are not finite, fewer than one draw, a
-            confidence outside (0, 1), C undefined on the patients themselves.
+        ValueError: Arguments or patients in another order, shapes that do not fit, risks that are not finite, fewer than one
+            draw, a confidence outside (0, 1), C undefined on the patients themselves.
 
     Example:
         >>> target = SurvivalTarget([1, 2, 3, 4], [True, True, True, False])
@@ -74,6 +74,7 @@ def compare(
     """
     check_least("bootstrap", bootstrap, 1)
     check_inside("confidence", confidence)
+    check_same_order(risk_a, risk_b, "risk_a and risk_b")
     a, b = (check_risk(risk, target, name) for name, risk in (("risk_a", risk_a), ("risk_b", risk_b)))
     try:
         c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from healnet.survival._checks import (
     Floats,
     Index,
     as_array,
+    check_columns,
     check_inside,
     check_least,
     check_order,
@@ -196,23 +197,9 @@ def _curves(
         s, own = (survival.survival(risk, t).numpy() for t in (grid, target.time[:, None]))
         return _Curves(s, own[:, 0], _cut(target, survival.last_time))
     check_order(survival, target, "survival")
-    _check_columns(survival, grid)
+    check_columns(survival, grid)
     s = check_probabilities(survival, (len(target), len(grid)))
     return _Curves(s, scores.own_survival(grid, s, target), _cut(target, max(grid, default=0.0)))
-
-
-def _check_columns(survival: Any, grid: Floats) -> None:
-    """Refuse a DataFrame whose columns are other times than those of the grid; 0, 1, 2, ... are no times."""
-    columns: Any = getattr(survival, "columns", None)
-    if getattr(columns, "inferred_type", None) not in ("integer", "floating", "mixed-integer-float"):
-        return
-    names = columns.to_numpy(dtype=np.float64)
-    if names.shape == grid.shape and not (
-        np.array_equal(names, grid) or np.array_equal(names, np.arange(len(grid)))
-    ):
-        raise ValueError(
-            f"expected survival at the times {grid.tolist()}, got columns named {names.tolist()}"
-        )
 
 
 def _cut(target: SurvivalTarget, last: float) -> SurvivalTarget:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, check_inside, check_least, check_values
+from healnet.survival._checks import Floats, check_inside, check_least, check_same_order, check_values
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def compare_folds(
         scores_a, scores_b: (j,)
 
     Raises:
-        ValueError: Fewer than two folds, lengths that differ, a score that is not finite, a share or confidence outside
-            (0, 1).
+        ValueError: Fewer than two folds, lengths that differ, Series in different orders of folds, a score that is not
+            finite, a share or confidence outside (0, 1).
 
     Example:
         >>> result = compare_folds([0.71, 0.66, 0.70, 0.68, 0.73], [0.68, 0.65, 0.66, 0.66, 0.69], test_share=1 / 5)
@@ -66,6 +66,7 @@ def compare_folds(
     """
     from scipy.stats import t as law
 
+    check_same_order(scores_a, scores_b, "scores_a and scores_b")
     a = np.asarray(scores_a, dtype=np.float64)
     check_least("number of folds", a.size, 2)
     a, b = check_values(a, a.size, "scores_a"), check_values(scores_b, a.size, "scores_b")
