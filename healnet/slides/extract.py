@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "slides",
         nargs="+",
         type=Path,
-        help="slide files, folders of them (with their subfolders), or CSV lists with columns slide (or wsi) and mpp",
+        help="slides (files, OME-Zarr folders), folders of them (with subfolders), or CSV lists with columns slide (or wsi) "
+        "and mpp",
     )
     add(
         "--output",

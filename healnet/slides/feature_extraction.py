@@ -78,7 +78,7 @@ def extract_features(
     ``output/tissue/<slide>.geojson`` has the tissue's outlines for QuPath, where they can be edited and used as `masks`.
 
     Args:
-        slides: Files that `Slide` reads; their names without suffix must differ.
+        slides: Files and folders that `Slide` reads; their names without suffix must differ.
         encoder: Callable from (b, 3, size, size) to (b, d), or several by name, for which the pixels are read once and
             features go to ``output/features_<name>/`` (TRIDENT) or ``output/<name>/`` (CLAM). A module is put into
             evaluation mode for the run, and back; it is not moved.

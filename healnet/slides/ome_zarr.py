@@ -119,27 +119,24 @@ class OmeZarr:
             )
             channels = slice(channel * step_c, min((channel + 1) * step_c, 3))
             part = self._pixels(level, row, column, channel)
-            if isinstance(part, int):
-                pixels[rows, columns, channels] = part
-            elif part is not None:
-                pixels[rows, columns, channels] = part[of_rows, of_columns, : channels.stop - channels.start]
-            if part is not None:
-                pixels[rows, columns, 3] = 255
+            if not isinstance(part, int):
+                part = part[of_rows, of_columns, : channels.stop - channels.start]
+            pixels[rows, columns, channels] = part
+            pixels[rows, columns, 3] = 255
         return Image.frombuffer("RGBA", size, pixels, "raw", "RGBA", 0, 1)
 
-    def _unpacked(self, level: int, row: int, column: int, channel: int) -> Array | int | None:
-        """(y, x, channel) of a chunk; its one value where it is not there, None if the file does not say that.
+    def _unpacked(self, level: int, row: int, column: int, channel: int) -> Array | int:
+        """(y, x, channel) of a chunk; the fill value alone if it is not there.
 
-        A chunk that is not there holds the fill value: so the standard has it, and writers leave out chunks of that one
-        value, as the black or white around a scan. Whether one was lost instead cannot be told. Where the fill value is
-        left open there is nothing to see: white, as beyond the slide.
+        So the standard has it, and writers leave out chunks that hold nothing else, as the black or white around a scan.
+        Whether one was lost instead cannot be told. A fill value that is left open is white, as what lies beyond the slide.
         """
         one = self._levels[level]
         place = [0] * len(one.array.shape)
         place[one.y], place[one.x], place[one.channel] = row, column, channel
         chunk = one.array.read(tuple(place))
         if chunk is None:
-            return one.array.fill
+            return 255 if one.array.fill is None else one.array.fill
         kept = sorted((one.y, one.x, one.channel))
         plane = chunk[tuple(slice(None) if axis in kept else 0 for axis in range(chunk.ndim))]
         return plane.transpose([kept.index(axis) for axis in (one.y, one.x, one.channel)])

@@ -1,7 +1,7 @@
 """Read the chunks of one uint8 array of a Zarr store in a folder, which may be damaged or hostile (format 2 or 3).
 
-The package `zarr` starts threads for every read, beside which worker processes cannot safely be forked, and unpacks a chunk
-to whatever size it has (a file of 1 MB: 2 GB of memory). Here a chunk is unpacked, by the calling thread, into the memory of
+The package `zarr` reads by threads that stay, beside which worker processes cannot safely be forked, and unpacks a chunk to
+whatever size it has (a file of 1 MB: 2 GB of memory). Here a chunk is unpacked, by the calling thread, into the memory of
 one chunk, and only by the codecs that pixels are stored with.
 """
 

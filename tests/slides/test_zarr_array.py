@@ -120,6 +120,7 @@ def test_a_zstandard_frame_that_does_not_say_its_size(tmp_path):
     assert np.array_equal(ZarrArray.open(tmp_path, "0").read((0, 0, 0)), VALUES[:, :64, :64])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_thread_outlives_a_read(tmp_path):
     """Worker processes are forked later. Blosc would unpack in threads of its own, once started for the whole process."""
