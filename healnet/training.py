@@ -88,10 +88,14 @@ class Recipe:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("members", "epochs", "batch_size"):
+        for name in ("members", "epochs"):
             size = getattr(self, name)
-            if size is not None and size < 1:
+            if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(
+                f"expected batch_size of at least 2, got {self.batch_size}: Cox's loss compares the patients of a batch"
+            )
         names: object = self.feature_tokens
         if isinstance(names, str):  # in which every part of the word would be a name
             raise ValueError(f"expected feature_tokens as a tuple of names, got {names!r}")

@@ -297,7 +297,10 @@ def test_training_hides_modalities_and_prediction_none(cohort, batch_size):
     [
         ({"members": 0}, r"^expected members of at least 1, got 0$"),
         ({"epochs": 0}, r"^expected epochs of at least 1, got 0$"),
-        ({"batch_size": 0}, r"^expected batch_size of at least 1, got 0$"),
+        (
+            {"batch_size": 1},
+            r"^expected batch_size of at least 2, got 1: Cox's loss compares the patients of a batch$",
+        ),
         ({"feature_tokens": "rna"}, r"^expected feature_tokens as a tuple of names, got 'rna'$"),
     ],
 )

@@ -95,7 +95,9 @@ def read_models(folder: Path, build: Callable[[], HEALNet], members: int) -> lis
         if name not in wanted or wanted[name] != shape:
             got = f"of shape {shape}" if name in wanted else "that it does not have"
             raise ValueError(f"{path}: expected the weights of the model in {CONFIG}, got {name} {got}")
-    models = [build() for _ in range(members)]
+    # Weights that are replaced are drawn first, from a generator that the caller may have seeded.
+    with torch.random.fork_rng(devices=[]):
+        models = [build() for _ in range(members)]
     dtypes = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
     for model in models:
         model.to(dtypes.get(kinds["0.latents"], torch.float32)).eval()

@@ -39,6 +39,14 @@ def replace_weights(folder, tensors):
     edit(folder, lambda config: config.update(weights_sha256=digest))
 
 
+def test_loading_leaves_the_global_random_state_as_it_was(folder):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    PretrainedModel.from_pretrained(folder)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_half_a_folder(folder, name):
     (folder / name).unlink()
