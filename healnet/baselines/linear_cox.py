@@ -77,11 +77,20 @@ class LinearCox(nn.Module):
             max_iter: Largest number of steps.
 
         Raises:
-            ValueError: A penalty that is not positive; what `forward` or `cox_nll` refuse.
+            ValueError: A penalty that is not positive; no event; a value that is neither finite nor masked; what `forward`
+                or `cox_nll` refuse.
         """
         if not penalty > 0:
             raise ValueError(f"expected a penalty above 0, got {penalty}")
         design = self._design(inputs).double()
+        # Otherwise the weights would be NaN, or stay zero, without a word.
+        if not bool(design.isfinite().all()):
+            wrong = int((~design.isfinite()).any(dim=1).sum())
+            raise ValueError(
+                f"expected finite values, or Masked ones, got others for {wrong} of {len(design)} patients"
+            )
+        if not bool(torch.as_tensor(event).any()):
+            raise ValueError(f"expected at least one observed event, got none in {len(design)} patients")
         weight = torch.zeros(design.shape[1], dtype=torch.float64, device=design.device, requires_grad=True)
         optimizer = torch.optim.LBFGS([weight], max_iter=max_iter, line_search_fn="strong_wolfe")
 

@@ -87,6 +87,16 @@ def test_what_a_patient_lacks_adds_nothing():
             lambda: LinearCox({"rna": 3}).fit({}, torch.ones(1), torch.ones(1), penalty=0),
             "^expected a penalty above 0, got 0$",
         ),
+        (
+            lambda: LinearCox({"rna": 1}).fit(
+                {"rna": torch.tensor([[1.0], [torch.nan]])}, torch.ones(2), torch.ones(2)
+            ),
+            "^expected finite values, or Masked ones, got others for 1 of 2 patients$",
+        ),
+        (
+            lambda: LinearCox({"rna": 1}).fit({"rna": torch.ones(2, 1)}, torch.ones(2), torch.zeros(2)),
+            "^expected at least one observed event, got none in 2 patients$",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):
