@@ -1,8 +1,9 @@
 """Read the chunks of one uint8 array of a Zarr store in a folder, which may be damaged or hostile (format 2 or 3).
 
-The package `zarr` reads by threads that stay, beside which worker processes cannot safely be forked, and unpacks a chunk to
-whatever size it has (a file of 1 MB: 2 GB of memory). Here a chunk is unpacked, by the calling thread, into the memory of
-one chunk, and only by the codecs that pixels are stored with.
+The package `zarr` (3.1.6 was tried) does not fit here: it returns zeros, without an error, for the end of a Blosc chunk
+that was cut off, as by a copy that did not finish; it unpacks a chunk to whatever size it has (a file of 1 MB: 2 GB of
+memory); and it reads by threads that stay, beside which worker processes cannot safely be forked. Here a chunk is unpacked,
+by the calling thread, into the memory of one chunk, and only by the codecs that pixels are stored with.
 """
 
 from __future__ import annotations
