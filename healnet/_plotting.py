@@ -339,6 +339,12 @@ def _families_with(characters: frozenset[str], own: tuple[str, ...]) -> tuple[st
     return tuple(found)
 
 
+def _outer_height(ax: Axes) -> float:
+    """Height in inches with titles, labels and a legend."""
+    box = ax.get_tightbbox()
+    return 0.0 if box is None else float(box.height) / ax.figure.figure.dpi
+
+
 def narrow_png(figure: Figure, width: float = 3.6, dpi: float = 220) -> bytes:
     """The figure as PNG, laid out anew for a phone.
 
@@ -364,25 +370,36 @@ def narrow_png(figure: Figure, width: float = 3.6, dpi: float = 220) -> bytes:
         for i, ax in enumerate(panels):
             ax.set_subplotspec(grid[i])
 
+    own = [ax.get_window_extent().height / figure.dpi for ax in panels]
     try:
         place([1.0] * max(rows, 1))
         figure.set_size_inches(width, 4 * width * rows)
         figure.draw_without_rendering()
-        # Pictures keep their shape, but a strip fits on a screen, and curves get three quarters of their width.
+        drawn = [ax.get_window_extent().height / figure.dpi for ax in panels]
+        texts = [_outer_height(ax) - height for ax, height in zip(panels, drawn, strict=True)]
+        # Curves get three quarters of their width, bars their own height, and pictures keep their shape; but no panel is
+        # larger than a screen.
         heights = [
-            0.75 * width
-            if ax.get_aspect() == "auto"
-            else min(ax.get_window_extent().height / figure.dpi, 1.8 * width)
-            for ax in panels
+            min(max(0.75 * width, before) if ax.get_aspect() == "auto" else height, 1.8 * width)
+            for ax, before, height in zip(panels, own, drawn, strict=True)
         ]
-        above = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+        above, more = (
+            [max(of[i : i + columns]) for i in range(0, len(of), columns)] for of in (heights, texts)
+        )
         place(above or [1.0])
         inch = 1 / sum(above or [1.0])
         for scores, (axes, label) in zip(scored, bars, strict=True):
             options = {"fraction": 0.1 * inch, "pad": 0.1 * inch, "aspect": 40}
             _add_bar(scores, axes, label, location="bottom", **options)
-        # Then title and label of each row, and numbers and label of the color bars.
-        figure.set_size_inches(width, max(sum(above) + 0.4 * rows + 0.6 * len(scored), 1.0))
+        # Then titles, labels and padding of each row, and numbers and label of the color bars.
+        total = 1.02 * sum(above) + sum(more) + 0.1 * rows + 0.6 * len(scored)
+        figure.set_size_inches(width, max(total, 1.0))
+        for _ in range(5):  # rows share out what is added, so once may not do
+            figure.draw_without_rendering()
+            box = figure.get_tightbbox()
+            if box.y0 >= 0 and box.y1 <= figure.get_figheight():
+                break
+            figure.set_size_inches(width, figure.get_figheight() + 0.15)
         return png(figure, dpi)
     finally:
         for scores in scored:

@@ -171,17 +171,30 @@ def test_viridis_runs_from_the_low_to_the_high_score():
     assert viridis([2.0], 2.0, 2.0).tolist() == [[253, 231, 36]]
 
 
-@pytest.mark.parametrize("shape", [(40, 40), (400, 20)])
+@pytest.mark.parametrize("shape", [(40, 40), (400, 20), (20, 400)])
 def test_on_a_phone_a_picture_has_all_of_the_width_or_a_screen_and_the_figure_stays_as_it_was(shape):
     """A color bar at the side took half of 390 pixels; a strip was five screens long."""
     both = panels(None, 1, 2, (8.0, 4.0))
     drawn = [panel.imshow(np.ones(shape), cmap="gray", vmin=1, vmax=2) for panel in both]
+    both[0].set_title("name")
     add_colorbar(drawn[0], both, "score")
     before = png(both.figure)
     phone = imread(io.BytesIO(narrow_png(both.figure)))[:, :, :3]
     black = (phone == 0).all(axis=2)
     rows, columns = black.mean(axis=1), black.mean(axis=0)
-    assert (columns > 0.5).mean() > (0.85 if shape[0] == shape[1] else 0.02)
+    assert (columns > 0.5 * columns.max()).mean() > (0.02 if shape[1] == 20 else 0.85)
     assert len(phone) < 2 * 1.8 * 3.6 * 220 + 400
-    assert (rows > 0).mean() > 0.85  # no blank space
+    assert (rows > 0).mean() > (0.4 if shape[1] == 400 else 0.8)  # no blank space
+    assert (phone[:4] == 1).all()  # no title is cut
     assert png(both.figure) == before
+
+
+def test_bars_keep_their_height_on_a_phone():
+    """Twenty names squeezed into three quarters of the width would lie on each other."""
+    ax = plot_gene_bars([f"gene {i}" for i in range(20)], np.ones(20))
+    phone = imread(io.BytesIO(narrow_png(ax.figure)))
+    assert len(phone) / 220 > 4.8  # inches
+    grid = plot_faithfulness(
+        {"a": Faithfulness(*torch.linspace(0, 1, 3).expand(6, 3)[:1], *[torch.ones(1, 3)] * 4, True)}
+    )
+    assert 1.5 < len(imread(io.BytesIO(narrow_png(grid.figure)))) / 220 / 3.6 < 2.2

@@ -232,7 +232,7 @@ def _features(
     table = _html.bars(
         [names[i] for i in top],
         scores[top],
-        [f"{float(shown[i]):.4g} {unit[i]}".strip() for i in top],
+        [f"{_written(float(shown[i]))} {unit[i]}".strip() for i in top],
         heads=("feature", "lowers | raises", "value"),
     )
     note = (
@@ -241,3 +241,8 @@ def _features(
     )
     note += " Values as the model got them." if raw is None else " The values shown are those before scaling."
     return _html.card(title, table, note)
+
+
+def _written(value: float) -> str:
+    """Four digits, and all of those before the point."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

@@ -161,14 +161,14 @@ def test_it_states_what_was_computed_when_and_from_what(tmp_path):
 
 
 def test_raw_values_and_units_stand_beside_the_scores(tmp_path, small, patient):
-    raw = {"FOXM1": 1234.5, "<b>": 0.25, "TP53": 8.0}
+    raw = {"FOXM1": 1234.5, "<b>": 0.25, "TP53": 24567.3}
     units = {"rna": {"FOXM1": "TPM"}}
     for features in ({"rna": raw}, {"rna": pd.Series(raw)}):
         text = text_of(patient_report(small, patient, "P", tmp_path, features=features, units=units))
         listed = dict(
             re.findall(r'class="name"><bdi>(FOXM1|&lt;b&gt;|TP53)</bdi>.*?class="number">(.*?)<', text)
         )
-        assert listed == {"FOXM1": "1234 TPM", "&lt;b&gt;": "0.25", "TP53": "8"}
+        assert listed == {"FOXM1": "1234 TPM", "&lt;b&gt;": "0.25", "TP53": "24567"}
         assert "Values as the model got them" not in text
     text = text_of(patient_report(small, patient, "P", tmp_path, features={"rna": GENES}, units={"rna": "z"}))
     assert ">-1 z<" in text
