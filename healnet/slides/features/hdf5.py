@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import h5py
 import numpy as np
 
 from healnet._files import shown
+from healnet.slides.features._direct_rows import read_rows, row_places
 from healnet.slides.features._heap_check import HeapCheckedFile
 from healnet.slides.features.patch_rows import Array, Rows, count_rows, table_shape
 
@@ -22,9 +25,9 @@ MAX_CHUNK = 1 << 28  # bytes; tools of the field write chunks of one row up to 1
 MANY = 16  # values of an attribute; the longest that is read has two
 BLOCK_BYTES = 1 << 22  # 4 MiB at a time: large enough for a network disk, small beside any bag
 
-# Rows this near to one another are read with all between. A call costs 9 us, 4 KB of a contiguous dataset 0.5 us, and
-# a chunk of one row 5 us; of a chunk of more rows HDF5 reads all in any case.
-GAP_BYTES, CHUNK_GAP = 1 << 16, 2
+# Rows this near to one another are read with all between: a call costs 9 us, a chunk of one row 5 us; of a chunk of more
+# rows HDF5 reads all in any case.
+CHUNK_GAP = 2
 
 
 @contextmanager
@@ -75,30 +78,39 @@ class H5Rows(Rows):
 
     def _read(self, wanted: slice | Array) -> Array:
         # Numbers lie outside the heaps, and HDF5's own driver reads them faster than a Python file.
-        expected = f"readable values of `{self.dataset}`"
-        with _naming(self.path, expected), h5py.File(self.path, "r", locking=False) as file:
-            return self._read_blocks(file[self.dataset], wanted)
+        with (
+            _naming(self.path, f"readable values of `{self.dataset}`"),
+            self.path.open("rb", buffering=0) as raw,
+            h5py.File(self.path, "r", locking=False) as file,
+        ):
+            if not os.path.samestat(os.fstat(raw.fileno()), self.path.stat()):
+                raise ValueError("one that was replaced while it was opened")
+            return self._read_rows(file[self.dataset], raw, wanted)
 
-    def _read_blocks(self, dataset: Any, wanted: slice | Array) -> Array:
+    def _read_rows(self, dataset: Any, raw: FileIO, wanted: slice | Array) -> Array:
         shape = (1, *dataset.shape) if len(dataset.shape) == 1 else dataset.shape[-2:]
         if shape != self.shape and count_rows(wanted):
             return np.empty((0, 0))  # replaced by another file; `read` says so
         if len(dataset.shape) == 1:
             values: Array = dataset[:].reshape(self.shape)[wanted]
             return values
+        rows = np.arange(wanted.start, wanted.stop) if isinstance(wanted, slice) else wanted
+        places = row_places(dataset, rows)
+        size = max(1, self.shape[1] * dataset.dtype.itemsize)
+        if places is not None:
+            return read_rows(raw, places, size).view(dataset.dtype)
         if isinstance(wanted, slice):
             return self._slice(dataset, wanted.start, wanted.stop)
         # HDF5's own row lists take time quadratic in their length; reading whole blocks does not.
-        size = max(1, self.shape[1] * dataset.dtype.itemsize)
         step = max(1, BLOCK_BYTES // size)
-        near = GAP_BYTES // size if dataset.chunks is None else max(CHUNK_GAP, dataset.chunks[-2])
+        near = CHUNK_GAP if dataset.chunks is None else max(CHUNK_GAP, dataset.chunks[-2])
         result = np.empty((len(wanted), self.shape[1]), dataset.dtype)
         order = np.argsort(wanted, kind="stable")
         rows = wanted[order]
         ends = np.flatnonzero((np.diff(rows) > near) | (np.diff(rows // step) > 0)) + 1
-        for places in np.split(order, ends) if len(order) else ():
-            first, last = int(wanted[places[0]]), int(wanted[places[-1]])
-            result[places] = self._slice(dataset, first, last + 1)[wanted[places] - first]
+        for part in np.split(order, ends) if len(order) else ():
+            first, last = int(wanted[part[0]]), int(wanted[part[-1]])
+            result[part] = self._slice(dataset, first, last + 1)[wanted[part] - first]
         return result
 
     def _slice(self, dataset: Any, start: int, stop: int) -> Array:
