@@ -42,7 +42,7 @@ def self_normalizing(cohort: Cohort, recipe: Recipe) -> nn.Module:
 
 
 def attention_mil(cohort: Cohort, recipe: Recipe) -> nn.Module:
-    """Slides alone; who has none gets the answer to nothing."""
+    """Slides alone; patients without any get one and the same risk."""
     return baselines.AttentionMIL(encoders(cohort, recipe, "vector"), output="cox")
 
 

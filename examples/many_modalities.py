@@ -128,10 +128,13 @@ def train(
 
 
 @torch.no_grad()
-def predict(model: HEALNet, inputs: dict[str, Any]) -> np.ndarray:
-    """Standardized log hazards."""
-    risk = model({name: inputs[name] for name in model.encoders}).squeeze(1).numpy()
-    return (risk - risk.mean()) / risk.std()
+def predict(model: HEALNet, inputs: dict[str, Any], seen: dict[str, Any]) -> np.ndarray:
+    """Log hazards in units of the training patients' spread."""
+    risk, known = (
+        model({name: patients[name] for name in model.encoders}).squeeze(1).numpy()
+        for patients in (inputs, seen)
+    )
+    return (risk - known.mean()) / known.std()
 
 
 def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
@@ -139,7 +142,7 @@ def run(seed: int, patients: int, new: int, epochs: int) -> dict[str, float]:
     data, (inputs, time, event) = simulate(patients, seed), simulate(new, 1000 + seed)
     risks = {}
     for label, names in tqdm(TRAINED.items(), desc=f"seed {seed}", leave=False):
-        risks[label] = predict(train(names, data, epochs, seed), inputs)
+        risks[label] = predict(train(names, data, epochs, seed), inputs, data[0])
     for label, names in LATE.items():
         risks[label] = np.mean([risks[name] for name in names], axis=0)
     target = SurvivalTarget(time, event)

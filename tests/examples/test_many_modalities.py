@@ -72,6 +72,18 @@ def test_the_truth_is_planted_as_said(example):
     assert score(sign * side) > 0.7
 
 
+def test_predictions_of_new_patients_do_not_depend_on_each_other(example):
+    """They are in units of the training patients' spread."""
+    torch.manual_seed(0)
+    (seen, _, _), (new, _, _) = example.simulate(40, 1), example.simulate(20, 2)
+    model = HEALNet({"table": example.encoders()["table"]}, num_latents=4, latent_dim=8).eval()
+    together, known = example.predict(model, new, seen), example.predict(model, seen, seen)
+    rows = torch.tensor([3, 11, 17])
+    alone = example.predict(model, {name: take(x, rows) for name, x in new.items()}, seen)
+    np.testing.assert_allclose(alone, together[rows], rtol=0, atol=1e-5)
+    assert [known.mean(), known.std()] == pytest.approx([0, 1], abs=1e-5)
+
+
 def test_the_model_keeps_the_laws_on_all_five_at_once(example):
     torch.manual_seed(0)
     inputs, _, _ = example.simulate(12, 1)
