@@ -20,6 +20,7 @@ __all__ = [
     "integrated_brier",
     "mean_auc",
     "own_survival",
+    "scaled",
     "uno",
 ]
 
@@ -33,21 +34,21 @@ def harrell(risk: Floats, target: SurvivalTarget) -> float:
     _need_pairs(target, np.inf)
     from sksurv.metrics import concordance_index_censored
 
-    return float(concordance_index_censored(target.event, target.time, risk)[0])
+    return float(concordance_index_censored(target.event, target.time, scaled(risk))[0])
 
 
 def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
     """Uno's C for events before tau, weighted by the inverse probability of censoring in `train`."""
     _need_train(train, tau)
     _need_pairs(target, tau)
-    return float(_weighted("concordance_index_ipcw", train, target, risk, tau=tau)[0])
+    return float(_weighted("concordance_index_ipcw", train, target, scaled(risk), tau=tau)[0])
 
 
 def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
     """Cumulative/dynamic AUC at one time: events by then against all patients followed beyond."""
     _need_both_outcomes(target, train, time)
     seen = _events_until(time, _clipped(target, train))
-    return float(_weighted("cumulative_dynamic_auc", train, seen, risk, [time])[1])
+    return float(_weighted("cumulative_dynamic_auc", train, seen, scaled(risk), [time])[1])
 
 
 def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
@@ -57,7 +58,16 @@ def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times:
     for time in times:
         _need_both_outcomes(target, train, time)
     seen = _events_until(times[-1], _clipped(target, train))
-    return float(_weighted("cumulative_dynamic_auc", train, seen, risk, times)[1])
+    return float(_weighted("cumulative_dynamic_auc", train, seen, scaled(risk), times)[1])
+
+
+def scaled(risk: Floats) -> Floats:
+    """The risks, divided by the largest where all are below 1 in size.
+
+    scikit-survival counts risks no further apart than 1e-8 as tied, so probabilities of that size would all be.
+    """
+    largest = float(np.abs(risk).max(initial=0))
+    return risk / largest if 0 < largest < 1 else risk
 
 
 def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:

@@ -112,6 +112,7 @@ def _comparable(target: SurvivalTarget) -> Floats:
 
 def _concordant(risk: Floats) -> Floats:
     """(n, n): 1 where i has the larger risk, 1/2 where they tie."""
+    risk = scores.scaled(risk)
     gap = risk[:, None] - risk[None, :]
     return np.where(np.abs(gap) <= _TIED, 0.5, (gap > 0).astype(np.float64))
 

@@ -25,6 +25,7 @@ from healnet.survival import (
     SurvivalTarget,
     TimeBins,
     calibration_groups,
+    compare,
     concordance,
     d_calibration,
     evaluate,
@@ -98,6 +99,19 @@ def test_concordance_by_hand():
     assert concordance([1.0, 1.0, 0.0], SurvivalTarget([1, 2, 3], [True, False, False])) == 0.75
     censored_as_late = SurvivalTarget([1, 1], [True, False])  # followed longer than the one who died
     assert concordance([2.0, 1.0], censored_as_late) == 1
+
+
+def test_small_risks_are_ranked_like_large_ones():
+    """For scikit-survival risks within 1e-8 are tied; probabilities of a rare event may all lie within."""
+    risk, target = simulated(2)
+    tiny = 1e-10 * risk / np.ptp(risk)
+    assert concordance(tiny, target) == concordance(risk, target) > 0.6
+    expected = evaluate(risk, target, target, times=[0.3, 0.8])
+    pd.testing.assert_frame_equal(evaluate(tiny, target, target, times=[0.3, 0.8]), expected)
+    other = np.random.default_rng(0).normal(size=len(risk))
+    assert compare(tiny, other, target, bootstrap=9) == compare(risk, other, target, bootstrap=9)
+    constant = np.full(len(risk), 1e-12)
+    assert concordance(constant, target) == concordance(constant * (1 + 1e-15 * risk), target) == 0.5
 
 
 @pytest.mark.parametrize(
