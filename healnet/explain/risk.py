@@ -42,7 +42,7 @@ def resolve_risk(model: object, inputs: Mapping[str, Any], risk: Risk | None) ->
     """
     if risk is not None:
         given = risk
-        return lambda output: _one_number(given(output))
+        return lambda output: _one_number(given(output), _patients(output))
     declared = getattr(model, "output", None)
     if declared is None:
         raise ValueError(
@@ -90,10 +90,27 @@ def quantity_name(model: object, risk: Risk | None) -> str:
     return "risk" if risk is not None else _QUANTITIES.get(str(declared), "risk")
 
 
-def _one_number(value: Any) -> Tensor:
+def _patients(output: Any) -> int | None:
+    """Number of patients in an output, None where no tensor says it."""
+    parts = (
+        output.values()
+        if isinstance(output, Mapping)
+        else output
+        if isinstance(output, tuple | list)
+        else [output]
+    )
+    return next((len(part) for part in parts if isinstance(part, Tensor) and part.dim()), None)
+
+
+def _one_number(value: Any, patients: int | None) -> Tensor:
     if not isinstance(value, Tensor) or value.dim() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"expected risk(output) to give one number per patient (b,), got {got}")
+    if patients is not None and len(value) != patients:
+        raise ValueError(
+            f"expected risk(output) to give one number per patient, {patients} of them, got {len(value)}: "
+            "output[:, 0] is the first number of each patient, output[0] all numbers of the first"
+        )
     return value
 
 

@@ -10,8 +10,10 @@ from healnet.explain import (
     Risk,
     attention_scores,
     gradient_x_input,
+    input_gradients,
     integrated_gradients,
     occlude,
+    occlude_modalities,
     shapley_modalities,
 )
 from healnet.explain.risk import quantity_name, resolve_risk
@@ -159,3 +161,22 @@ def test_the_quantity_has_a_name():
         "risk",
     ]
     assert quantity_name(Model(None, "cox"), lambda output: output) == "risk"
+
+
+@pytest.mark.parametrize(
+    "score", [*SCORES, input_gradients, occlude_modalities], ids=lambda score: score.__name__
+)
+@pytest.mark.parametrize("risk", [lambda output: output.mean(dim=0)[:1], lambda output: output[0]])
+def test_a_number_of_the_whole_batch_is_no_risk(score, risk):
+    """It was broadcast over the patients, or its gradient taken for theirs."""
+    message = r"^expected risk\(output\) to give one number per patient, \d+ of them, got [14]: output\[:, 0\] is the"
+    with pytest.raises(ValueError, match=message):
+        score(healnet(out_dim=4), INPUTS, risk=risk)
+
+
+def test_outputs_of_several_tensors_say_how_many_patients_there_are():
+    for answer in ({"a": torch.zeros(3, 2)}, (torch.zeros(3, 2), None), [torch.zeros(3, 2)]):
+        read = resolve_risk(Model(answer), {}, lambda output: torch.zeros(2))
+        with pytest.raises(ValueError, match=r"^expected risk\(output\) .*, 3 of them, got 2"):
+            read(answer)
+    assert resolve_risk(Model(None), {}, lambda output: torch.zeros(2))(None).tolist() == [0, 0]
