@@ -198,7 +198,11 @@ def _share_above(scores: Tensor, real: Tensor, generator: torch.Generator) -> Te
     # Equal scores in random order: that of a bag is its rows on the slide.
     shuffled = torch.rand(flat.shape, generator=generator).argsort(dim=1).to(flat.device)
     # Masked elements after all others, whatever their scores.
-    ranked = flat.double().masked_fill(~mask, -torch.inf).gather(1, shuffled)
+    ranked = (
+        flat.to(torch.promote_types(flat.dtype, torch.float32))
+        .masked_fill(~mask, -torch.inf)
+        .gather(1, shuffled)
+    )
     order = shuffled.gather(1, ranked.argsort(dim=1, descending=True, stable=True))
     ranks = torch.empty_like(order).scatter_(
         1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order)

@@ -111,7 +111,7 @@ def gene_set_scores(
         names: (f,) feature names.
         scores: (b, f), additive ones such as `gradient_x_input` or `integrated_gradients`; NaN counts 0.
         gene_sets: set -> its genes. Sets without any member among the names are left out.
-        symbol: a feature's gene, such as ``lambda name: name.split("_")[0]`` for ``TP53_rnaseq``.
+        symbol: A feature's gene, such as ``lambda name: name.split("_")[0]`` for ``TP53_rnaseq``.
 
     Returns:
         The s sets' names, and (b, s).

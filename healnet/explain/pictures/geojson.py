@@ -51,7 +51,7 @@ def to_geojson(
         name: Name of the score among the measurements; its percentile (0 to 100) stands beside it.
         measurements: Further measurements, (n,) finite each.
         scale: Colors by "percentile" rank or linearly by the "raw" score.
-        classification: a class name for all patches.
+        classification: A class name for all patches.
         object_type: "tile", "detection", "annotation" or "cell".
         slide: The slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
         level0_size: (width, height) of the slide in level-0 pixels, to cut patches off at its edge.

@@ -40,7 +40,7 @@ def plot_graph_overlay(
         scale: Colors by "percentile" rank or by the "raw" score.
         size: Area of a node, in square points.
         mpp: Microns per pixel of the picture, for a scale bar; without it there is none.
-        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
+        cmap: A matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         colorbar: Whether to draw one beside the axes.
         label: Text of the color bar.
         ax: Axes to draw on; by default new axes of a figure of their own.

@@ -28,7 +28,7 @@ def to_pyramid_tiff(
     mpp: float | None = None,
     tile: int = 512,
     colormap: str = "viridis",
-) -> None:
+) -> Path:
     """Write scores as a tiled pyramid of RGB pictures, each level half the size of the one before.
 
     The scores are read in squares of at most 2,048 pixels, up to three times, so memory stays small. A pixel of a lower
@@ -69,7 +69,8 @@ def to_pyramid_tiff(
     kept = next((factor for factor in factors if shape[0] * shape[1] <= KEPT * factor**2), factors[-1])
     kept = min(kept, 16)  # every tile holds whole pixels of it
     level = _Level(shape, kept)
-    with atomic_path(Path(path)) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
+    path = Path(path)
+    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
         for factor in factors:
             height, width = (-(-size // factor) for size in shape)
             resolution = None if mpp is None else (1e4 / (mpp * factor), 1e4 / (mpp * factor))
@@ -84,6 +85,7 @@ def to_pyramid_tiff(
                 resolution=resolution,
                 resolutionunit=None if mpp is None else "CENTIMETER",
             )
+    return path
 
 
 class _Level:

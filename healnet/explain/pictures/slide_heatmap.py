@@ -64,7 +64,7 @@ def plot_slide_heatmap(
         mpp: Microns per level-0 pixel, for the scale bar (default: the slide's); without it there is none.
         scale: "percentile" colors by rank, which shows order even where few scores are huge; "raw" by the score itself.
         max_size: Longer side of the picture, in pixels, when read from a `Slide`.
-        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
+        cmap: A matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         alpha: Opacity of the scores, from 0 (the plain slide) to 1.
         colorbar: Whether to draw one beside the axes.
         label: Text of the color bar.
@@ -114,7 +114,7 @@ def plot_slide_panels(
         scores: (n,) finite scores.
         scale: "percentile" colors by rank among the patches of all slides; "raw" by the score itself.
         max_size: Longer side of each picture, in pixels.
-        cmap: a matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
+        cmap: A matplotlib color map; by default viridis, for raw scores of both signs blue to red about 0.
         alpha: Opacity of the scores.
         label: Text of the color bar.
         ax: Axes to draw on, divided into two for each slide; by default a figure of its own.

@@ -78,7 +78,7 @@ def plot_image_overlay(
         image: (h, w), (h, w, 1) or (h, w, 3); a single channel is drawn in gray.
         scores: (h, w).
         limits: Scores at the ends of the color map, (-a, a) for the diverging one; by default from the scores.
-        cmap: a matplotlib color map instead.
+        cmap: A matplotlib color map instead.
         alpha: Opacity of the scores.
         aspect: Height of a pixel over its width, for anisotropic voxels.
         colorbar: Whether to draw one beside the axes.

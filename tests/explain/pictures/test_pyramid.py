@@ -17,7 +17,8 @@ def test_openslide_opens_it_and_every_level_shows_the_mean_of_its_scores(tmp_pat
     scores[:350] = 1
     scores[:, 1024:] = 0.5
     scores[600:] = np.nan
-    to_pyramid_tiff(scores, tmp_path / "x.tif", (0, 1), mpp=0.25, tile=256)
+    written = to_pyramid_tiff(scores, tmp_path / "x.tif", (0, 1), mpp=0.25, tile=256)
+    assert written == tmp_path / "x.tif"
     with openslide.OpenSlide(tmp_path / "x.tif") as slide:
         assert slide.level_dimensions == ((2100, 700), (1050, 350), (525, 175))
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.25)
