@@ -79,7 +79,7 @@ def _predict(options: argparse.Namespace) -> None:
         data = read_features(Path(options.tables[0]), model.features)
     found = model.predict(data)
     if times:
-        found = found.join(model.survival(data, times).rename(columns="survival_{:g}".format))
+        found = found.join(model.survival(data, times).rename(columns="survival_{:.15g}".format))
     with atomic_path(options.output) as temporary:
         found.to_csv(temporary, index_label="patient")
 

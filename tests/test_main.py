@@ -101,9 +101,27 @@ def test_a_warning_of_risks_and_curves_is_said_once(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("id;B;A\n007;2;1\n")
     arguments = [tmp_path / "model", tmp_path / "t.csv", "--output", tmp_path / "out.csv", "--times", "1,5"]
     assert main(["predict", *map(str, arguments)]) == 0
+    header = (tmp_path / "out.csv").read_text().splitlines()[0]
+    assert header == "patient,risk,survival_1,survival_5"
     assert capsys.readouterr().err == (
         "warning: modality 'rna': 1 of 3 features are not in the table and count as missing: 'C'\n"
         "warning: times go from 1 to 5, and training saw events from 100 to 200: curves are flat outside; are the times in "
         "the unit of training?\n"
     )
     assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("007,")
+
+
+def test_columns_of_times_are_named_in_full(tmp_path, capsys):
+    from healnet.pretrained import PretrainedModel
+    from healnet.survival import BreslowBaseline
+
+    model = HEALNet({"rna": OmicEncoder(1)}, output="cox", num_latents=2, latent_dim=4)
+    baseline = BreslowBaseline([100.5, 5e6], [0.1, 0.3])
+    PretrainedModel(model, features={"rna": ["A"]}, baselines=baseline).save_pretrained(tmp_path / "model")
+    (tmp_path / "t.csv").write_text("id,A\np1,2\n")
+    times = "365.25,1234567,1234568.5"
+    arguments = [tmp_path / "model", tmp_path / "t.csv", "--output", tmp_path / "out.csv", "--times", times]
+    assert main(["predict", *map(str, arguments)]) == 0
+    header = (tmp_path / "out.csv").read_text().splitlines()[0]
+    assert header == "patient,risk,survival_365.25,survival_1234567,survival_1234568.5"
+    assert capsys.readouterr().err == ""
