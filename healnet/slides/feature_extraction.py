@@ -44,6 +44,7 @@ __all__ = ["extract_features"]
 logger = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between two looks at slides that other runs hold
+MUCH_PEN = 0.5  # part of tissue and pen marks together
 
 
 def extract_features(
@@ -73,9 +74,10 @@ def extract_features(
     A file is there whole or not at all: kill the run at any moment and start it again with the same arguments; it goes on
     with the first slide that has no file. Any number of runs, on any number of machines, may be started on one folder with
     the same slides: they share the work, slide by slide, and each returns when all slides are done. A slide that fails is
-    reported and passed over; a full disk stops the run. At the end ``output/qc.csv`` has a row for every slide (see
-    `SlideResult`), ``output/tissue/<slide>.jpg`` shows tissue, tiles and what was left out, and
-    ``output/tissue/<slide>.geojson`` has the tissue's outlines for QuPath, where they can be edited and used as `masks`.
+    reported and passed over; a full disk stops the run. A warning is logged where pen marks cover more than the tissue that
+    they leave. At the end ``output/qc.csv`` has a row for every slide (see `SlideResult`), ``output/tissue/<slide>.jpg``
+    shows tissue, tiles and what was left out, and ``output/tissue/<slide>.geojson`` has the tissue's outlines for QuPath,
+    where they can be edited and used as `masks`.
 
     Args:
         slides: Files and folders that `Slide` reads; their names without suffix must differ.
@@ -302,6 +304,13 @@ class _Run:
         notes = progress.notes
         if tissue is not None:
             notes["tissue_mm2"], notes["pen"] = tissue.area_mm2, tissue.pen_share
+            if tissue.pen_share > MUCH_PEN:
+                logger.warning(
+                    "%s: %.0f%% of what is colored is left out as pen marks; see %s, and pass masks if it is tissue",
+                    job.name,
+                    100 * tissue.pen_share,
+                    shown(self.output / "tissue" / f"{job.name}.jpg"),
+                )
         needed = bytes_needed(missing, len(tiles))
         refuse_full_disk(self.output, missing[0].path(job.name), needed)
         try:

@@ -479,6 +479,20 @@ def test_pen_has_its_share_in_the_table(slide_writer, tmp_path):
     assert not {512} & set(read_patches(tmp_path / "out" / "s.h5").coords[:, 1].tolist())
 
 
+@pytest.mark.parametrize(("bottom", "warned"), [(900, False), (1400, True)])
+def test_a_slide_mostly_of_pen_marks_is_warned_about(slide_writer, tmp_path, caplog, bottom, warned):
+    painted = [(0, 0, 2048, 2048, "texture"), (0, 0, 2048, bottom, (30, 150, 60))]
+    path = slide_writer(tmp_path / "s.tif", (2048, 2048), painted, levels=(1, 4), texture=texture)
+    with caplog.at_level("WARNING"):
+        (report,) = extract([path], tmp_path / "out", size=256)
+    assert report.pen == pytest.approx(bottom / 2048, abs=0.03)
+    message = (
+        f"s: {100 * report.pen:.0f}% of what is colored is left out as pen marks; "
+        f"see {tmp_path / 'out' / 'tissue' / 's.jpg'}, and pass masks if it is tissue"
+    )
+    assert [record.getMessage() for record in caplog.records] == [message] * warned
+
+
 # Disks
 
 

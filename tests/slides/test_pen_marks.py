@@ -1,8 +1,14 @@
 """Ink of every color is found on glass and on tissue's colors, and stained tissue is not taken for it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
+from healnet.slides import Slide
 from healnet.slides.pen_marks import hue_saturation_value, pen_mask
 from healnet.slides.tissue import find_tissue
 
@@ -22,6 +28,17 @@ STAINS = {
     "red cells": (190, 60, 80),
     "DAB": (130, 85, 50),
 }
+SLIDES = Path(__file__).parents[2].parent / "shared" / "slides"
+# Optical densities of red, green and blue light: Ruifrok and Johnston's hematoxylin, eosin and DAB.
+DYES = np.array([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)])
+
+
+def density(rgb):
+    return -np.log10(np.maximum(rgb, 1) / 243)
+
+
+def color_of(optical_density):
+    return np.clip(243 * 10 ** -np.asarray(optical_density), 0, 255)
 
 
 def picture(color, grain=0.0, ground=(243, 242, 244), side=(120, 200)):
@@ -77,3 +94,105 @@ def test_hue_saturation_and_value_by_hand():
     assert hue[0, :3].tolist() == [0, 120, 240]
     assert saturation[0].tolist() == [1, 1, 1, 0, 0]
     assert value[0].tolist() == pytest.approx([1, 128 / 255, 64 / 255, 100 / 255, 0])
+
+
+@pytest.mark.parametrize(
+    ("color", "strength"),
+    [
+        ((29, 68, 188), 0.3),  # blue, green and red as measured on slides
+        ((31, 140, 115), 0.3),
+        ((206, 34, 57), 0.5),
+        ((240, 220, 60), 0.3),
+        ((240, 130, 40), 0.4),
+        ((90, 170, 220), 0.3),
+        ((35, 35, 40), 0.6),
+        ((95, 35, 150), 1.0),
+    ],
+)
+def test_ink_that_lets_light_through_is_found_over_glass(color, strength):
+    pen = pen_mask(picture(color_of(strength * density(color))))
+    assert pen[42:58, 22:178].mean() > 0.95
+    assert not pen[:34].any()
+    assert not pen[66:].any()
+
+
+@pytest.mark.parametrize(
+    ("color", "strength"),
+    [
+        ((29, 68, 188), 1.0),
+        ((31, 140, 115), 0.8),
+        ((35, 35, 40), 1.0),
+        ((240, 220, 60), 1.5),
+        ((90, 170, 220), 1.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("cmu-1-small-region", None), ("tcga-cr-7395-01a-01-ts1", 0.5)], ids=["cmu", "tcga"]
+)
+def test_ink_over_real_tissue_adds_its_density_and_is_found(name, mpp, color, strength):
+    rgb = Slide(SLIDES / f"{name}.svs", mpp=mpp).as_array(8.0)
+    middle = rgb.shape[0] // 2
+    stroke = np.zeros(rgb.shape[:2])
+    stroke[middle - 20 : middle + 20] = 1
+    optical = density(rgb) + strength * ndimage.gaussian_filter(stroke, 1.5)[..., None] * density(color)
+    pen = pen_mask(color_of(optical).round().astype(np.uint8))
+    within = ndimage.gaussian_filter(rgb.min(axis=2).astype(float), 2)[middle - 16 : middle + 16] < 190
+    assert pen[middle - 16 : middle + 16][within].mean() > 0.75
+    assert pen[: middle - 30][(rgb[: middle - 30] < 190).any(axis=2)].mean() < 0.02
+
+
+@pytest.mark.parametrize("blur", [0, 1, 2, 4])
+@pytest.mark.parametrize("strength", [0.6, 1.0, 1.5])
+def test_no_tissue_of_a_real_slide_is_pen_in_focus_or_out_of_it(blur, strength):
+    rgb = Slide(SLIDES / "tcga-cr-7395-01a-01-ts1.svs", mpp=0.5).as_array(8.0)
+    rgb = color_of(strength * density(ndimage.gaussian_filter(rgb.astype(float), (blur, blur, 0))))
+    assert not pen_mask(rgb.round().astype(np.uint8)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    amounts=st.tuples(*[st.floats(0, 0.5)] * 3), grain=st.sampled_from([0.0, 9.0]), seed=st.integers(0, 99)
+)
+@example(amounts=(0.0, 0.5, 0.0), grain=9.0, seed=0)
+def test_no_mixture_of_stains_is_pen(amounts, grain, seed):
+    optical = np.array(amounts) @ DYES
+    draw = np.random.default_rng(seed)
+    rgb = color_of(optical) + draw.normal(0, grain, (120, 200, 1)) + draw.normal(0, 0.7, (120, 200, 3))
+    if grain or optical.mean() < 0.2:  # flat dense violet is purple ink's
+        assert not pen_mask(np.clip(rgb, 0, 255).astype(np.uint8)).any()
+
+
+@pytest.mark.parametrize(
+    "color", [(150, 80, 160), (184, 145, 208), (80, 40, 120), (228, 143, 226), (190, 60, 80)]
+)
+def test_an_even_plane_of_a_stains_color_is_no_pen(color):
+    assert not pen_mask(np.full((300, 300, 3), color, np.uint8)).any()
+
+
+@pytest.mark.parametrize("color", [(222, 80, 106), INKS["purple"]])  # red ink at 0.6 times its strength
+def test_flat_red_and_purple_are_pen_as_a_stroke_and_not_as_a_plane(color):
+    rgb = np.full((300, 600, 3), 243, np.uint8)
+    rgb[20:60] = color
+    assert pen_mask(rgb)[22:58].all()
+    rgb[20:280] = color
+    assert not pen_mask(rgb).any()
+
+
+def test_ink_does_not_spread_over_tissue_of_a_hue_like_purple_inks():
+    draw = np.random.default_rng(0)
+    rgb = np.clip(np.array((150, 66, 183)) + draw.normal(0, 9, (120, 200, 1)), 0, 255).astype(np.uint8)
+    rgb[50:70] = INKS["blue"]
+    pen = pen_mask(rgb)
+    assert pen[51:69].all()
+    assert not pen[:45].any()
+    assert not pen[75:].any()
+
+
+def test_gaps_within_a_stroke_are_closed():
+    rgb = picture(INKS["green"])
+    rgb[:, 100:109] = 243
+    assert pen_mask(rgb)[45:55, 22:178].all()
+
+
+def test_dense_red_ink_may_be_as_grainy_as_a_dry_pen_leaves_it():
+    assert pen_mask(picture(color_of(1.5 * density((206, 34, 57))), grain=9.0))[45:55, 25:175].mean() > 0.95
