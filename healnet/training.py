@@ -367,5 +367,7 @@ def raw_outputs(models: Sequence[HEALNet], cohort: Cohort) -> list[Tensor]:
         batch = data.batch(np.arange(start, min(start + _PREDICTED_AT_ONCE, len(cohort))))
         for found, model in zip(outputs, models, strict=True):
             with evaluating(model):
-                found.append(model(batch.to(next(model.parameters()).device).inputs).cpu())
+                output = model(batch.to(next(model.parameters()).device).inputs).cpu()
+                # NumPy lacks bfloat16.
+                found.append(output.float() if output.itemsize < 4 else output)
     return [torch.cat(found) for found in outputs]

@@ -1,5 +1,6 @@
 """The one training loop: what it learns, what it must not see, and how members are averaged."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -99,6 +100,18 @@ def test_prediction_is_in_evaluation_mode_whatever_mode_a_model_is_in(cohort, en
     finally:
         for model in ensemble.models:
             model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_half_precision_predict(cohort, ensemble, dtype):
+    """NumPy lacks bfloat16, and a mean of numbers of three digits would be as coarse."""
+    expected, halved = ensemble.predict(cohort), copy.deepcopy(ensemble)
+    for model in halved.models:
+        model.to(dtype)
+    found = halved.predict(cohort)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, atol=0.1 * expected.std())
+    assert not np.array_equal(found, expected)
 
 
 def test_the_spread_of_equal_risks_is_one():
