@@ -19,9 +19,10 @@ Array = np.ndarray[Any, Any]
 Color = tuple[int, int, int]
 
 PICTURE_SIDE = 1600  # pixels of the longer side
+PHONE = 400  # pixels of width at which lines and names must still be seen
 # Okabe and Ito's colors, legible to color-blind eyes, with black for tiles so that they stand out on any stain.
 TISSUE, PEN, BLURRED, TILE = (0, 158, 115), (240, 228, 66), (213, 94, 0), (0, 0, 0)
-LEGEND = 34  # pixels of height
+TEXT = 13  # pixels of the names' height at the width of a phone; at least 16 of the picture's own
 
 
 def quality_picture(
@@ -50,6 +51,7 @@ def quality_picture(
     """
     scale = min(1.0, PICTURE_SIDE / max(rgb.shape[:2]))
     width, height = (max(1, round(n * scale)) for n in (rgb.shape[1], rgb.shape[0]))
+    line = max(1, round(width / PHONE))
     image = Image.fromarray(rgb).resize((width, height), Image.Resampling.BOX)
     pixels = np.array(image)
     legend: list[tuple[str, Color]] = []
@@ -57,24 +59,25 @@ def quality_picture(
         mask, pen = (_resized(part, width, height) for part in (tissue.mask, tissue.pen))
         pixels[~mask] = 255 - (255 - pixels[~mask]) // 2
         if pen.any():
-            pixels[pen] = (pixels[pen] // 2) + np.array(PEN, np.uint8) // 2
+            # Stripes are seen on ink of any color, which stays visible between them.
+            y, x = np.mgrid[:height, :width]
+            pixels[pen & ((x + y) // (3 * line) % 2 == 0)] = PEN
             legend.append(("pen mark, left out", PEN))
-        border = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, border_value=1)
+        border = ndimage.binary_dilation(mask, iterations=line + 1) & ~ndimage.binary_erosion(
+            mask, border_value=1
+        )
         pixels[border] = TISSUE
         if mask.any():
             legend.insert(0, ("tissue", TISSUE))
-    image = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(image)
     if coords is not None and len(coords):
         kept = np.ones(len(coords), bool) if kept is None else kept
         factor = np.array([width, height]) / size
         corners = np.hstack((coords * factor, (coords + footprint) * factor - 1)).round().astype(int)
         for chosen, color, label in ((kept, TILE, "tile"), (~kept, BLURRED, "blurred tile, left out")):
-            for left, top, right, bottom in corners[chosen].tolist():
-                draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=1)
             if chosen.any():
+                _draw_tiles(pixels, corners[chosen], color, line)
                 legend.append((label, color))
-    return _with_legend(image, legend, None if mpp is None else mpp * size[0] / width)
+    return _with_legend(Image.fromarray(pixels), legend, None if mpp is None else mpp * size[0] / width)
 
 
 def write_jpeg(path: Path, picture: Array) -> None:
@@ -90,33 +93,54 @@ def _resized(mask: Array, width: int, height: int) -> Array:
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
+def _draw_tiles(pixels: Array, corners: Array, color: Color, line: int) -> None:
+    """Outline each tile, or where they are too small to be told apart on a phone, all together; tint all but kept ones."""
+    side = int((corners[:, 2:] - corners[:, :2]).mean()) + 1
+    together = np.zeros(pixels.shape[:2], bool)
+    for left, top, right, bottom in corners.tolist():
+        together[max(0, top) : max(top, bottom) + 1, max(0, left) : max(left, right) + 1] = True
+    if color != TILE:
+        pixels[together] = (0.6 * pixels[together] + 0.4 * np.array(color)).astype(np.uint8)
+    if side < 8 * line:
+        pixels[together & ~ndimage.binary_erosion(together, iterations=line)] = color
+        return
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    thick = 1 if color == TILE else line
+    for left, top, right, bottom in corners.tolist():
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=thick)
+    pixels[:] = np.asarray(image)
+
+
 def _with_legend(image: Image.Image, legend: list[tuple[str, Color]], mpp: float | None) -> Array:
     """The picture above a strip with the names of what is drawn, in as many lines as they need, and a scale bar."""
-    font = ImageFont.load_default(size=16)
-    entries = [(label, color, 40 + round(font.getlength(label))) for label, color in legend]
+    text = max(16, round(TEXT * image.width / PHONE))
+    gap, strip = text // 2, 2 * text + 2
+    font = ImageFont.load_default(size=text)
+    entries = [(label, color, text + 3 * gap + round(font.getlength(label))) for label, color in legend]
     bar = None if mpp is None else _scale_bar(mpp, image.width)
     if bar is not None:
-        entries.append((bar[0], (0, 0, 0), bar[1] + 40 + round(font.getlength(bar[0]))))
+        entries.append((bar[0], (0, 0, 0), bar[1] + 3 * gap + round(font.getlength(bar[0]))))
     width = max([image.width, *(needed for _, _, needed in entries)])
     places, x, y = [], 0, 0
     for _, _, needed in entries:
         if x and x + needed > width:
-            x, y = 0, y + LEGEND
+            x, y = 0, y + strip
         places.append((x, y))
         x += needed
-    page = Image.new("RGB", (width, image.height + (y + LEGEND if entries else 0)), "white")
+    page = Image.new("RGB", (width, image.height + (y + strip if entries else 0)), "white")
     page.paste(image)
     draw = ImageDraw.Draw(page)
     for number, ((label, color, _), (x, y)) in enumerate(zip(entries, places, strict=True)):
-        top = image.height + y + 9
+        x, middle = x + gap, image.height + y + strip // 2
         if bar is not None and number == len(entries) - 1:
-            draw.rectangle((x + 10, top + 6, x + 10 + bar[1], top + 10), fill=color)
-            draw.text((x + 18 + bar[1], top - 2), label, fill="black", font=font)
+            draw.rectangle((x, middle - text // 8, x + bar[1], middle + text // 8), fill=color)
+            after = x + bar[1]
         else:
-            draw.rectangle(
-                (x + 10, top, x + 26, top + 16), fill="white" if color == TILE else color, outline=color
-            )
-            draw.text((x + 32, top - 2), label, fill="black", font=font)
+            box = (x, middle - text // 2, x + text, middle + text // 2)
+            draw.rectangle(box, fill="white" if color == TILE else color, outline=color, width=text // 16)
+            after = x + text
+        draw.text((after + gap, middle), label, fill="black", font=font, anchor="lm")
     return np.asarray(page)
 
 

@@ -65,6 +65,46 @@ def test_the_legend_names_what_is_drawn_and_nothing_else():
     assert has(quality_picture(RGB, (4000, 3000), tissue=tissue(pen=True))[300:], PEN)
 
 
+def test_pen_marks_are_striped_so_that_their_own_color_stays_visible():
+    rgb = RGB.copy()
+    rgb[20:40, 20:80] = (30, 150, 60)
+    picture = quality_picture(rgb, (4000, 3000), tissue=tissue(pen=True))
+    marks = picture[20:40, 20:80]
+    striped, own = (marks == PEN).all(axis=2), (marks == (143, 203, 158)).all(axis=2)  # paled by half
+    assert (striped ^ own).all()
+    assert 0.4 < striped.mean() < 0.6
+    assert not has(picture[45:300], PEN)
+
+
+def test_blurred_tiles_are_tinted_and_others_are_not():
+    coords, kept = np.array([[1000, 1000], [2000, 1000]]), np.array([True, False])
+    picture = quality_picture(RGB, (4000, 3000), coords=coords, kept=kept, footprint=500)
+    assert (picture[105:145, 105:145] == 240).all()
+    assert np.abs(picture[105:145, 205:245] - (0.6 * 240 + 0.4 * np.array(BLURRED))).max() < 1
+
+
+def test_tiles_too_small_to_be_told_apart_are_outlined_together():
+    y, x = np.mgrid[1000:2000:50, 1000:2000:50]
+    picture = quality_picture(RGB, (4000, 3000), coords=np.c_[x.ravel(), y.ravel()], footprint=50)[:300]
+    black = (picture == 0).all(axis=2)
+    assert black[100, 100:200].all()
+    assert black[100:200, 199].all()
+    assert not black[101:199, 101:199].any()
+
+
+@pytest.mark.parametrize("width", [800, 1600])
+def test_lines_and_names_grow_with_the_picture_so_that_a_phone_shows_them(width):
+    rgb = np.full((100, width, 3), 240, np.uint8)
+    mask = np.zeros((100, width), bool)
+    mask[40:60, 100:-100] = True
+    part = Tissue(mask, (10.0, 10.0), 1.0, 0.1, np.zeros_like(mask))
+    picture = quality_picture(rgb, (10 * width, 1000), tissue=part)
+    line = (picture[:100, width // 2] == TISSUE).all(axis=1)[:50].sum()
+    text = np.flatnonzero((picture[100:, width // 40 + width // 26 :] < 128).all(axis=2).any(axis=1))
+    assert line * 390 / width >= 0.9
+    assert np.ptp(text) * 390 / width > 7  # from the top of a "t" to its foot
+
+
 def test_a_large_picture_becomes_readable_and_no_larger():
     picture = quality_picture(np.full((4000, 2000, 3), 240, np.uint8), (8000, 16000))
     assert picture.shape == (PICTURE_SIDE, PICTURE_SIDE // 2, 3)
