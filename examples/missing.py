@@ -101,7 +101,7 @@ def run_job(plan: compare.Plan, shares: tuple[float, ...], job: jobs.Job) -> lis
 
 def draw(results: pd.DataFrame, path: Path) -> None:
     """A panel per cohort and place: C against the share, mean and standard error over folds."""
-    cohorts = list(dict.fromkeys(results["cohort"]))
+    cohorts, shares = list(dict.fromkeys(results["cohort"])), sorted(set(results["share"]))
     figure = Figure(figsize=(9.5, 0.9 + 2.7 * len(cohorts)), layout="constrained")
     panels = figure.subplots(len(cohorts), len(PLACES), sharey="row", squeeze=False)
     for cohort, row in zip(cohorts, panels, strict=True):
@@ -119,7 +119,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
                         mean.index, mean - error, mean + error, color=color, alpha=0.15, linewidth=0
                     )
             axes.axhline(0.5, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
-            axes.set_xticks(SHARES, [f"{100 * share:.0f}" for share in SHARES])
+            axes.set_xticks(shares, [f"{100 * share:.0f}" for share in shares])
             axes.spines[["top", "right"]].set_visible(False)
             if cohort == cohorts[0]:
                 axes.set_title(PLACES[place], fontsize="medium")
