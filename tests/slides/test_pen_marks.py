@@ -158,7 +158,7 @@ def test_no_mixture_of_stains_is_pen(amounts, grain, seed):
     optical = np.array(amounts) @ DYES
     draw = np.random.default_rng(seed)
     rgb = color_of(optical) + draw.normal(0, grain, (120, 200, 1)) + draw.normal(0, 0.7, (120, 200, 3))
-    if grain or optical.mean() < 0.2:  # flat dense violet is purple ink's
+    if grain or optical.mean() < 0.1:  # flat violet of one chroma is purple ink
         assert not pen_mask(np.clip(rgb, 0, 255).astype(np.uint8)).any()
 
 
@@ -175,6 +175,17 @@ def test_flat_red_and_purple_are_pen_as_a_stroke_and_not_as_a_plane(color):
     rgb[20:60] = color
     assert pen_mask(rgb)[22:58].all()
     rgb[20:280] = color
+    assert not pen_mask(rgb).any()
+
+
+def test_purple_is_ink_where_it_is_one_dye_and_tissue_where_stains_mix_in_changing_parts():
+    part = np.linspace(0, 1, 200)[:, None]
+    rgb = np.full((120, 200, 3), 243, np.uint8)
+    rgb[40:80] = color_of(part * (0.7 * DYES[0]) + (1 - part) * (0.2 * DYES[0] + 0.6 * DYES[1])).round()
+    assert not pen_mask(rgb).any()
+    rgb[40:80] = color_of(0.3 * DYES[0] + 0.4 * DYES[1]).round()
+    assert pen_mask(rgb)[40:80, 2:198].all()
+    rgb[:, 10:] = 243  # a spot
     assert not pen_mask(rgb).any()
 
 
