@@ -300,7 +300,7 @@ def check_order(values: Any, target: Any, name: str) -> None:
 
 
 def check_same_order(first: Any, second: Any, names: str) -> None:
-    """Refuse two pandas objects whose indices hold the same in another order: by position, values of two patients would be paired.
+    """Refuse two pandas objects whose indices hold the same in another order, so that positions would pair other patients.
 
     Raises:
         ValueError: The same in another order.
