@@ -25,7 +25,7 @@ TITLE = (
 class PlainCrossAttention(CrossAttention):
     """The same weights, the obvious way."""
 
-    def attend(self, latents, tokens, mask=None, order=None):
+    def attend(self, latents, tokens, mask=None, order=None, shards=None):
         h = self.num_heads
         context = tokens * self.token_norm.weight + self.token_norm.bias
         queries = rearrange(self.to_q(self.norm(latents)), "b m (h e) -> b h m e", h=h)

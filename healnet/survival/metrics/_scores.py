@@ -24,6 +24,8 @@ __all__ = [
     "uno",
 ]
 
+_LEAST = 0.01
+
 
 class Undefined(ValueError):
     """A metric has no value on these patients; the message says why."""
@@ -62,12 +64,13 @@ def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times:
 
 
 def scaled(risk: Floats) -> Floats:
-    """The risks, divided by the largest where all are below 1 in size.
+    """The risks, made larger where all are below `_LEAST` in size.
 
-    scikit-survival counts risks no further apart than 1e-8 as tied, so probabilities of that size would all be.
+    scikit-survival counts risks no further apart than 1e-8 as tied, so probabilities of that size would all be. A millionth
+    of the largest is left as tied: equal patients differ by as much where their risks were computed in float32.
     """
     largest = float(np.abs(risk).max(initial=0))
-    return risk / largest if 0 < largest < 1 else risk
+    return risk * (_LEAST / largest) if 0 < largest < _LEAST else risk
 
 
 def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:

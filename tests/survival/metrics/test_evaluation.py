@@ -110,7 +110,10 @@ def test_small_risks_are_ranked_like_large_ones():
     pd.testing.assert_frame_equal(evaluate(tiny, target, target, times=[0.3, 0.8]), expected)
     other = np.random.default_rng(0).normal(size=len(risk))
     assert compare(tiny, other, target, bootstrap=9) == compare(risk, other, target, bootstrap=9)
-    constant = np.full(len(risk), 1e-12)
+    # Equal patients, whose risks differ by the rounding of float32, stay tied.
+    target, equal = SurvivalTarget([1, 2, 3], [True, True, False]), np.array([0.05, 0.05 + 4e-9, 0.02])
+    assert concordance(equal, target) == concordance(1e-9 * equal, target) == 2.5 / 3
+    target, constant = simulated(2)[1], np.full(len(risk), 1e-12)
     assert concordance(constant, target) == concordance(constant * (1 + 1e-15 * risk), target) == 0.5
 
 
