@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -57,19 +58,20 @@ def pen_mask(rgb: Array) -> Array:
     Shape:
         rgb: (h, w, 3) uint8; returns (h, w) bool.
     """
-    smooth = _density(rgb)
-    red, green, blue = np.moveaxis(smooth, -1, 0)
-    mean = smooth.mean(axis=-1)
-    outside = (smooth @ FACES.T).max(axis=-1)
-    redder = np.where(green > blue, smooth @ RED_LINE, 0)
-    more_purple = np.where(2 * red > mean, smooth @ PURPLE_LINE, 0)
+    density = _density(rgb)
+    red, green, blue = density
+    mean = (red + green + blue) / 3
+    outside = reduce(np.maximum, (_beyond(face, density) for face in FACES))
+    redder = np.where(green > blue, _beyond(RED_LINE, density), 0)
+    more_purple = np.where(2 * red > mean, _beyond(PURPLE_LINE, density), 0)
     gray = (abs(red - mean) < 0.15 * mean) & (green - blue < 0.1 * mean) & (mean > GRAY[0])
     flat = _deviation(rgb) < FLAT
-    black = (rgb.max(axis=-1) < 255 * BLACK) | (gray & flat & (mean > GRAY[1]))
+    brightest = reduce(np.maximum, np.moveaxis(rgb, -1, 0))
+    black = (brightest < 255 * BLACK) | (gray & flat & (mean > GRAY[1]))
     marks = _continued(outside > OUTSIDE, outside > NEAR) | _continued(black, black | gray)
     marks |= _continued((redder > OUTSIDE) | _strokes(flat & (redder > REDDER)), redder > REDDER / 2)
     # The deviation is large along a stroke's own edges, by two pixels.
-    purple = _of_one_dye(_strokes(flat & (more_purple > MORE_PURPLE), LONG), smooth)
+    purple = _of_one_dye(_strokes(flat & (more_purple > MORE_PURPLE), LONG), density)
     marks |= ndimage.binary_dilation(purple, iterations=4) & (more_purple > MORE_PURPLE / 2)
     if not marks.any():
         return marks
@@ -92,11 +94,15 @@ def hue_saturation_value(rgb: Array) -> tuple[Array, Array, Array]:
     return hue * 60, spread / np.maximum(value, 1), value / 255
 
 
-def _density(rgb: Array) -> Array:
-    """Optical density of each color, smoothed by one pixel, which evens out the noise of pale pixels."""
+def _density(rgb: Array) -> list[Array]:
+    """Optical density of red, green and blue, smoothed by one pixel, which evens out the noise of pale pixels."""
     levels = np.maximum(0, -np.log10(np.maximum(np.arange(256), 1) / WHITE)).astype(np.float32)
-    density = levels[rgb]
-    return np.stack([ndimage.gaussian_filter(density[..., c], 1) for c in range(3)], axis=-1)
+    return [ndimage.gaussian_filter(levels[rgb[..., c]], 1) for c in range(3)]
+
+
+def _beyond(line: Array, density: list[Array]) -> Array:
+    """How far densities lie beyond a line of `_line`."""
+    return np.asarray(line[0] * density[0] + line[1] * density[1] + line[2] * density[2])
 
 
 def _deviation(rgb: Array) -> Array:
@@ -120,10 +126,10 @@ def _strokes(mask: Array, size: int = STROKE) -> Array:
     return np.asarray(keep[labels])
 
 
-def _of_one_dye(mask: Array, density: Array) -> Array:
+def _of_one_dye(mask: Array, density: list[Array]) -> Array:
     """The connected pieces whose chroma deviates by less than `ONE_DYE`."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    piece, (red, green, blue) = labels[mask], density[mask].T
+    piece, (red, green, blue) = labels[mask], [color[mask] for color in density]
     count = np.maximum(np.bincount(piece, minlength=1), 1)
     variance = np.zeros(len(count))
     for chroma in (3 * red / (red + green + blue), 3**0.5 * (green - blue) / (red + green + blue)):
