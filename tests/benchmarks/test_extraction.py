@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from healnet.slides import Slide, extract_features
 
 TITLE = "| slide | workers | plain, s | extraction, s | ratio |\n|---|---|---|---|---|"
-SIDE, TILE, MPP = 9000, 256, 0.5
+SIDES, TILE, MPP = (9000, 18000), 256, 0.5  # 20 and 80 square millimeters; whole scans have 200 to 1,000
 
 
 def write_jpeg_pyramid(path, pixels, downsamples):
@@ -74,11 +74,11 @@ def write_jpeg_pyramid(path, pixels, downsamples):
     return path
 
 
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory):
+@pytest.fixture(scope="module", params=SIDES)
+def slide(request, tmp_path_factory):
     """Grainy pink tissue on glass, with coarse levels."""
     draw = np.random.default_rng(0)
-    pixels = np.full((SIDE, SIDE, 3), 243, np.uint8)
+    pixels = np.full((request.param, request.param, 3), 243, np.uint8)
     inner = pixels[600:-600, 600:-600]
     grain = draw.integers(-40, 41, (inner.shape[0] // 4 + 1, inner.shape[1] // 4 + 1, 1), dtype=np.int16)
     grain = grain.repeat(4, 0).repeat(4, 1)[: inner.shape[0], : inner.shape[1]]
