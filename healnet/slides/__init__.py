@@ -1,8 +1,8 @@
 """One slide: pixels, tissue and tiles; patch features out (TRIDENT's or CLAM's layout) and in (TRIDENT, CLAM)."""
 
-from healnet.slides.feature_extraction import extract_features
+from healnet.slides.extraction.feature_extraction import extract_features
+from healnet.slides.extraction.quality_picture import quality_picture
 from healnet.slides.features.trident_clam_reader import PatchFile, read_patches
-from healnet.slides.quality_picture import quality_picture
 from healnet.slides.quality_table import SlideResult
 from healnet.slides.slide import Slide
 from healnet.slides.slide_pixels import SlidePixels, slide_pieces

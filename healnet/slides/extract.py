@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from healnet._files import shown
-from healnet.slides.feature_extraction import extract_features
+from healnet.slides.extraction.feature_extraction import extract_features
 from healnet.slides.slide_files import find_slide_files, read_slide_list
 from healnet.slides.tile_encoder import Encoder
 

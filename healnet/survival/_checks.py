@@ -13,6 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from healnet.survival._order import check_order
+
 __all__ = [
     "ArrayOrTensor",
     "Floats",
@@ -25,22 +27,18 @@ __all__ = [
     "as_tensor",
     "as_vector",
     "check_choice",
-    "check_columns",
     "check_inside",
     "check_labels",
     "check_least",
     "check_logits",
     "check_nonnegative",
-    "check_order",
     "check_probabilities",
     "check_risk",
-    "check_same_order",
     "check_times",
     "check_times_at",
     "check_values",
     "column",
     "one_output",
-    "patient_ids",
     "require",
     "widen",
 ]
@@ -283,68 +281,6 @@ def check_risk(risk: ArrayLike, target: Any, name: str = "risk") -> Floats:
         )
     check_order(risk, target, name)
     return check_values(risk, len(target), name)
-
-
-def check_order(values: Any, target: Any, name: str) -> None:
-    """Refuse a pandas object that names the target's patients in another order than it.
-
-    Raises:
-        ValueError: Patients in another order.
-    """
-    own = patient_ids(getattr(values, "index", None))
-    if own is not None and (at := target.first_other(own)) is not None:
-        raise ValueError(
-            f"expected {name} in the order of the target's patients, got {own[at]!r} at position {at} "
-            f"where the target has {target.patients[at]!r}; reindex it with target.patients"
-        )
-
-
-def check_same_order(first: Any, second: Any, names: str) -> None:
-    """Refuse two pandas objects whose indices hold the same in another order, so that positions would pair other patients.
-
-    Raises:
-        ValueError: The same in another order.
-    """
-    one: Any = getattr(first, "index", None)
-    other: Any = getattr(second, "index", None)
-    if (
-        not (hasattr(one, "equals") and hasattr(other, "equals"))
-        or len(one) != len(other)
-        or one.equals(other)
-    ):
-        return
-    if one.is_unique and other.is_unique and one.isin(other).all():
-        at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-        raise ValueError(
-            f"expected {names} in one order, got {one[at]!r} and {other[at]!r} at position {at} of their indices; "
-            "reindex one with the other's index"
-        )
-
-
-def check_columns(survival: Any, times: Floats) -> None:
-    """Refuse a DataFrame whose columns are other times than these; 0, 1, 2, ... are no times.
-
-    Raises:
-        ValueError: Columns named by other times.
-    """
-    columns: Any = getattr(survival, "columns", None)
-    if getattr(columns, "inferred_type", None) not in ("integer", "floating", "mixed-integer-float"):
-        return
-    names = columns.to_numpy(dtype=np.float64)
-    numbered = np.array_equal(names, np.arange(len(names)))
-    if names.shape == times.shape and not numbered and not np.array_equal(names, times):
-        raise ValueError(
-            f"expected survival at the times {times.tolist()}, got columns named {names.tolist()}"
-        )
-
-
-def patient_ids(index: Any) -> NDArray[np.object_] | None:
-    """Return the ids in a pandas index, text or whole numbers, (n,); None of other things, and of 0, 1, 2, ... for rows."""
-    kind = getattr(index, "inferred_type", None)
-    if kind not in ("string", "integer") or (kind == "integer" and (index == np.arange(len(index))).all()):
-        return None
-    ids: NDArray[np.object_] = index.to_numpy(dtype=object)
-    return ids
 
 
 def check_values(values: ArrayLike, n: int, name: str) -> Floats:

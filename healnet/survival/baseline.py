@@ -10,14 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._checks import (
-    ArrayOrTensor,
-    as_array,
-    as_tensor,
-    check_order,
-    check_times_at,
-    one_output,
-)
+from healnet.survival._checks import ArrayOrTensor, as_array, as_tensor, check_times_at, one_output
+from healnet.survival._order import check_order
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["BreslowBaseline"]

@@ -17,9 +17,9 @@ from healnet.survival._checks import (
     check_labels,
     check_least,
     check_nonnegative,
-    check_same_order,
     check_times,
 )
+from healnet.survival._order import check_same_order
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["TimeBins"]

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from healnet.survival._checks import Floats, as_array, check_least, check_nonnegative, check_order, column
+from healnet.survival._checks import Floats, as_array, check_least, check_nonnegative, column
+from healnet.survival._order import check_order
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["KaplanMeier", "group_labels", "kaplan_meier", "logrank_p"]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from healnet._plotting import PALETTE, STYLES, despine, new_axes, readable, use_fonts
-from healnet.survival._checks import as_array, check_columns, check_order, check_risk
+from healnet.survival._checks import as_array, check_risk
+from healnet.survival._order import check_columns, check_order
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.metrics.calibration import Calibration
 from healnet.survival.nonparametric import KaplanMeier, group_labels, kaplan_meier, logrank_p

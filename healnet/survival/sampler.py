@@ -92,7 +92,7 @@ class _EventBatches(Sampler[list[int]]):
         rng = np.random.default_rng(_draw(self.generator))
         batches: list[list[int]] = [[] for _ in range(self.num_batches)]
         if self.strata is None:
-            self._deal(rng.permutation(len(self.event)), self.num_batches, batches, rng)
+            self._distribute(rng.permutation(len(self.event)), self.num_batches, batches, rng)
         else:
             events = np.bincount(self.strata, self.event).astype(int)
             most = np.bincount(self.strata) // self.min_per_stratum
@@ -100,19 +100,19 @@ class _EventBatches(Sampler[list[int]]):
             # The strata that fit into few batches choose first; the others even out the sizes.
             for stratum in np.lexsort((rng.random(len(shares)), shares)):
                 members = rng.permutation(np.flatnonzero(self.strata == stratum))
-                self._deal(members, int(shares[stratum]), batches, rng)
+                self._distribute(members, int(shares[stratum]), batches, rng)
         for place in rng.permutation(self.num_batches):
             yield rng.permutation(batches[place]).tolist()
 
-    def _deal(
+    def _distribute(
         self, members: NDArray[np.intp], share: int, batches: list[list[int]], rng: np.random.Generator
     ) -> None:
-        """Deal patients to the `share` smallest batches, or more where these are full: events in turn, then the rest."""
+        """Spread patients over the `share` smallest batches, or more where these are full: events in turn, then the rest."""
         most = math.ceil(len(self.event) / self.num_batches)
         tie = rng.permutation(len(batches)).tolist()
         sizes = sorted((len(batch), tie[place], place) for place, batch in enumerate(batches))
-        rooms = np.cumsum([most - size for size, *_ in sizes])
-        chosen = sizes[: max(share, int(np.searchsorted(rooms, len(members))) + 1)]
+        free_places = np.cumsum([most - size for size, *_ in sizes])
+        chosen = sizes[: max(share, int(np.searchsorted(free_places, len(members))) + 1)]
         left = members[~self.event[members]].tolist()
         for number, patient in enumerate(members[self.event[members]].tolist()):
             batch = batches[chosen[number % len(chosen)][2]]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from healnet.survival._checks import check_labels, check_same_order, check_times, patient_ids
+from healnet.survival._checks import check_labels, check_times
+from healnet.survival._order import check_same_order, patient_ids
 from healnet.survival._outcomes import read_outcomes
 
 if TYPE_CHECKING:

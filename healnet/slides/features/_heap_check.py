@@ -54,7 +54,7 @@ class HeapCheckedFile(io.FileIO):
         place = COLLECTION.size
         for _ in range(MAX_OBJECTS):
             if place + OBJECT.size > size:
-                return place <= size  # no room for another header: free space
+                return place <= size  # too few bytes for another header: free space
             index, needed = OBJECT.unpack_from(image, place)
             if index:
                 place += OBJECT.size + -(-needed // 8) * 8

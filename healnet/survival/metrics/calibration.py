@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, Index, check_least, check_order, check_probabilities
+from healnet.survival._checks import Floats, Index, check_least, check_probabilities
+from healnet.survival._order import check_order
 from healnet.survival.nonparametric import kaplan_meier
 from healnet.survival.target import SurvivalTarget
 

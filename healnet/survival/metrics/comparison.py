@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, check_inside, check_least, check_risk, check_same_order
+from healnet.survival._checks import Floats, check_inside, check_least, check_risk
+from healnet.survival._order import check_same_order
 from healnet.survival.metrics import _scores as scores
 from healnet.survival.target import SurvivalTarget
 

@@ -15,13 +15,12 @@ from healnet.survival._checks import (
     Floats,
     Index,
     as_array,
-    check_columns,
     check_inside,
     check_least,
-    check_order,
     check_probabilities,
     check_risk,
 )
+from healnet.survival._order import check_columns, check_order
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.metrics import _scores as scores

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, check_inside, check_least, check_same_order, check_values
+from healnet.survival._checks import Floats, check_inside, check_least, check_values
+from healnet.survival._order import check_same_order
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from healnet.slides._workers import end_with_run
+from healnet.slides.extraction._workers import end_with_run
 
 def work(run, begun):
     while late and os.getppid() == run:

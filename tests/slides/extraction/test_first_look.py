@@ -1,7 +1,7 @@
 """The first look at a slide reads no pixel twice, and its picture is large enough to look at."""
 
+from healnet.slides.extraction.first_look import SlideJob, first_look
 from healnet.slides.features.feature_writer import ExtractionSettings
-from healnet.slides.first_look import SlideJob, first_look
 from healnet.slides.slide import Slide
 
 

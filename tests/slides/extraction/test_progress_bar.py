@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from healnet.slides.progress_bar import SlideBar
+from healnet.slides.extraction.progress_bar import SlideBar
 
 
 def test_the_bar_moves_within_a_slide_and_ends_full(capsys):

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from healnet.slides.slide_locks import SlideLocks
+from healnet.slides.extraction.slide_locks import SlideLocks
 
 # Processes of their own instead of forks of this one, which has the threads of other tests.
 OTHER = """
 import sys
 from pathlib import Path
-from healnet.slides.slide_locks import SlideLocks
+from healnet.slides.extraction.slide_locks import SlideLocks
 
 for slide in sys.stdin:
     with SlideLocks(Path(sys.argv[1])) as locks:
@@ -22,7 +22,7 @@ for slide in sys.stdin:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from healnet.slides.slide_locks import SlideLocks
+from healnet.slides.extraction.slide_locks import SlideLocks
 
 locks = SlideLocks(Path(sys.argv[1]))
 locks.take("a")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from healnet.slides._slide_errors import SlideError, clear_tracebacks, error_line
+from healnet.slides.extraction._slide_errors import SlideError, clear_tracebacks, error_line
 
 SLIDE = Path("a.svs")
 

@@ -17,11 +17,15 @@ from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
-from healnet.slides._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
-from healnet.slides._look_ahead import LookAhead
-from healnet.slides._slide_errors import clear_tracebacks, error_line
-from healnet.slides._stop_signals import stopped_by_signals
-from healnet.slides._workers import end_with_run, one_by_one
+from healnet.slides.extraction._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
+from healnet.slides.extraction._look_ahead import LookAhead
+from healnet.slides.extraction._slide_errors import clear_tracebacks, error_line
+from healnet.slides.extraction._stop_signals import stopped_by_signals
+from healnet.slides.extraction._workers import end_with_run, one_by_one
+from healnet.slides.extraction.first_look import FirstLook, ScoredTiles, SlideJob, SlideSizes
+from healnet.slides.extraction.progress_bar import SlideBar
+from healnet.slides.extraction.quality_picture import quality_picture, write_jpeg
+from healnet.slides.extraction.slide_locks import SlideLocks
 from healnet.slides.features.feature_writer import (
     ExtractionSettings,
     FeatureFolder,
@@ -29,12 +33,8 @@ from healnet.slides.features.feature_writer import (
     Layout,
     finished_result,
 )
-from healnet.slides.first_look import FirstLook, ScoredTiles, SlideJob, SlideSizes
-from healnet.slides.progress_bar import SlideBar
-from healnet.slides.quality_picture import quality_picture, write_jpeg
 from healnet.slides.quality_table import SlideResult, write_quality_table
 from healnet.slides.slide_files import match_slide_mpp, named_slides
-from healnet.slides.slide_locks import SlideLocks
 from healnet.slides.tile_encoder import Encoder, TileEncoder, device_of
 from healnet.slides.tiles import Tiles
 from healnet.slides.tissue_files import write_tissue

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from healnet.slides import extract_features
-from healnet.slides._disk_space import bytes_needed, full_disk_error, refuse_full_disk
+from healnet.slides.extraction._disk_space import bytes_needed, full_disk_error, refuse_full_disk
 from healnet.slides.features.feature_writer import FeatureFolder
 from healnet.slides.tile_encoder import FeatureKind
 

@@ -25,8 +25,8 @@ from torch import nn
 
 from healnet.slides import extract_features
 from healnet.slides.extract import main
+from healnet.slides.extraction.first_look import SlideJob
 from healnet.slides.features.trident_clam_reader import read_patches
-from healnet.slides.first_look import SlideJob
 from healnet.slides.slide import Slide
 
 TISSUE = (150, 80, 160)

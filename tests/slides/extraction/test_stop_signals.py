@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from healnet.slides._stop_signals import stopped_by_signals
+from healnet.slides.extraction._stop_signals import stopped_by_signals
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from healnet.slides import first_look
-from healnet.slides._look_ahead import LookAhead
-from healnet.slides._slide_errors import SlideError
+from healnet.slides.extraction import first_look
+from healnet.slides.extraction._look_ahead import LookAhead
+from healnet.slides.extraction._slide_errors import SlideError
+from healnet.slides.extraction.first_look import SlideJob
 from healnet.slides.features.feature_writer import ExtractionSettings
-from healnet.slides.first_look import SlideJob
 
 forked = pytest.mark.skipif(
     multiprocessing.get_start_method() != "fork", reason="processes are forks, which know of a changed class"

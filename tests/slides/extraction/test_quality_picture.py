@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from healnet.slides.quality_picture import BLURRED, PEN, PICTURE_SIDE, TISSUE, quality_picture, write_jpeg
+from healnet.slides.extraction.quality_picture import (
+    BLURRED,
+    PEN,
+    PICTURE_SIDE,
+    TISSUE,
+    quality_picture,
+    write_jpeg,
+)
 from healnet.slides.tissue import Tissue
 
 RGB = np.full((300, 400, 3), 240, np.uint8)

@@ -10,10 +10,10 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 
 from healnet._files import shown
-from healnet.slides._slide_errors import SlideError, error_line
-from healnet.slides._workers import end_with_run
+from healnet.slides.extraction._slide_errors import SlideError, error_line
+from healnet.slides.extraction._workers import end_with_run
+from healnet.slides.extraction.first_look import FirstLook, SlideJob, first_look
 from healnet.slides.features.feature_writer import ExtractionSettings
-from healnet.slides.first_look import FirstLook, SlideJob, first_look
 
 __all__ = ["LookAhead"]
 
