@@ -15,6 +15,7 @@ from healnet.explain._checks import modality_names
 from healnet.explain._recording import recording
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace, HEALNet
+from healnet.nn.chunked_attention import no_autocast
 from healnet.streams import Block
 
 __all__ = [
@@ -198,7 +199,7 @@ def _of_rollout(trace: AttentionTrace) -> _Reduction:
                 share = here.new_full((len(here), latents), 1 / latents, dtype=_precision(trace))
             for among in _blocks(trace, name, layer, depth).flip(0):
                 # The identity for patients without the modality.
-                share = (share + (share.unsqueeze(2) * among).sum(dim=1)) / 2
+                share = (share + _exact_einsum("bk,bkm->bm", share, among)) / 2
             factors[name].insert(0, torch.where(here, share / 2, 0))
             share = torch.where(here, share / 2, share)
     stacked = {name: torch.stack(layers) for name, layers in factors.items()}
@@ -206,10 +207,15 @@ def _of_rollout(trace: AttentionTrace) -> _Reduction:
     def reduce(name: str, weights: Tensor, patients: slice) -> Tensor:
         # Kept heads are averaged: which head read a token is lost in the output projection.
         by_latent = weights if trace.keep == "latents" else weights.mean(dim=2)
-        # No matrix product: autocast would round it to 8 bits, and thousands of patches to few ranks.
-        return (stacked[name][:, patients].unsqueeze(3) * by_latent).sum(dim=(0, 2))
+        return _exact_einsum("lbm,lbmn->bn", stacked[name][:, patients], by_latent)
 
     return reduce
+
+
+def _exact_einsum(equation: str, shares: Tensor, weights: Tensor) -> Tensor:
+    """`torch.einsum` in the precision of the shares; autocast would round it to 8 bits, and many patches to one rank."""
+    with no_autocast(shares.device.type):
+        return torch.einsum(equation, shares, weights.to(shares.dtype))
 
 
 def _present(trace: AttentionTrace, name: str, layer: int) -> Tensor:
