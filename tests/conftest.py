@@ -1,8 +1,14 @@
-"""One thread for all tests, and slides that tests make: colored rectangles on glass, in a pyramid of any size."""
+"""One thread for all tests, no file from outside, and slides that tests make: colored rectangles on glass, of any size."""
 
+import contextlib
+import functools
 import gc
 import os
+import site
+import sys
+import tempfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +29,100 @@ def pytest_collection_finish():
     """What is imported stays to the end: the garbage collector need not look through it again and again."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+CHECKOUT = Path(__file__).parents[1]
+SYSTEM = (
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/opt",
+    "/proc",
+    "/run",
+    "/sys",
+    "/usr",
+    "/var",
+    "/System",
+    "/Library",
+)
+INSTALLED = (
+    sys.prefix,
+    sys.base_prefix,
+    *site.getsitepackages(),
+    site.getusersitepackages(),
+    *filter(None, sys.path),
+)
+_opened: set[str] | None = None  # paths that the running test opened; None between tests
+
+
+@functools.cache
+def allowed_folders():
+    """The checkout, temporary folders, Python with its packages, the system, and settings and caches in home."""
+    drives = [os.environ[name] for name in ("SystemRoot", "ProgramData") if name in os.environ]
+    hidden = [path for path in Path.home().glob(".*") if path.is_dir()]
+    whole = [os.environ["HEALNET_DATA"]] if "HEALNET_DATA" in os.environ else []
+    every = [CHECKOUT, tempfile.gettempdir(), *SYSTEM, *INSTALLED, *drives, *hidden, *whole]
+    forms = [str(form) for path in every for form in {Path(path).absolute(), Path(path).resolve()}]
+    return tuple(f"{form}{os.sep}" for form in forms)
+
+
+def note_opened(event, arguments):
+    """Audit hook, which cannot be taken away again and therefore looks whether a test runs."""
+    if _opened is not None and event in ("open", "os.listdir", "os.scandir"):
+        note_path(arguments[0])
+
+
+def note_path(path):
+    if _opened is not None and isinstance(path, str | bytes | os.PathLike):
+        _opened.add(os.fsdecode(path))
+
+
+def note_calls(owner, name):
+    """Note the paths that a library opens by itself, where Python cannot see it."""
+    plain = getattr(owner, name)
+
+    @functools.wraps(plain)
+    def noted(self, path, *arguments, **options):
+        note_path(path)
+        return plain(self, path, *arguments, **options)
+
+    setattr(owner, name, noted)
+
+
+def pytest_configure():
+    sys.addaudithook(note_opened)
+    with contextlib.suppress(ImportError):
+        import h5py
+
+        note_calls(h5py.File, "__init__")
+    with contextlib.suppress(ImportError):
+        import openslide
+
+        note_calls(openslide.OpenSlide, "__init__")
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_outside():
+    """A test that opens a file or lists a folder outside of the checkout and of temporary folders fails."""
+    global _opened
+    _opened, folder = set(), Path.cwd()
+    yield
+    opened, _opened = _opened, None
+    paths = {os.path.abspath(folder / path) for path in opened}  # noqa: PTH100  # Path.resolve would follow links
+    outside = sorted(path for path in paths if not f"{path}{os.sep}".startswith(allowed_folders()))
+    if outside:
+        pytest.fail(f"opened outside of the checkout and of temporary folders: {', '.join(outside)}")
+
+
+@pytest.fixture(scope="session")
+def whole_files():
+    """Folder of the whole files of which `tests/data/real` has pieces."""
+    if not os.environ.get("HEALNET_DATA"):
+        pytest.skip(
+            "whole real files are tested where HEALNET_DATA names the folder of slides, tcga and graphs"
+        )
+    return Path(os.environ["HEALNET_DATA"])
 
 
 GLASS = (243, 242, 244)

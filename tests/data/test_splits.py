@@ -8,7 +8,7 @@ import pytest
 from healnet.data import Cohort, read_omics, read_splits
 from healnet.survival.target import SurvivalTarget
 
-TCGA = Path(__file__).parents[2].parent / "shared" / "tcga"
+REAL = Path(__file__).parent / "real"
 
 PATIENTS = ["p0", "p1", "p2", "p3"]
 SLIDES = {"p0": ["p0-A.svs", "p0-B.svs"], "p1": ["p1-A.svs"], "p2": ["p2-A.svs"], "p3": ["p3-A.svs"]}
@@ -122,11 +122,19 @@ def test_a_folder_without_splits(tmp_path):
             read_splits(folder)
 
 
-@pytest.mark.skipif(not TCGA.exists(), reason="the TCGA tables are not beside this checkout")
-def test_real_splits_cover_the_cohort_once():
-    cohort = read_omics(TCGA / "tcga_blca_all_clean.csv.zip")
-    splits = read_splits(TCGA / "splits" / "tcga_blca", cohort)
-    assert [len(split.held_out) for split in splits] == [75, 75, 75, 74, 74]
+def test_a_piece_of_real_splits_covers_its_cohort_once():
+    check_splits(REAL, [9, 11, 9, 11, 8])
+
+
+@pytest.mark.whole_files
+def test_real_splits_cover_the_cohort_once(whole_files):
+    check_splits(whole_files / "tcga", [75, 75, 75, 74, 74])
+
+
+def check_splits(folder, held_out):
+    cohort = read_omics(folder / "tcga_blca_all_clean.csv.zip")
+    splits = read_splits(folder / "splits" / "tcga_blca", cohort)
+    assert [len(split.held_out) for split in splits] == held_out
     assert sorted(p for split in splits for p in split.held_out) == sorted(cohort.patients)
     for split in splits:
         assert not split.unknown

@@ -17,7 +17,7 @@ from healnet.nn.fourier import fourier_features
 from healnet.nn.structure import laplacian_positions, return_probabilities
 from healnet.testing import check_encoder, check_model
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "graphs"
+REAL = Path(__file__).parents[1] / "data" / "real"
 
 
 def random_graph(n, e, seed, dtype=torch.float64):
@@ -238,10 +238,18 @@ def test_wrong_input_is_refused():
         GraphEncoder(3, edge_dim=2)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no cell graphs beside the checkout")
-def test_real_cell_graphs():
+def test_pieces_of_real_cell_graphs():
+    check_cell_graphs(sorted(REAL.glob("*_cells.npz")), [91, 38])
+
+
+@pytest.mark.whole_files
+def test_real_cell_graphs(whole_files):
+    check_cell_graphs(sorted((whole_files / "graphs").glob("*.npz")), [667, 711, 373])
+
+
+def check_cell_graphs(paths, sizes):
     graphs = []
-    for path in sorted(SHARED.glob("*.npz")):
+    for path in paths:
         with np.load(path) as file:
             index = torch.from_numpy(file["edge_index"].astype(np.int64))
             graphs.append(
@@ -251,7 +259,7 @@ def test_real_cell_graphs():
                     centroids=torch.from_numpy(file["centroid"]),
                 )
             )
-    assert len(graphs) == 2
+    assert [len(graph.nodes) for graph in graphs] == sizes
     encoder = GraphEncoder(graphs[0].nodes.shape[1], centroid_axes=2)
     both = Graph.stack(graphs)
     tokens = encoder(both)

@@ -13,10 +13,7 @@ from PIL import Image
 
 from healnet.slides.slide import Slide
 
-SLIDES = Path(__file__).parents[2].parent / "shared" / "slides"
-needs_slides = pytest.mark.skipif(
-    not SLIDES.is_dir(), reason="the real slides lie beside the checkout, not in it"
-)
+REAL = Path(__file__).parents[1] / "data" / "real"
 
 
 def numbers(x, y):
@@ -272,9 +269,34 @@ def test_transparent_parts_of_an_image_are_white(tmp_path):
 # Real slides
 
 
-@needs_slides
-def test_a_real_slide_of_one_level():
-    slide = Slide(SLIDES / "cmu-1-small-region.svs")
+def test_a_piece_of_a_real_slide_of_one_level():
+    slide = Slide(REAL / "cmu-1-small-region_crop.svs")
+    assert (slide.width, slide.height, slide.mpp, slide.magnification) == (512, 448, 0.499, 20.0)
+    tissue = slide.tissue()
+    assert tissue.area_mm2 == pytest.approx(0.0431, abs=0.002)
+    assert tissue.mask.shape == (28, 32)
+    tiles = slide.tiles(size=64, mpp=1.0, tissue=tissue)
+    assert tiles.footprint == 128
+    assert len(tiles) == 13
+    assert tiles[0].shape == (3, 64, 64)
+
+
+def test_a_real_overview_that_does_not_say_its_scale():
+    path = REAL / "tcga-cr-7395-01a-01-ts1_8mpp.png"
+    assert (Slide(path).mpp, Slide(path).magnification) == (None, None)
+    with pytest.raises(ValueError, match=r"the file does not say its microns per pixel; say it yourself"):
+        Slide(path).tiles()
+    slide = Slide(path, mpp=8.0)
+    tissue = slide.tissue()
+    assert tissue.area_mm2 == pytest.approx(2.55, abs=0.1)
+    y, x = (np.array([129, 178]) / tissue.downsample[::-1]).astype(int)
+    assert not tissue.mask[y, x]  # the tear in the middle stays a hole
+    assert slide.as_array(mpp=8.0).shape == (223, 278, 3)
+
+
+@pytest.mark.whole_files
+def test_a_real_slide_of_one_level(whole_files):
+    slide = Slide(whole_files / "slides" / "cmu-1-small-region.svs")
     assert (slide.width, slide.height, slide.mpp, slide.magnification) == (2220, 2967, 0.499, 20.0)
     tissue = slide.tissue()
     assert 0.5 < tissue.area_mm2 < 0.7
@@ -290,9 +312,9 @@ def test_a_real_slide_of_one_level():
     assert tiles[0].shape == (3, 224, 224)
 
 
-@needs_slides
-def test_a_real_slide_that_does_not_say_its_scale():
-    path = SLIDES / "tcga-cr-7395-01a-01-ts1.svs"
+@pytest.mark.whole_files
+def test_a_real_slide_that_does_not_say_its_scale(whole_files):
+    path = whole_files / "slides" / "tcga-cr-7395-01a-01-ts1.svs"
     assert (Slide(path).mpp, Slide(path).magnification) == (None, None)
     with pytest.raises(ValueError, match=r"the file does not say its microns per pixel; say it yourself"):
         Slide(path).tiles()

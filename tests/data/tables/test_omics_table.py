@@ -12,7 +12,7 @@ import pytest
 from healnet.data import read_omics
 from healnet.data.tables.omics_table import SUFFIXES
 
-TCGA = Path(__file__).parents[3].parent / "shared" / "tcga"
+REAL = Path(__file__).parents[1] / "real"
 
 ROWS = """\
 ,case_id,slide_id,site,is_female,oncotree_code,age,survival_months,censorship,train,MYC_rnaseq,TP53_rnaseq,MYC_cnv,TP53_mut
@@ -412,7 +412,15 @@ def test_a_large_table_is_what_pandas_reads(tmp_path):
     assert sum(map(len, cohort.slides.values())) == len(patients)
 
 
-@pytest.mark.skipif(not TCGA.exists(), reason="the TCGA tables are not beside this checkout")
+SIZES = {"clinical": 2, "rna": 31, "cnv": 17, "mutations": 11}
+
+
+@pytest.mark.parametrize(("name", "patients", "events"), [("blca", 48, 32), ("brca", 40, 5)])
+def test_pieces_of_real_cohorts(name, patients, events):
+    check_cohort(REAL / f"tcga_{name}_all_clean.csv.zip", patients, events, SIZES)
+
+
+@pytest.mark.whole_files
 @pytest.mark.parametrize(
     ("name", "patients", "events", "widths"),
     [
@@ -420,8 +428,11 @@ def test_a_large_table_is_what_pandas_reads(tmp_path):
         ("brca", 956, 130, {"clinical": 2, "rna": 1558, "cnv": 1333, "mutations": 21}),
     ],
 )
-def test_real_cohorts(name, patients, events, widths):
-    path = TCGA / f"tcga_{name}_all_clean.csv.zip"
+def test_real_cohorts(whole_files, name, patients, events, widths):
+    check_cohort(whole_files / "tcga" / f"tcga_{name}_all_clean.csv.zip", patients, events, widths)
+
+
+def check_cohort(path, patients, events, widths):
     cohort = read_omics(path)
     assert (len(cohort), int(cohort.target.event.sum())) == (patients, events)
     assert cohort.widths == widths

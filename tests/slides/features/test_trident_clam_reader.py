@@ -23,7 +23,7 @@ from healnet.encoders import PatchEncoder
 from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.survival import SurvivalTarget, cox_nll
 
-SLIDES = Path(__file__).parents[3].parent / "shared" / "slides" / "clam_patches"
+CLAM_PATCHES = Path(__file__).parents[2] / "data" / "real" / "clam_patches"
 N, D = 13, 5
 FEATURES = np.arange(N * D, dtype=np.float32).reshape(N, D) / 7
 COORDS = np.stack((np.arange(N) * 512, np.arange(N) * 1024 + 3), axis=1)
@@ -193,17 +193,15 @@ def test_a_bag_is_a_plain_value_that_workers_can_share(tmp_path):
         assert np.array_equal(features, FEATURES + i)
 
 
-@pytest.mark.skipif(not SLIDES.is_dir(), reason="real CLAM coordinates lie beside the checkout, not in it")
-@pytest.mark.parametrize("length", [1481, 8896, 10505])
-def test_real_clam_coordinates(tmp_path, length):
-    (source,) = [p for p in SLIDES.iterdir() if len(h5py.File(p)["coords"]) == length]
+def check_clam_coordinates(source, tmp_path):
     with h5py.File(source) as file:
         coords = file["coords"][:]
+    length = len(coords)
     features = np.random.default_rng(length).normal(size=(length, 16)).astype(np.float32)
     path = write_h5(
         tmp_path / "h5_files" / source.name, {"features": features, "coords": coords.astype(np.int32)}
     )
-    bag = read_patches(path, patches=SLIDES)
+    bag = read_patches(path, patches=source.parent)
     assert (bag.slide, bag.footprint, bag.num_patches) == (source.stem, 512.0, length)
     assert np.array_equal(bag.coords, coords)
     rows = np.random.default_rng(1).permutation(length)[:1000]
@@ -212,17 +210,31 @@ def test_real_clam_coordinates(tmp_path, length):
     assert np.array_equal(where, coords[rows])
 
 
-@pytest.mark.skipif(not SLIDES.is_dir(), reason="real CLAM coordinates lie beside the checkout, not in it")
+@pytest.mark.parametrize(("slide", "length"), [("A95S", 97), ("A9GS", 211), ("A9GT", 151)])
+def test_real_clam_coordinates(tmp_path, slide, length):
+    (source,) = CLAM_PATCHES.glob(f"*-{slide}-*.h5")
+    assert len(h5py.File(source)["coords"]) == length
+    check_clam_coordinates(source, tmp_path)
+
+
+@pytest.mark.whole_files
+def test_whole_files_of_clam_coordinates(whole_files, tmp_path):
+    sources = sorted((whole_files / "slides" / "clam_patches").glob("*.h5"))
+    assert sources
+    for source in sources:
+        check_clam_coordinates(source, tmp_path)
+
+
 def test_real_clam_coordinates_through_reader_cohort_loader_and_model(tmp_path):
     files = {}
-    for i, source in enumerate(sorted(SLIDES.iterdir())):
+    for i, source in enumerate(sorted(CLAM_PATCHES.iterdir())):
         with h5py.File(source) as file:
             coords = file["coords"][:]
         features = np.random.default_rng(i).normal(size=(len(coords), 16)).astype(np.float16)
         write_h5(
             tmp_path / "h5_files" / source.name, {"features": features, "coords": coords.astype(np.int32)}
         )
-        files[f"patient-{i}"] = read_patches(tmp_path / "h5_files" / source.name, patches=SLIDES)
+        files[f"patient-{i}"] = read_patches(tmp_path / "h5_files" / source.name, patches=CLAM_PATCHES)
     target = SurvivalTarget([3.0, 1.0, 2.0], [True, True, False])
     cohort = Cohort({"slide": files}, target, list(files))
     loader = DataLoader(CohortDataset(cohort), batch_size=3, num_workers=2, collate_fn=collate)
@@ -232,17 +244,17 @@ def test_real_clam_coordinates_through_reader_cohort_loader_and_model(tmp_path):
     )
     (batch,) = loader
     bag = batch.inputs["slide"]
-    assert bag.mask.sum(1).tolist() == [1481, 10505, 8896]
+    assert bag.mask.sum(1).tolist() == [97, 211, 151]
     assert [int(bag.coords[i, 7, 0]) for i in range(3)] == [int(file.coords[7, 0]) for file in files.values()]
     log_hazard, trace = model.trace(batch.inputs)
     cox_nll(log_hazard, batch.time, batch.event).backward()
     assert torch.isfinite(log_hazard).all()
     assert sum(p.grad.abs().sum() for p in model.parameters() if p.grad is not None) > 0
-    # A patient alone, without the padding of a bag seven times as long, gets the same.
+    # A patient alone, without the padding of a bag twice as long, gets the same.
     torch.testing.assert_close(
         model(collate([CohortDataset(cohort)[0]]).inputs), log_hazard[:1], rtol=1e-4, atol=1e-5
     )
-    assert trace["slide"][:, 0, 1481:].abs().max() == 0
+    assert trace["slide"][:, 0, 97:].abs().max() == 0
 
 
 # Hostile files. Each writer gets a folder and the marker that its code, if executed, would create; it returns the file.
