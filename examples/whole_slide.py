@@ -148,7 +148,7 @@ def explain(
     sheet.figure.savefig(output / "top_patches.png", dpi=150)
     others = {name: score for name, score in scores.items() if name != best}
     path = output / f"{slide.name}.geojson"
-    to_geojson(coords, footprint, scores[best], path, name=best, measurements=others, slide=slide.name)
+    to_geojson(coords, footprint, scores[best], path, name=best, measurements=others, slide=slide)
     return {"Where the model looked": heatmap, "The patches that raise the risk most": sheet}
 
 

@@ -18,12 +18,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
 
 from healnet._files import shown
 from healnet.slides.extraction.feature_extraction import extract_features
+from healnet.slides.slide_bounds import Origin
 from healnet.slides.slide_files import find_slide_files, read_slide_list
 from healnet.slides.tile_encoder import Encoder
 
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slide_mpp=slide_mpp,
         coords=options.coords,
         masks=options.masks,
+        outline_origin=options.outline_origin,
         layout=options.layout,
         batch_size=options.batch_size,
         num_workers=options.workers,
@@ -136,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         "--masks",
         type=Path,
         help="folder of tissue masks: <slide>.geojson (QuPath's annotations) or <slide>.png",
+    )
+    add(
+        "--outline-origin",
+        choices=get_args(Origin),
+        help="what outlines count from, read and written, where a slide states bounds (default: bounds, as QuPath)",
     )
     add(
         "--layout",

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from healnet._files import shown
 from healnet.slides.ome_zarr import OmeZarr, is_zarr
+from healnet.slides.slide_bounds import bounds_from_properties
 from healnet.slides.slide_files import slide_stem
 from healnet.slides.slide_scale import PLAUSIBLE_MPP, magnification_of, mpp_from_properties, objective_power
 from healnet.slides.tiles import Tiles, tile_grid
@@ -55,6 +56,8 @@ class Slide:
         mpp: Microns per level-0 pixel, from `mpp` or by `mpp_from_properties`; None if unknown. It is never guessed.
         magnification: Power of the objective, from mpp or else as the file says; None if neither is known.
         properties: Statements of the file about itself, by OpenSlide's names.
+        bounds: Left, top, width and height of the part that was scanned, in level-0 pixels; the whole slide but for files
+            that state bounds (MIRAX, Leica's SCN). QuPath shows that part alone.
 
     Raises:
         FileNotFoundError: No such file.
@@ -84,6 +87,7 @@ class Slide:
         self.width, self.height = (int(n) for n in handle.dimensions)
         self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
         self.properties: dict[str, str] = dict(handle.properties) or _image_properties(self.path)
+        self.bounds = bounds_from_properties(self.properties, (self.width, self.height))
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             raise ValueError(
                 f"{shown(self.path)}: expected mpp in microns per level-0 pixel, from {PLAUSIBLE_MPP[0]} to "
@@ -175,7 +179,7 @@ class Slide:
             min_hole=min_hole,
             threshold=threshold,
         )
-        return replace(tissue, rgb=rgb)
+        return replace(tissue, rgb=rgb, bounds=self.bounds)
 
     def tiles(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from healnet.slides.slide_bounds import Bounds
 from healnet.slides.tissue import Tissue
 
 __all__ = ["PixelSource", "Tiles", "tile_grid"]
@@ -25,6 +26,7 @@ class PixelSource(Protocol):
     width: int
     height: int
     mpp: float | None
+    bounds: Bounds
 
     def scaled_region(
         self, x: float, y: float, width: int, height: int, downsample: float | tuple[float, float]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from healnet.slides.pen_marks import hue_saturation_value, pen_mask
+from healnet.slides.slide_bounds import Bounds
 
 __all__ = ["Tissue", "find_tissue", "otsu_threshold", "tissue_mask"]
 
@@ -33,6 +34,7 @@ class Tissue:
         pen: (h, w) bool, True = pen mark.
         rgb: (h', w', 3) uint8, picture of the slide on the same grid or, of a small slide, on a finer one; None of a mask
             that the user made.
+        bounds: The slide's `Slide.bounds`, from whose corner outlines for QuPath are counted; None if they are not known.
     """
 
     mask: Array
@@ -41,6 +43,7 @@ class Tissue:
     threshold: float
     pen: Array
     rgb: Array | None = None
+    bounds: Bounds | None = None
 
     @property
     def pen_share(self) -> float:

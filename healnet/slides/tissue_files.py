@@ -7,13 +7,14 @@ import math
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from healnet._files import atomic_path, shown
+from healnet.slides.slide_bounds import Bounds, Origin, origin_of
 from healnet.slides.tiles import PixelSource
 from healnet.slides.tissue import Tissue
 
@@ -24,19 +25,28 @@ Ring = list[tuple[float, float]]
 
 SIDE = 2048  # pixels of the longer side of a mask that is drawn from polygons
 MAX_POINTS = 10_000_000  # of all polygons of a file
+# Part of the frame by which hand-drawn outlines may cross its edge before it is asked what they are counted from.
+OVERHANG = 0.02
+MEMBER = (
+    "healnet"  # beside the features of files that are written here; QuPath passes over it (RFC 7946, 6.1)
+)
 
 
-def read_tissue(path: str | Path, slide: PixelSource) -> Tissue:
+def read_tissue(path: str | Path, slide: PixelSource, origin: Origin | None = None) -> Tissue:
     """A tissue mask that the user made or edited, for ``slide.tiles(tissue=...)``.
 
     Args:
         path: GeoJSON of polygons in level-0 pixels, as QuPath exports annotations (and `write_tissue` the tissue that was
-            found); or an image of the whole slide at any size, in which tissue is what is not black.
+            found); or an image of the slide at any size, in which tissue is what is not black.
         slide: The slide.
+        origin: Where the file counts from, for slides that state bounds (see `Slide.bounds`): "bounds", as QuPath does, or
+            "level0". By default as the file says that `write_tissue` wrote, else polygons count from the bounds, and an
+            image is of the whole slide or of its bounds by its proportions.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file of another kind, without polygons, or whose image has other proportions than the slide.
+        ValueError: A file of another kind, without polygons, or whose image has other proportions than the slide; polygons
+            off the slide; an origin that the file contradicts or does not tell.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +56,7 @@ def read_tissue(path: str | Path, slide: PixelSource) -> Tissue:
         shape = (max(1, round(slide.height / scale)), max(1, round(slide.width / scale)))
         downsample = (slide.width / shape[1], slide.height / shape[0])
         mask: Any = np.zeros(shape, bool)
-        for rings in _polygons(path):
+        for rings in _on_slide(path, slide, origin):
             mask |= _filled(rings, shape, downsample)
     else:
         try:
@@ -57,29 +67,33 @@ def read_tissue(path: str | Path, slide: PixelSource) -> Tissue:
                 f"{shown(path)}: expected GeoJSON or an image as tissue mask ({error})"
             ) from error
         mask = pixels.any(axis=2)
-        downsample = (slide.width / mask.shape[1], slide.height / mask.shape[0])
-        if abs(math.log(downsample[0] / downsample[1])) > 2 / min(mask.shape):
-            raise ValueError(
-                f"{shown(path)}: expected an image of the whole slide of {slide.width} x {slide.height} pixels, "
-                f"got {mask.shape[1]} x {mask.shape[0]}"
-            )
+        mask, downsample = _on_whole_slide(mask, _frame(path, mask, slide, origin), slide)
     area = math.nan if slide.mpp is None else float(mask.sum()) * math.prod(downsample) * slide.mpp**2 / 1e6
-    return Tissue(mask, downsample, area, math.nan, np.zeros_like(mask))
+    return Tissue(mask, downsample, area, math.nan, np.zeros_like(mask), bounds=slide.bounds)
 
 
-def write_tissue(path: Path, tissue: Tissue) -> None:
+def write_tissue(path: Path, tissue: Tissue, origin: Origin = "bounds") -> None:
     """Write the outlines of the tissue as QuPath annotations, one polygon with its holes for each piece.
 
     Reading the file again gives the same mask, on the grid that it was found on.
+
+    Args:
+        path: File to write.
+        tissue: The tissue. Of a slide that states bounds, `Tissue.bounds` has them.
+        origin: "bounds", as QuPath shows the slide, or "level0", as QuPath does with ``--no-crop``. Where the two differ the
+            file says which it is.
+
+    Raises:
+        ValueError: Another origin.
     """
-    scale = np.asarray(tissue.downsample)
+    scale, zero = np.asarray(tissue.downsample), np.asarray(origin_of(tissue.bounds, origin))
     features = [
         {
             "type": "Feature",
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"tissue {number}")),
             "geometry": {
                 "type": "Polygon",
-                "coordinates": [(np.asarray(ring) * scale).round(2).tolist() for ring in rings],
+                "coordinates": [(np.asarray(ring) * scale - zero).round(2).tolist() for ring in rings],
             },
             "properties": {
                 "objectType": "annotation",
@@ -90,8 +104,11 @@ def write_tissue(path: Path, tissue: Tissue) -> None:
         }
         for number, rings in enumerate(outlines(tissue.mask))
     ]
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if origin_of(tissue.bounds, "bounds") != (0, 0):
+        collection[MEMBER] = {"origin": zero.tolist()}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        temporary.write_text(json.dumps(collection))
 
 
 def outlines(mask: Array) -> list[list[Ring]]:
@@ -196,12 +213,75 @@ def _filled(rings: list[Array], shape: tuple[int, int], downsample: tuple[float,
     return np.asarray(np.logical_xor.accumulate(toggles, axis=1)[:, :-1])
 
 
-def _polygons(path: Path) -> list[list[Array]]:
-    """The polygons of a GeoJSON file, each as its rings (n, 2)."""
+def _on_slide(path: Path, slide: PixelSource, origin: Origin | None) -> list[list[Array]]:
+    """The polygons of a file in level-0 pixels."""
+    polygons, stated = _polygons(path)
+    possible = [origin_of(slide.bounds, one) for one in ((origin,) if origin else get_args(Origin))]
+    if stated is not None and stated not in possible:
+        places = " or ".join(str(list(zero)) for zero in possible)
+        raise ValueError(
+            f"{shown(path)}: expected coordinates that count from level-0 {places}, got a file that states {list(stated)}"
+        )
+    zero = possible[0] if stated is None else possible[possible.index(stated)]
+    doubtful = stated is None and origin is None and zero != (0, 0)
+    size = np.asarray(slide.bounds[2:] if zero == slide.bounds[:2] else (slide.width, slide.height))
+    for rings in polygons:
+        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+        off = bool((high <= 0).any() or (low >= size).any())
+        if off or (doubtful and bool(((low < -OVERHANG * size) | (high > (1 + OVERHANG) * size)).any())):
+            hint = '; pass origin="level0" if it counts from the corner of level 0' if doubtful else ""
+            raise ValueError(
+                f"{shown(path)}: expected polygons within {size[0]} x {size[1]} pixels from level-0 {list(zero)}, "
+                f"got one from {low.tolist()} to {high.tolist()}{hint}"
+            )
+    return [[ring + zero for ring in rings] for rings in polygons]
+
+
+def _frame(path: Path, mask: Array, slide: PixelSource, origin: Origin | None) -> Bounds:
+    """The part of the slide that an image shows, as the user says or by its proportions."""
+    whole = (0, 0, slide.width, slide.height)
+    frames = {"bounds": slide.bounds, "level0": whole}
+    possible = set(frames.values()) if origin is None else {frames[origin]}
+    height, width = mask.shape
+    fits = [f for f in possible if abs(math.log(f[2] / width * height / f[3])) <= 2 / min(mask.shape)]
+    if not fits:
+        parts = [f"the whole slide of {slide.width} x {slide.height}"] if whole in possible else []
+        parts += [f"its bounds of {f[2]} x {f[3]}" for f in possible if f != whole]
+        raise ValueError(
+            f"{shown(path)}: expected an image of {' or of '.join(parts)} pixels, got {width} x {height}"
+        )
+    if len(fits) > 1:
+        raise ValueError(
+            f'{shown(path)}: expected origin="level0" for an image of the whole slide or origin="bounds" for one of its '
+            "bounds, whose proportions are alike"
+        )
+    return fits[0]
+
+
+def _on_whole_slide(mask: Array, frame: Bounds, slide: PixelSource) -> tuple[Array, tuple[float, float]]:
+    """A mask of a part of the slide on a grid over all of it, and level-0 pixels per pixel of that grid along x and y."""
+    places, grid, known = [], [], []
+    for size, start, part, pixels in (
+        (slide.height, frame[1], frame[3], mask.shape[0]),
+        (slide.width, frame[0], frame[2], mask.shape[1]),
+    ):
+        count = max(1, round(size * pixels / part))
+        middle = (np.arange(count) + 0.5) * size / count
+        at = np.floor((middle - start) * pixels / part).astype(np.intp)
+        known.append((at >= 0) & (at < pixels))
+        places.append(np.clip(at, 0, pixels - 1))
+        grid.append(size / count)
+    return mask[np.ix_(*places)] & known[0][:, None] & known[1], (grid[1], grid[0])
+
+
+def _polygons(path: Path) -> tuple[list[list[Array]], tuple[float, float] | None]:
+    """The polygons of a GeoJSON file, each as its rings (n, 2), and the level-0 place that it says it counts from."""
     expected = "expected GeoJSON with polygons in level-0 pixels"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = content if isinstance(content, list) else content.get("features", [content])
+        origin = None if isinstance(content, list) else content.get(MEMBER, {}).get("origin")
+        stated = None if origin is None else (float(origin[0]), float(origin[1]))
         found: list[list[Array]] = []
         for feature in features:
             geometry = feature.get("geometry", feature)
@@ -217,7 +297,8 @@ def _polygons(path: Path) -> list[list[Array]]:
         raise ValueError(
             f"{shown(path)}: {expected}, got a ring of under 3 points, or a point that is not finite"
         )
-    return [
+    closed = [
         [ring if (ring[0] == ring[-1]).all() else np.vstack((ring, ring[:1])) for ring in rings]
         for rings in found
     ]
+    return closed, stated

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from healnet._files import atomic_path
 from healnet._plotting import on_scale, viridis
 from healnet.explain._checks import check_inside, finite_scores, patches
+from healnet.slides.features.trident_clam_reader import PatchFile
+from healnet.slides.slide_bounds import Origin, origin_of
+from healnet.slides.tiles import PixelSource
 
 __all__ = ["regions_to_geojson", "to_geojson"]
 
@@ -34,14 +37,16 @@ def to_geojson(
     scale: str = "percentile",
     classification: str | None = None,
     object_type: str = "tile",
-    slide: str = "",
+    slide: str | PixelSource | PatchFile = "",
     level0_size: tuple[int, int] | None = None,
+    origin: Origin = "bounds",
 ) -> Path:
     """Write patches with their scores as a GeoJSON FeatureCollection (RFC 7946) that QuPath opens over the slide.
 
     In QuPath: drag the file onto the open slide, or File > Import objects; "Show measurement maps" then colors by any
-    measurement. Coordinates are level-0 pixels with the origin top left, each patch a closed square. The file appears when
-    it is whole: a run that breaks off leaves none, and an older one of that name as it was.
+    measurement. Each patch is a closed square, in level-0 pixels from the top left of what QuPath shows: of a slide that
+    states bounds (MIRAX, Leica's SCN) that is the corner of the bounds, so pass `slide` for those. The file appears when it
+    is whole: a run that breaks off leaves none, and an older one of that name as it was.
 
     Args:
         coords: (n, 2) top-left corners (x, y) in level-0 pixels.
@@ -53,12 +58,14 @@ def to_geojson(
         scale: Colors by "percentile" rank or linearly by the "raw" score.
         classification: A class name for all patches.
         object_type: "tile", "detection", "annotation" or "cell".
-        slide: The slide's name, so that the ids of two slides' patches differ. The same call gives the same ids.
+        slide: The slide, or its feature file by `read_patches`, for its bounds and its name, so that the ids of two slides'
+            patches differ; or the name alone, where no bounds are known. The same call gives the same ids.
         level0_size: (width, height) of the slide in level-0 pixels, to cut patches off at its edge.
+        origin: Where the file's coordinates count from: "bounds", as QuPath shows the slide, or "level0".
 
     Raises:
         ValueError: Lengths that differ, a number that is not finite, an unknown object type, two measurements of one name,
-            a patch outside the slide.
+            a patch outside the slide, another origin.
         ImportError: matplotlib, which has the colors, is not installed.
 
     Example:
@@ -71,7 +78,8 @@ def to_geojson(
         {'attention': 0.7, 'attention percentile': 100.0}
     """
     places, values = patches(coords, footprint, scores)
-    low, high = _squares(places, footprint, level0_size)
+    slide_name, zero = _placed(slide, origin)
+    low, high = (corner - zero for corner in _squares(places, footprint, level0_size))
     if object_type not in _OBJECT_TYPES:
         raise ValueError(f"expected an object type of {', '.join(_OBJECT_TYPES)}, got {object_type!r}")
     columns = {name: values, f"{name} percentile": np.round(on_scale(values, "percentile"), 2)}
@@ -98,7 +106,7 @@ def to_geojson(
         for start in range(0, len(places), _CHUNK):
             part = slice(start, start + _CHUNK)
             own = {key: column[part] for key, column in columns.items()}
-            features = _features(low[part], high[part], own, colors[part], tail, slide, start)
+            features = _features(low[part], high[part], own, colors[part], tail, slide_name, start)
             file.write((",\n" if start else "\n") + ",\n".join(features))
         file.write("\n]}\n")
     return path
@@ -113,8 +121,9 @@ def regions_to_geojson(
     threshold: float = 90.0,
     name: str = "attention",
     classification: str = "high score",
-    slide: str = "",
+    slide: str | PixelSource | PatchFile = "",
     level0_size: tuple[int, int] | None = None,
+    origin: Origin = "bounds",
 ) -> Path:
     """Write the regions of high-scored patches as a few annotations, where `to_geojson` writes every patch.
 
@@ -130,12 +139,14 @@ def regions_to_geojson(
         threshold: Least percentile, from 0 to 100, of a patch that counts.
         name: Name of the score among the measurements.
         classification: Class name of the regions.
-        slide: The slide's name, so that the ids of two slides' regions differ. The same call gives the same ids.
+        slide: The slide, or its feature file by `read_patches`, for its bounds and its name, so that the ids of two slides'
+            regions differ; or the name alone, where no bounds are known. The same call gives the same ids.
         level0_size: (width, height) of the slide in level-0 pixels, to cut regions off at its edge.
+        origin: Where the file's coordinates count from: "bounds", as QuPath shows the slide, or "level0".
 
     Raises:
         ValueError: Lengths that differ, a number that is not finite, a threshold outside 0 to 100, a patch outside the
-            slide.
+            slide, another origin.
         ImportError: shapely is not installed.
 
     Example:
@@ -152,7 +163,8 @@ def regions_to_geojson(
     except ImportError as error:
         raise ImportError("merging patches needs shapely: pip install healnet[qupath]") from error
     places, values = patches(coords, footprint, scores)
-    low, high = _squares(places, footprint, level0_size)
+    slide_name, zero = _placed(slide, origin)
+    low, high = (corner - zero for corner in _squares(places, footprint, level0_size))
     if not 0 <= threshold <= 100:
         raise ValueError(f"expected a threshold from 0 to 100, as a percentile, got {threshold}")
     chosen = on_scale(values, "percentile") >= threshold
@@ -181,12 +193,21 @@ def regions_to_geojson(
             "classification": {"name": classification, "color": _VERMILION},
             "measurements": measured,
         }
-        identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide}/{i}/{region.wkt}"))
+        identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide_name}/{i}/{region.wkt}"))
         features.append({"type": "Feature", "id": identity, "geometry": geometry, "properties": properties})
     path = Path(path)
     with atomic_path(path) as partial:
         partial.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
     return path
+
+
+def _placed(slide: str | PixelSource | PatchFile, origin: Origin) -> tuple[str, NDArray[np.float64]]:
+    """A slide's name, and the level-0 place that a file's coordinates count from."""
+    bounds = None if isinstance(slide, str) else slide.bounds
+    zero = np.array(origin_of(bounds, origin), np.float64)
+    if isinstance(slide, str):
+        return slide, zero
+    return slide.slide if isinstance(slide, PatchFile) else slide.name, zero
 
 
 def _squares(

@@ -34,6 +34,7 @@ from healnet.slides.features.feature_writer import (
     finished_result,
 )
 from healnet.slides.quality_table import SlideResult, write_quality_table
+from healnet.slides.slide_bounds import Origin
 from healnet.slides.slide_files import match_slide_mpp, named_slides
 from healnet.slides.tile_encoder import Encoder, TileEncoder, device_of
 from healnet.slides.tiles import Tiles
@@ -61,6 +62,7 @@ def extract_features(
     slide_mpp: float | Mapping[str, float] | None = None,
     coords: str | Path | None = None,
     masks: str | Path | None = None,
+    outline_origin: Origin | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     layout: Layout = "trident",
     batch_size: int = 64,
@@ -96,6 +98,7 @@ def extract_features(
             for. A slide without a file fails.
         masks: Folder of tissue masks in the place of the tissue that would be found: ``<slide>.geojson`` of polygons, as
             QuPath exports annotations, or ``<slide>.png``.
+        outline_origin: "bounds" or "level0", what outlines of slides with bounds count from; see `read_tissue`.
         transform: Function of one (3, size, size) uint8 tile to what the encoder takes, run by the workers. By default the
             encoder gets float32 from 0 to 1; pass a transform, or wrap the encoder, to apply its normalization.
         layout: "trident", or "clam" for ``h5_files/``, ``pt_files/`` and ``patches/``, as CLAM's own loaders expect.
@@ -141,7 +144,7 @@ def extract_features(
     places = {"coords": None if own else Path(str(coords)), "masks": None if masks is None else Path(masks)}
     named = named_slides(slides)
     scales = match_slide_mpp(slide_mpp, [name for name, _ in named])
-    jobs = {name: SlideJob(name, path, scales[name], **places) for name, path in named}
+    jobs = {name: SlideJob(name, path, scales[name], **places, origin=outline_origin) for name, path in named}
     encoders = _by_name(encoder, encoder_name)
     output = Path(output)
     (output / "tissue").mkdir(parents=True, exist_ok=True)
@@ -337,7 +340,7 @@ class _Run:
                 notes["blur"] = 1 - float(rows.mean()) if len(rows) else 0.0
                 notes["sharpness"] = float(np.median(sharpness)) if len(rows) else float("nan")
                 notes["seconds"] = time.perf_counter() - begin
-                self._write_pictures(look, rows)
+                self._write_pictures(job, look, rows)
                 for writer in writers:
                     writer.finish(rows, notes)
         except OSError as error:
@@ -355,7 +358,7 @@ class _Run:
             pin_memory=any(folder.encode.device.type == "cuda" for folder in self.folders),
         )
 
-    def _write_pictures(self, look: FirstLook, kept: np.ndarray[Any, Any]) -> None:
+    def _write_pictures(self, job: SlideJob, look: FirstLook, kept: np.ndarray[Any, Any]) -> None:
         tiles, slide = look.tiles, look.tiles.slide
         picture = quality_picture(
             look.overview,
@@ -368,7 +371,8 @@ class _Run:
         )
         write_jpeg(self.output / "tissue" / f"{slide.name}.jpg", picture)
         if tiles.tissue is not None:
-            write_tissue(self.output / "tissue" / f"{slide.name}.geojson", tiles.tissue)
+            path = self.output / "tissue" / f"{slide.name}.geojson"
+            write_tissue(path, tiles.tissue, job.origin or "bounds")
 
 
 class _Progress:

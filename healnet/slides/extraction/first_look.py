@@ -18,6 +18,7 @@ from healnet.slides.features.feature_writer import ExtractionSettings
 from healnet.slides.features.patch_geometry import agreed_name, read_coords, read_patch_geometry
 from healnet.slides.sharpness import sharpness
 from healnet.slides.slide import Slide
+from healnet.slides.slide_bounds import Origin
 from healnet.slides.tiles import Tiles
 from healnet.slides.tissue_files import read_tissue
 
@@ -36,6 +37,7 @@ class SlideJob:
         mpp: Microns per level-0 pixel as the user gives them, or None.
         coords: Folder of coordinates by CLAM or TRIDENT, or None.
         masks: Folder of tissue masks, or None.
+        origin: Where outlines count from, as the user says; None = as `read_tissue` and `write_tissue` have it.
     """
 
     name: str
@@ -43,13 +45,14 @@ class SlideJob:
     mpp: float | None
     coords: Path | None = None
     masks: Path | None = None
+    origin: Origin | None = None
 
     def selection(self) -> str:
         """Name the source of the tiles, with a digest where it is a file, so that a later run notices another one."""
         if self.coords is not None:
             return f"coords {_digest(self._coords_file())}"
         if self.masks is not None:
-            return f"mask {_digest(self._mask_file())}"
+            return f"mask {_digest(self._mask_file())}" + (f" from {self.origin}" if self.origin else "")
         return "tissue"
 
     def tiles(self, settings: ExtractionSettings) -> Tiles:
@@ -62,7 +65,7 @@ class SlideJob:
         slide = Slide(self.path, mpp=self.mpp, name=self.name)
         if self.coords is None:
             assert settings.size is not None
-            mask = None if self.masks is None else read_tissue(self._mask_file(), slide)
+            mask = None if self.masks is None else read_tissue(self._mask_file(), slide, self.origin)
             return slide.tiles(settings.size, settings.mpp, settings.overlap, settings.tissue_fraction, mask)
         path = self._coords_file()
         geometry = read_patch_geometry(path)

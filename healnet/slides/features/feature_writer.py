@@ -20,7 +20,7 @@ from healnet.slides.features.trident_clam_reader import read_patches
 from healnet.slides.quality_table import SlideResult
 from healnet.slides.slide_scale import magnification_of
 from healnet.slides.tile_encoder import FeatureKind, TileEncoder
-from healnet.slides.tiles import Tiles
+from healnet.slides.tiles import PixelSource, Tiles
 
 __all__ = ["ExtractionSettings", "FeatureFolder", "FeatureWriter", "Layout", "finished_result"]
 
@@ -199,6 +199,7 @@ class FeatureWriter:
             "level0_mpp": own,
             "level0_width": slide.width,
             "level0_height": slide.height,
+            **_bounds(slide),
             "selection": _text(self._selection),
             "name": _text(slide.name),
             "savetodir": _text(where),
@@ -239,6 +240,7 @@ class FeatureWriter:
                     "downsample": (1.0, 1.0),
                     "downsampled_level_dim": size,
                 }
+                | _bounds(slide)
                 | {"level_dim": size, "name": _text(name), "save_path": _text(shown(patches.parent))}
             )
 
@@ -319,3 +321,8 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _readable(value: Any) -> str:
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _bounds(slide: PixelSource) -> dict[str, Any]:
+    """The bounds of a slide as they are written beside its coordinates; nothing of a slide that was scanned whole."""
+    return {} if slide.bounds == (0, 0, slide.width, slide.height) else {"level0_bounds": slide.bounds}

@@ -178,12 +178,20 @@ def _refuse_bombs(path: Path, name: str, dataset: Any) -> None:
 
 
 def h5_attributes(path: Path, dataset: Any) -> dict[str, Any]:
-    """The attributes that readers need, as text, float, and for `downsample` a vector.
+    """The attributes that readers need, as text, float, and for `downsample` and `level0_bounds` a vector.
 
     Raises:
         ValueError: Text that is not UTF-8, or something else where a number should be.
     """
-    known = ("name", "encoder", "patch_size", "patch_size_level0", "patch_level", "downsample")
+    known = (
+        "name",
+        "encoder",
+        "patch_size",
+        "patch_size_level0",
+        "patch_level",
+        "downsample",
+        "level0_bounds",
+    )
     found: dict[str, Any] = {}
     for key in (*known, "level0_magnification", "target_magnification"):
         if key in dataset.attrs:
@@ -211,7 +219,9 @@ def _plain(path: Path, key: str, attributes: Any) -> Any:
     value = np.asarray(attributes[key]).reshape(-1)
     if not text:
         numbers = value.astype(np.float64)
-        return numbers if key == "downsample" else float(numbers[0]) if len(numbers) else math.nan
+        if key in ("downsample", "level0_bounds"):
+            return numbers
+        return float(numbers[0]) if len(numbers) else math.nan
     try:
         name = value[0].decode() if isinstance(value[0], bytes) else str(value[0])
         name.encode()  # h5py hands over stray bytes as lone surrogates

@@ -13,11 +13,13 @@ import numpy as np
 from healnet._files import shown
 from healnet.slides.features.hdf5 import h5_attributes, h5_rows, reading_h5
 from healnet.slides.features.patch_rows import Rows, Selection
+from healnet.slides.slide_bounds import Bounds
 
 __all__ = [
     "MAX_COORDINATE",
     "PatchGeometry",
     "agreed_name",
+    "bounds_of",
     "find_patches_file",
     "footprint_of",
     "read_coords",
@@ -37,12 +39,14 @@ class PatchGeometry:
         footprint: Side length of a patch in level-0 pixels, None if the file does not say it.
         size: Side length of a patch in its own pixels, None if the file does not say it.
         name: Name of the slide as the file says it, or None.
+        bounds: The slide's bounds, or None.
     """
 
     positions: Rows
     footprint: float | None
     size: int | None
     name: str | None
+    bounds: Bounds | None
 
 
 def read_patch_geometry(path: Path) -> PatchGeometry:
@@ -56,7 +60,11 @@ def read_patch_geometry(path: Path) -> PatchGeometry:
         notes = h5_attributes(path, file["coords"])
     size = notes.get("patch_size", math.nan)
     return PatchGeometry(
-        positions, footprint_of(notes, path), int(size) if size >= 1 else None, notes.get("name")
+        positions,
+        footprint_of(notes, path),
+        int(size) if size >= 1 else None,
+        notes.get("name"),
+        bounds_of(notes, path),
     )
 
 
@@ -107,6 +115,19 @@ def footprint_of(notes: Mapping[str, Any], path: Path) -> float | None:
             f"{shown(path)}: expected a patch size from 0 to {MAX_COORDINATE} level-0 pixels, got {length}"
         )
     return float(length)
+
+
+def bounds_of(notes: Mapping[str, Any], path: Path) -> Bounds | None:
+    """Bounds of the slide (see `Slide.bounds`), where `extract_features` wrote them."""
+    if "level0_bounds" not in notes:
+        return None
+    values = notes["level0_bounds"].tolist()
+    if len(values) != 4 or not all(-MAX_COORDINATE <= value <= MAX_COORDINATE for value in values):
+        raise ValueError(
+            f"{shown(path)}: expected `level0_bounds` as left, top, width and height, got {values}"
+        )
+    x, y, width, height = map(int, values)
+    return x, y, width, height
 
 
 def find_patches_file(path: Path, patches: str | Path | None) -> Path | None:

@@ -17,6 +17,7 @@ from healnet.slides.features.patch_geometry import (
     MAX_COORDINATE,
     PatchGeometry,
     agreed_name,
+    bounds_of,
     find_patches_file,
     footprint_of,
     read_coords,
@@ -24,6 +25,7 @@ from healnet.slides.features.patch_geometry import (
 )
 from healnet.slides.features.patch_rows import Rows, Selection, TensorRows, table_shape
 from healnet.slides.features.torch_file import load_array
+from healnet.slides.slide_bounds import Bounds
 from healnet.streams import Pieces
 
 __all__ = ["PatchFile", "read_patches"]
@@ -51,6 +53,7 @@ class PatchFile:
         features: The (n, d) rows; ``features.read(rows)`` reads some of them as NumPy.
         positions: The rows of the (n, 2) coordinates, or None.
         footprint: Side length of a patch in level-0 pixels, or None if no file says it.
+        bounds: The slide's `Slide.bounds`, which `extract_features` writes where the slide states them; else None.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class PatchFile:
     features: Rows
     positions: Rows | None
     footprint: float | None
+    bounds: Bounds | None = None
 
     @property
     def num_patches(self) -> int:
@@ -176,7 +180,7 @@ def read_patches(
         raise ValueError(f"{shown(path)}: {EXPECTED}; got a file that starts with {signature[:8]!r}")
     name = slide if slide is not None else agreed_name(path, notes, path.stem)
     encoder = _encoder(path, notes)
-    found = footprint_of(notes, path)
+    found, bounds = footprint_of(notes, path), bounds_of(notes, path)
     beside = None if of_slides and patches is None else find_patches_file(path, patches)
     if beside is not None and (patches is not None or positions is None or found is None):
         geometry = _join(path, features, positions, beside)
@@ -184,11 +188,12 @@ def read_patches(
         if slide is None:
             agreed_name(beside, {"name": geometry.name}, path.stem)
         found = geometry.footprint if found is None else found
+        bounds = geometry.bounds if bounds is None else bounds
     if footprint is not None:
         if not 0 < footprint <= MAX_COORDINATE or (found is not None and found != footprint):
             raise ValueError(f"{shown(path)}: got a footprint of {footprint}, but its files say {found}")
         found = float(footprint)
-    return PatchFile(path, name, encoder, features, positions, found)
+    return PatchFile(path, name, encoder, features, positions, found, bounds)
 
 
 def _signature(path: Path) -> bytes:
