@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
 # Tensors here are tiny: threads of several processes that share cores would mostly wait for one another.
-# Before torch is imported, and for the processes that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-threadpool_limits(1)  # NumPy's, which a plugin of pytest may have imported before
+# Before torch is imported, and for the processes that tests start. `OMP_NUM_THREADS=2 pytest` runs with two.
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+threadpool_limits(THREADS)  # NumPy's, which a plugin of pytest may have imported before
 
 # How long an example takes, to draw or to run, depends on what else runs on the machine.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,6 +13,10 @@ from healnet.encoders import ModalityEncoder
 
 __all__ = ["MOTCat", "TransportCoAttention"]
 
+# Iterations end when the scalings change by less than this share: the plan is then exact to about as much, well within the
+# 1e-10 to which padding and order of tokens may not matter. Whichever processor counts them, one more changes no result.
+TOLERANCE = 1e-12
+
 
 class TransportCoAttention(nn.Module):
     """Co-attention by unbalanced optimal transport (Xu and Chen 2023, ICCV, arXiv 2306.08330).
@@ -22,8 +26,9 @@ class TransportCoAttention(nn.Module):
         P = argmin_P  <P, C> - ε Entropy(P) + τ KL(P 1 | a) + τ KL(Pᵀ 1 | b),   C_ij = ||G_i - H_j||² / max ||G_i - H_j||²
 
     with Entropy(P) = -Σ_ij P_ij (log P_ij - 1), and guide i gets Σ_j P_ij H_j. Sinkhorn's iterations are those of POT
-    (`ot.unbalanced`). The plan is a constant in the backward pass. A bag of more than `micro_batch` tokens is cut into parts
-    of that size, in order, each with a plan of its own; the mean over the parts is taken, weighted by their sizes.
+    (`ot.unbalanced`), the translation-invariant ones (Séjourné, Vialard and Peyré 2022, AISTATS, arXiv 2201.00730), which do
+    not slow down as τ grows. The plan is a constant in the backward pass. A bag of more than `micro_batch` tokens is cut
+    into parts of that size, in order, each with a plan of its own; the mean over them is taken, weighted by their sizes.
 
     Args:
         entropy: Weight ε of the entropy.
@@ -75,7 +80,16 @@ class TransportCoAttention(nn.Module):
         cost = cost / cost.max().clamp(min=torch.finfo(cost.dtype).tiny)
         a, b = (cost.new_full((n,), 1 / n) for n in cost.shape)
         # POT 0.9.5 began to take the entropy relative to a bᵀ, which is another plan of less mass; to ones is the paper's.
-        plan = self._sinkhorn(a, b, cost, self.entropy, self.marginal, c=torch.ones_like(cost))
+        plan = self._sinkhorn(
+            a,
+            b,
+            cost,
+            self.entropy,
+            self.marginal,
+            method="sinkhorn_translation_invariant",
+            c=torch.ones_like(cost),
+            stopThr=TOLERANCE,
+        )
         return plan.to(bag)
 
 
