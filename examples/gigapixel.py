@@ -9,7 +9,7 @@ toy: it is trained for some seconds on small crops that are drawn here, whose si
 """
 
 import argparse
-import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,12 +176,21 @@ def main() -> None:
     with h5py.File(scores) as file:
         mpp = slide.mpp if args.mpp is None else args.mpp
         to_pyramid_tiff(file["attention"], args.output / "attention.tif", (0, 5), mpp=mpp)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
     print(f"log hazard {risk:.3f}")
     print(
-        f"{speed:.2f} megapixels a second in each of two passes; decoding alone {decoding:.2f}; peak {peak:.2f} GiB"
+        f"{speed:.2f} megapixels a second in each of two passes; decoding alone {decoding:.2f}{peak_memory()}"
     )
     print(f"attention of every pixel: {scores}; picture for a slide viewer: {args.output / 'attention.tif'}")
+
+
+def peak_memory() -> str:
+    """The most memory that this process had, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return f"; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

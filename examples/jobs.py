@@ -61,7 +61,9 @@ def run(jobs: Sequence[Job], work: Work, folder: Path, workers: int, part: tuple
     try:
         if workers > 1 and len(todo) > 1:
             # Spawned, not forked: a fork of a process with threads may hang.
-            with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), quiet) as pool:
+            context = multiprocessing.get_context("spawn")
+            try_start(context)
+            with context.Pool(min(workers, len(todo)), quiet) as pool:
                 keep(pool.imap_unordered(partial(call, work), todo), len(todo), folder)
         else:
             torch.set_num_threads(1)  # operations this small only wait for a second thread
@@ -72,6 +74,18 @@ def run(jobs: Sequence[Job], work: Work, folder: Path, workers: int, part: tuple
         row for job in jobs if (path := file_of(folder, job)).exists() for row in json.loads(path.read_text())
     ]
     return pd.DataFrame(rows)
+
+
+def try_start(context: multiprocessing.context.BaseContext) -> None:
+    """Start one process that does nothing: a pool would replace processes that cannot start, one after another, for ever."""
+    trial = context.Process(target=quiet)
+    trial.start()
+    trial.join()
+    if trial.exitcode:
+        raise RuntimeError(
+            f"a worker process ended before it began (exit code {trial.exitcode}), see its own error. Each imports the "
+            'script that started it, so put what that does under\n\nif __name__ == "__main__":\n    main()\n'
+        )
 
 
 def keep(results: "Sequence", total: int, folder: Path) -> None:

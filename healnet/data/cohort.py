@@ -383,7 +383,6 @@ class Cohort:
         name: str = "slide",
         *,
         patient_of: Callable[[str], str] | None = None,
-        workers: int | None = None,
     ) -> Cohort:
         """The same patients with the patch files of their slides as one more modality.
 
@@ -396,7 +395,6 @@ class Cohort:
             name: Name of the new modality, which comes last.
             patient_of: Function from a slide's name to a patient id, as `lambda slide: slide[:12]` for TCGA;
                 files of other patients are left out.
-            workers: Processes that open files side by side; None decides by their number.
 
         Raises:
             ValueError: A name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
@@ -415,7 +413,7 @@ class Cohort:
             in_folder = slides_of_patients(files, patient_of)
             wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
         found = find_slides(folder, files, wanted)
-        bags = Bags.of(name, found, self._patients, workers=workers)
+        bags = Bags.of(name, found, self._patients)
         status = bags.report(self._patients)["status"].value_counts()
         log.info(
             "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())

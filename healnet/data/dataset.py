@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from multiprocessing.context import get_spawning_popen
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from healnet._processes import check_start
 from healnet.data.batch import Batch, encode_ids
 from healnet.data.cohort import Cohort
 from healnet.data.collate_fn import collate
@@ -41,6 +44,8 @@ class CohortDataset(Dataset[Batch]):
 
     Raises:
         ValueError: `max_patches` below 1.
+        RuntimeError: When a loader starts its workers: a script without ``if __name__ == "__main__":``, where processes are
+            not forked.
 
     Example:
         >>> from healnet.datasets import load_mini_acc
@@ -75,6 +80,11 @@ class CohortDataset(Dataset[Batch]):
             self._outcomes["event"] = torch.tensor(cohort.target.event)
         self._labels = cohort.label_tensors(dtype)
         self._ids = encode_ids(cohort.patients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:  # to a loader's worker, which may not be able to start
+            check_start("DataLoader")
+        return self.__dict__
 
     def __len__(self) -> int:
         return len(self.cohort)

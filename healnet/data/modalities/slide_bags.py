@@ -36,21 +36,13 @@ class Bags(Modality):
     dim: int
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        source: Mapping[str, Any],
-        patients: pd.Index,
-        *,
-        workers: int | None = None,
-    ) -> Bags:
+    def of(cls, name: str, source: Mapping[str, Any], patients: pd.Index) -> Bags:
         """Open every file, and check that they are of one kind.
 
         Args:
             name: Name of the modality, for messages.
             source: By patient a path, `PatchFile`, `SlideFile`, or several of them.
             patients: Ids of the cohort.
-            workers: Number of processes, as `open_files` takes it.
 
         Raises:
             ValueError: A file that cannot be used, that belongs to two patients, or whose features have another width
@@ -58,7 +50,7 @@ class Bags(Modality):
         """
         listed = [_several(source.get(patient)) for patient in patients]
         paths = [Path(entry) for entries in listed for entry in entries if isinstance(entry, str | Path)]
-        opened = dict(zip(paths, open_files(paths, workers=workers), strict=True))
+        opened = dict(zip(paths, open_files(paths), strict=True))
         slides = tuple(
             tuple(_as_slide(opened[Path(e)] if isinstance(e, str | Path) else e) for e in entries)
             for entries in listed

@@ -10,6 +10,7 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 
 from healnet._files import shown
+from healnet._processes import start_error
 from healnet.slides.extraction._slide_errors import SlideError, error_line
 from healnet.slides.extraction._workers import end_with_run
 from healnet.slides.extraction.first_look import FirstLook, SlideJob, first_look
@@ -37,6 +38,7 @@ class LookAhead:
 
         Raises:
             SlideError: The process died, or looking raised an error in it.
+            ProcessStartError: The process ended before it began.
             OSError, ValueError: What looking raised, where this process looks.
         """
         if not self._num_workers:
@@ -74,15 +76,21 @@ class _Look:
         sender.close()  # the process now holds the only end to write to, which is closed when it dies
 
     def result(self) -> FirstLook | SlideError:
+        started, answer = False, None
         try:
+            started = self._receiver.recv()
             answer = self._receiver.recv()
         except (EOFError, OSError):  # before an answer, or within one
-            answer = None
+            pass
         self._process.join()
         if isinstance(answer, FirstLook):
             return answer
         if answer is None:
             code = self._process.exitcode or 0
+            if (
+                not started and code > 0
+            ):  # an error while it imported what it needs; a signal may come at any time
+                raise start_error("extract_features", code)
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             return SlideError(f"RuntimeError: {shown(self.job.path)}: the process that read it died ({how})")
         line, details = answer
@@ -97,7 +105,11 @@ class _Look:
 
 
 def _send(sender: Connection, job: SlideJob, settings: ExtractionSettings) -> None:
-    """Take a first look and send it, or the line of its error and the traceback as text: not every error can be pickled."""
+    """Send that this process has started, then a first look.
+
+    Of an error its line and the traceback are sent as text: not every error can be pickled.
+    """
+    sender.send(True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the run's handler, which raises
     end_with_run(0)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
+from healnet._processes import ProcessStartError, refuse_while_starting
 from healnet.slides.extraction._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
 from healnet.slides.extraction._look_ahead import LookAhead
 from healnet.slides.extraction._slide_errors import clear_tracebacks, error_line
@@ -115,22 +116,26 @@ def extract_features(
         ValueError: Two slides of one name, settings that cannot be or differ from those of files in `output`, an encoder
             that does not return (b, d) finite floating point, or whose features differ from run to run.
         OSError: The disk is full; says for which file and how much space it needs.
+        RuntimeError: A script without the guard of the example, where processes are not forked.
 
     Example, with a torchvision model that was trained on normalized pictures::
 
-        model = torchvision.models.resnet50(weights="DEFAULT").cuda().eval()
-        model.fc = torch.nn.Identity()
-        normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        extract_features(
-            sorted(Path("slides").glob("*.svs")),
-            torch.nn.Sequential(normalize, model),
-            "features",
-            encoder_name="resnet50",
-            device="cuda",
-            autocast=torch.float16,
-        )
-        bag = read_patches("features/slide-1.h5")
+        if __name__ == "__main__":  # worker processes import the script
+            model = torchvision.models.resnet50(weights="DEFAULT").cuda().eval()
+            model.fc = torch.nn.Identity()
+            normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            extract_features(
+                sorted(Path("slides").glob("*.svs")),
+                torch.nn.Sequential(normalize, model),
+                "features",
+                encoder_name="resnet50",
+                device="cuda",
+                autocast=torch.float16,
+            )
+            bag = read_patches("features/slide-1.h5")
     """
+    if num_workers:
+        refuse_while_starting("extract_features")
     if coords is not None and masks is not None:
         raise ValueError("expected coords or masks, got both")
     own = coords is None
@@ -264,6 +269,8 @@ class _Run:
         try:
             notes = self._encode(job, looks.of(job), bar, progress, begin)
             error = ""
+        except ProcessStartError:  # no slide could be read
+            raise
         except Exception as failure:  # whatever one slide holds, the others are worth going on for
             if isinstance(failure, OSError) and failure.errno in NO_SPACE:
                 raise

@@ -136,7 +136,7 @@ def test_a_bad_slide_is_reported_and_the_others_are_done(slides, tmp_path, capfd
         rf"ValueError: {bad[2]}: damaged at \(\d+, \d+\), level 0, 64 x 64 \(", reports["aa"].error
     )
     assert sorted(p.name for p in (tmp_path / "out").glob("*")) == [
-        ".extraction.lock",
+        ".locks",
         "a.h5",
         "b.h5",
         "c.h5",
@@ -211,7 +211,7 @@ def test_a_damaged_file_and_what_killed_runs_left_are_replaced(slides, tmp_path)
     (tmp_path / ".z.h5.0123.part").touch()  # of a slide that another run may be at
     extract(slides[:1], tmp_path)
     assert read_patches(tmp_path / "a.h5").num_patches == 20
-    assert sorted(p.name for p in tmp_path.glob(".*")) == [".extraction.lock", ".z.h5.0123.part"]
+    assert sorted(p.name for p in tmp_path.glob(".*")) == [".locks", ".z.h5.0123.part"]
 
 
 def test_names_and_scales(slides, slide_writer, tmp_path):
@@ -303,7 +303,7 @@ def test_an_interrupted_run_leaves_its_table(slides, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         extract(slides, tmp_path, interrupted)
     assert [row["slide"] for row in table(tmp_path / "qc.csv")] == ["a"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".extraction.lock", "a.h5", "qc.csv", "tissue"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "a.h5", "qc.csv", "tissue"]
 
 
 def test_the_bar_shows_slides_rate_and_time_left(slides, tmp_path, capsys):
@@ -541,9 +541,8 @@ def test_a_finished_file_that_cannot_be_read_is_reported_and_not_replaced(slides
         path = Path(name) / "out" / "a.h5"
         stamp = path.stat().st_mtime_ns
         path.chmod(0)
-        for folder in (Path(name) / "out", Path(name) / "out" / "tissue"):
+        for folder in (Path(name) / "out", Path(name) / "out" / "tissue", Path(name) / "out" / ".locks"):
             folder.chmod(0o777)
-        (Path(name) / "out" / ".extraction.lock").chmod(0o666)
         user = os.geteuid()
         if user == 0:  # root may read everything
             os.seteuid(65534)

@@ -1,10 +1,13 @@
 """A slide is locked by one process at a time, and free again once that process has ended, however it ended."""
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from healnet.slides.extraction.slide_locks import SlideLocks
@@ -63,6 +66,45 @@ def test_a_lock_keeps_other_processes_out_until_it_is_given_back(tmp_path, other
         assert other_process_takes("b")
         locks.release("a")
         assert other_process_takes("a")
+
+
+def test_two_runs_within_one_process_are_kept_apart(tmp_path):
+    with SlideLocks(tmp_path) as one, SlideLocks(tmp_path) as another:
+        assert one.take("a")
+        assert not another.take("a")
+        one.release("a")
+        one.release("a")  # no lock of its own any more
+        assert another.take("a")
+        assert not one.take("a")
+
+
+def test_locks_end_with_the_block_and_their_files_stay(tmp_path):
+    with SlideLocks(tmp_path) as locks:
+        assert locks.take("a")
+    with SlideLocks(tmp_path) as locks:
+        assert locks.take("a")
+    assert [path.name for path in (tmp_path / ".locks").iterdir()] == ["a.lock"]
+
+
+def test_a_disk_without_locks_grants_every_lock_and_says_so_once(tmp_path, monkeypatch):
+    def refuse(self, **options):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    message = f"{tmp_path / '.locks'}: this disk keeps no locks (No locks available); give each run its own slides or folder"
+    with SlideLocks(tmp_path) as locks:
+        with pytest.warns(RuntimeWarning, match=f"^{re.escape(message)}$"):
+            assert locks.take("a")
+        assert locks.take("b")
+
+
+def test_another_error_of_a_lock_is_raised(tmp_path, monkeypatch):
+    def refuse(self, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with SlideLocks(tmp_path) as locks, pytest.raises(OSError, match="Input/output error"):
+        locks.take("a")
 
 
 @pytest.mark.slow
