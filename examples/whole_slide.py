@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -38,8 +39,6 @@ TILE, MPP, BAG, PATIENTS, STEPS = 64, 1.0, 24, 256, 150  # tiles of 64 pixels at
 
 def make_slide(path: Path, side: int = 4096, nodules: int = 9) -> Path:
     """A tiled pyramid at 0.5 microns per pixel: glass, a pink section, dark nodules in it."""
-    import tifffile  # only this function writes slides: pip install "healnet[examples]"
-
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
     section = (x / 0.42) ** 2 + (y / 0.34) ** 2 + 0.12 * np.sin(9 * x) * np.cos(7 * y) < 1

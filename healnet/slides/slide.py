@@ -17,6 +17,7 @@ from healnet.slides.ome_zarr import OmeZarr, is_zarr
 from healnet.slides.slide_bounds import bounds_from_properties
 from healnet.slides.slide_files import slide_stem
 from healnet.slides.slide_scale import PLAUSIBLE_MPP, magnification_of, mpp_from_properties, objective_power
+from healnet.slides.tiff_pages import open_tiff_pages
 from healnet.slides.tiles import Tiles, tile_grid
 from healnet.slides.tissue import Tissue, find_tissue
 
@@ -32,6 +33,7 @@ MAX_PIXELS = 1 << 28  # of one array: 768 MiB
 # claim 4e10.
 MAX_OVERVIEW = 1 << 33
 IMAGES = ("PNG", "TIFF", "JPEG")  # formats of plain images, which Pillow reads where OpenSlide does not
+DESCRIPTION = 270  # tag of TIFF
 OPAQUE = 0xFF000000  # the least pixel, as a number, of full alpha
 LEGIBLE = 600  # pixels of the longer side of a picture of a slide, at least
 CACHE = 1 << 27  # bytes of decoded pieces kept: a row of tiles across a slide, which the next row reads again
@@ -45,7 +47,8 @@ class Slide:
 
     Args:
         path: File that OpenSlide reads (of a DICOM slide, any one of its files), folder of an OME-Zarr slide (see `OmeZarr`;
-            needs ``pip install "healnet[zarr]"``), or an image that fits into memory.
+            needs ``pip install "healnet[zarr]"``), OME-TIFF of red, green and blue in one page or three, with levels in
+            SubIFDs (``"healnet[tiff]"`` for JPEG and LZW), or an image that fits into memory.
         mpp: Microns per level-0 pixel, where the file does not say it or says it wrongly.
         name: Name of the slide; by default the file's name without its last suffix, the folder's without ``.ome.zarr``.
 
@@ -61,7 +64,8 @@ class Slide:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a slide, a damaged one, or an mpp that cannot be.
+        ValueError: Not a slide, a damaged one, channels of fluorescence, 16 bits a color, or an mpp that cannot be.
+        ImportError: A package that unpacks this file is not installed.
 
     Example::
 
@@ -163,7 +167,7 @@ class Slide:
         Raises:
             ValueError: The slide's scale is unknown.
         """
-        own = self._known_mpp()
+        own = self.known_mpp()
         # A slide coarser than the mask's pixels is an overview already.
         downsample = max(1.0, mpp / own)
         # A small slide is read finer, so that its picture can be looked at as well and it need not be read twice.
@@ -281,20 +285,28 @@ class Slide:
         """
         if mpp is None:
             return 1.0
-        own = self._known_mpp()
+        own = self.known_mpp()
         if not mpp >= FINEST * own:
             raise ValueError(
                 f"{shown(self.path)}: the slide has {own:g} microns per pixel; it cannot give {mpp:g}"
             )
         return mpp / own
 
-    def _known_mpp(self) -> float:
+    def known_mpp(self, advice: str = "Slide(path, mpp=...)") -> float:
+        """Microns per level-0 pixel.
+
+        Args:
+            advice: How the caller's user says it where the file does not.
+
+        Raises:
+            ValueError: The scale is unknown.
+        """
         if self.mpp is None:
             power = self.properties.get("openslide.objective-power")
             raise ValueError(
                 f"{shown(self.path)}: the file does not say its microns per pixel"
                 + (f" (objective power {power})" if power else "")
-                + "; say it yourself: Slide(path, mpp=...)"
+                + f"; say it yourself: {advice}"
             )
         return self.mpp
 
@@ -328,10 +340,26 @@ def _opened(path: Path) -> Any:
         return OmeZarr(path)
     try:
         handle = openslide.OpenSlide(path)
-        handle.set_cache(openslide.OpenSlideCache(CACHE))
-        return handle
     except openslide.OpenSlideError as error:
-        return _opened_image(path, error)
+        return _tiff_pages(path, 0) or _opened_image(path, error)
+    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
+        try:
+            pages = _tiff_pages(path, handle.level_count)
+        except (ValueError, ImportError):
+            handle.close()
+            raise
+        if pages is not None:
+            handle.close()
+            return pages
+    handle.set_cache(openslide.OpenSlideCache(CACHE))
+    return handle
+
+
+def _tiff_pages(path: Path, levels: int) -> Any:
+    try:
+        return open_tiff_pages(path, levels)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _opened_image(path: Path, error: Exception) -> Any:
@@ -350,7 +378,11 @@ def _image_properties(path: Path) -> dict[str, str]:
     """The resolution of a plain image by the names that OpenSlide gives it; Pillow has it in dots per inch."""
     with Image.open(path, formats=IMAGES) as image:
         dpi = image.info.get("dpi")
+        tags = getattr(image, "tag_v2", {})
+        # Pillow takes it for Latin-1. OME-XML is UTF-8, and its micrometers hold a sign beyond ASCII.
+        text = str(tags.get(DESCRIPTION, "")).encode("latin-1", "replace").decode("utf-8", "replace")
+        found = {"tiff.ImageDescription": text} if text else {}
     if dpi is None:
-        return {}
+        return found
     across, down = (str(float(value)) for value in dpi)
-    return {"tiff.XResolution": across, "tiff.YResolution": down, "tiff.ResolutionUnit": "inch"}
+    return found | {"tiff.XResolution": across, "tiff.YResolution": down, "tiff.ResolutionUnit": "inch"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from healnet._files import atomic_path
 
@@ -43,16 +44,15 @@ def to_pyramid_tiff(
         colormap: Name of a matplotlib color map.
 
     Raises:
-        ImportError: tifffile or matplotlib is not installed.
+        ImportError: matplotlib is not installed.
         ValueError: Scores that are no picture, limits that do not rise, an mpp not above 0, or a tile that TIFF does not
             allow.
     """
     try:
-        import tifffile
         from matplotlib import colormaps
     except ImportError as error:
         raise ImportError(
-            "a pyramidal TIFF needs tifffile and matplotlib: pip install healnet[examples]"
+            "the colors of a pyramidal TIFF need matplotlib: pip install healnet[plots]"
         ) from error
     shape = tuple(int(size) for size in scores.shape)
     if len(shape) != 2 or min(shape) < 1:

@@ -65,6 +65,7 @@ class SlideJob:
         slide = Slide(self.path, mpp=self.mpp, name=self.name)
         if self.coords is None:
             assert settings.size is not None
+            slide.known_mpp(f"slide_mpp={{{self.name!r}: ...}} (--slide-mpp), or one number for all slides")
             mask = None if self.masks is None else read_tissue(self._mask_file(), slide, self.origin)
             return slide.tiles(settings.size, settings.mpp, settings.overlap, settings.tissue_fraction, mask)
         path = self._coords_file()

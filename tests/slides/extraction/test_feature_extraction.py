@@ -221,7 +221,8 @@ def test_names_and_scales(slides, slide_writer, tmp_path):
         extract([*slides, twin], tmp_path / "out")
     (report,) = extract([twin], tmp_path / "out")
     assert report.error.endswith(
-        "the file does not say its microns per pixel; say it yourself: Slide(path, mpp=...)"
+        "the file does not say its microns per pixel; say it yourself: slide_mpp={'a': ...} (--slide-mpp), "
+        "or one number for all slides"
     )
     (report,) = extract([twin], tmp_path / "out", slide_mpp={"a": 0.25})
     assert (report.error, report.tiles) == ("", 36)
