@@ -4,7 +4,6 @@ import contextlib
 import functools
 import gc
 import os
-import site
 import sys
 import tempfile
 import zlib
@@ -31,98 +30,141 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 50, 100)
 
 
-CHECKOUT = Path(__file__).parents[1]
-SYSTEM = (
-    "/dev",
-    "/etc",
-    "/lib",
-    "/lib64",
-    "/opt",
-    "/proc",
-    "/run",
-    "/sys",
-    "/usr",
-    "/var",
-    "/System",
-    "/Library",
-)
-INSTALLED = (
-    sys.prefix,
-    sys.base_prefix,
-    *site.getsitepackages(),
-    site.getusersitepackages(),
-    *filter(None, sys.path),
-)
-_opened: set[str] | None = None  # paths that the running test opened; None between tests
+# Files
 
 
-@functools.cache
-def allowed_folders():
-    """The checkout, temporary folders, Python with its packages, the system, and settings and caches in home."""
-    drives = [os.environ[name] for name in ("SystemRoot", "ProgramData") if name in os.environ]
-    hidden = [path for path in Path.home().glob(".*") if path.is_dir()]
-    whole = [os.environ["HEALNET_DATA"]] if "HEALNET_DATA" in os.environ else []
-    every = [CHECKOUT, tempfile.gettempdir(), *SYSTEM, *INSTALLED, *drives, *hidden, *whole]
-    forms = [str(form) for path in every for form in {Path(path).absolute(), Path(path).resolve()}]
-    return tuple(f"{form}{os.sep}" for form in forms)
+class OutsideFile(PermissionError):
+    """A test opened a file that a clone of the project in an empty folder would not have beside it."""
 
 
-def note_opened(event, arguments):
-    """Audit hook, which cannot be taken away again and therefore looks whether a test runs."""
-    if _opened is not None and event in ("open", "os.listdir", "os.scandir"):
-        note_path(arguments[0])
+class NoOutsideFiles:
+    """Let no test open what is neither in the checkout nor in a temporary folder, Python's own or the system's.
 
+    An audit hook raises at the place; where that is caught, the test fails at its end. Files that other C libraries than
+    HDF5 and OpenSlide open, and those of programs that tests start, are not seen, but for paths among their arguments.
+    """
 
-def note_path(path):
-    if _opened is not None and isinstance(path, str | bytes | os.PathLike):
-        _opened.add(os.fsdecode(path))
+    EVENTS = ("open", "os.listdir", "os.mkdir", "os.scandir", "subprocess.Popen")
+    SYSTEM = "/bin /dev /etc /lib /lib64 /nix /opt /proc /run /sbin /sys /usr /var".split()
 
-
-def note_calls(owner, name):
-    """Note the paths that a library opens by itself, where Python cannot see it."""
-    plain = getattr(owner, name)
-
-    @functools.wraps(plain)
-    def noted(self, path, *arguments, **options):
-        note_path(path)
-        return plain(self, path, *arguments, **options)
-
-    setattr(owner, name, noted)
-
-
-def pytest_configure():
-    sys.addaudithook(note_opened)
-    with contextlib.suppress(ImportError):
+    def __init__(self):
         import h5py
-
-        note_calls(h5py.File, "__init__")
-    with contextlib.suppress(ImportError):
         import openslide
 
-        note_calls(openslide.OpenSlide, "__init__")
+        home, root = Path("~").expanduser(), Path(__file__).parents[1]
+        self.allowed = {}  # of several folders around a file, the innermost decides; of one named twice, the last
+        self.allow(*self.SYSTEM, *filter(None, sys.path))
+        self.allow(home, root.parent, value=False)
+        # Settings and caches, but for models that were downloaded.
+        settings = (
+            ".cache",
+            ".config",
+            ".pdbrc",
+            "AppData",
+            "Library",
+        )  # doctest's debugger looks for .pdbrc
+        self.allow(*home.glob(".*"), *(home / name for name in settings))
+        self.allow(home / ".cache/huggingface/hub", home / ".cache/torch/hub", value=False)
+        self.allow(sys.prefix, sys.base_prefix, tempfile.gettempdir(), root)
+        self.watching, self.opened = False, []
+        for module, name in ((h5py.h5f, "open"), (h5py.h5f, "create"), (openslide.lowlevel, "open")):
+            setattr(module, name, self._announced(getattr(module, name)))
+        sys.addaudithook(self._check)
+
+    def allow(self, *folders, value=True):
+        self.allowed = self.allowed | dict.fromkeys(map(os.path.realpath, folders), value)
+
+    @staticmethod
+    def _announced(function):
+        """The same function, with the event of Python's own `open`: C has none."""
+
+        @functools.wraps(function)
+        def opened(path, *args, **kwargs):
+            sys.audit("open", path, None, 0)
+            return function(path, *args, **kwargs)
+
+        return opened
+
+    def _check(self, event, args):
+        if not self.watching or event not in self.EVENTS:
+            return
+        if event == "subprocess.Popen":
+            command = [args[1]] if isinstance(args[1], str | bytes | os.PathLike) else args[1]
+            paths = [os.fsdecode(path) for path in (args[2], *command) if path]
+            paths = [path for path in paths if Path(path).is_absolute()]
+        else:
+            paths = [] if args[0] is None or isinstance(args[0], int) else [os.fsdecode(args[0])]
+        for path in paths:
+            if not self._inside(path):
+                self.opened.append(
+                    f"{path} ({os.environ.get('PYTEST_CURRENT_TEST', 'while tests are collected')})"
+                )
+                raise OutsideFile(
+                    f"outside of the project: {path}; pieces of real data lie in tests/data/real"
+                )
+
+    def _inside(self, path):
+        if "/" not in path and os.sep not in path and path not in (os.curdir, os.pardir):
+            return True  # a name, perhaps relative to a file descriptor that the event does not tell
+        folder = os.path.realpath(path)
+        while folder and folder not in self.allowed:
+            folder = folder.rpartition(os.sep)[0]
+        # Elsewhere than on Linux the system's folders are too many to list.
+        return self.allowed.get(folder, sys.platform != "linux")
+
+    @contextlib.contextmanager
+    def watched(self):
+        self.watching = True
+        try:
+            yield
+        finally:
+            self.watching = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self):
+        with self.watched():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self):
+        with self.watched():
+            return (yield)
+
+    def pytest_runtest_makereport(self, call):
+        if call.excinfo and call.excinfo.errisinstance(OutsideFile):
+            self.opened.clear()  # the test has failed
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self):
+        result = yield
+        opened, self.opened = self.opened, []
+        assert not opened, f"opened outside of the project: {', '.join(opened)}"
+        return result
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_outside():
-    """A test that opens a file or lists a folder outside of the checkout and of temporary folders fails."""
-    global _opened
-    _opened, folder = set(), Path.cwd()
-    yield
-    opened, _opened = _opened, None
-    paths = {os.path.abspath(folder / path) for path in opened}  # noqa: PTH100  # Path.resolve would follow links
-    outside = sorted(path for path in paths if not f"{path}{os.sep}".startswith(allowed_folders()))
-    if outside:
-        pytest.fail(f"opened outside of the checkout and of temporary folders: {', '.join(outside)}")
+FILES = pytest.StashKey[NoOutsideFiles]()
 
 
-@pytest.fixture(scope="session")
-def whole_files():
-    """Folder of the whole files of which `tests/data/real` has pieces."""
-    if not os.environ.get("HEALNET_DATA"):
+def pytest_configure(config):
+    files = config.stash[FILES] = NoOutsideFiles()
+    files.allow(*filter(None, [config.getoption("basetemp")]))
+    config.pluginmanager.register(files)  # so that the package's doctests are watched too
+
+
+@pytest.fixture
+def whole_files(request):
+    """Folder of the whole files of which `tests/data/real` has pieces; only tests of that mark may open it."""
+    assert request.node.get_closest_marker("whole_files")
+    folder = os.environ.get("HEALNET_DATA")
+    if not folder:
         pytest.skip(
             "whole real files are tested where HEALNET_DATA names the folder of slides, tcga and graphs"
         )
-    return Path(os.environ["HEALNET_DATA"])
+    files = request.config.stash[FILES]
+    before = files.allowed
+    files.allow(folder)
+    yield Path(folder)
+    files.allowed = before
 
 
 GLASS = (243, 242, 244)

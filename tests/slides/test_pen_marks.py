@@ -161,7 +161,8 @@ def test_no_mixture_of_stains_is_pen(amounts, grain, seed):
     optical = np.array(amounts) @ DYES
     draw = np.random.default_rng(seed)
     rgb = color_of(optical) + draw.normal(0, grain, (120, 200, 1)) + draw.normal(0, 0.7, (120, 200, 3))
-    if grain or optical.mean() < 0.1:  # flat violet of one chroma is purple ink
+    # Flat violet of one chroma is purple ink 0.03 beyond that line, which these dyes reach from a mean density of 0.08 on.
+    if grain or optical.mean() < 0.075:
         assert not pen_mask(np.clip(rgb, 0, 255).astype(np.uint8)).any()
 
 
