@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, encoder = _encoder(parser, text)
         encoders[name] = encoder.to(device) if isinstance(encoder, nn.Module) else encoder
     one = len(encoders) == 1
+    tissue = {} if options.segment is None else {"segment": _named(parser, "--segment", options.segment)}
+    tissue |= {"pen": False} if options.no_pen else {}
     results = extract_features(
         slides,
         next(iter(encoders.values())) if one else encoders,
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         coords=options.coords,
         masks=options.masks,
         outline_origin=options.outline_origin,
+        tissue_options=tissue or None,
         layout=options.layout,
         batch_size=options.batch_size,
         num_workers=options.workers,
@@ -146,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what outlines count from, read and written, where a slide states bounds (default: bounds, as QuPath)",
     )
     add(
+        "--segment",
+        metavar="MODULE:FUNCTION",
+        help="a function that finds the tissue, from a picture (h, w, 3) and its mpp to (h, w) bool or probabilities",
+    )
+    add("--no-pen", action="store_true", help="look for no pen marks")
+    add(
         "--layout",
         choices=("trident", "clam"),
         default="trident",
@@ -161,11 +170,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _encoder(parser: argparse.ArgumentParser, text: str) -> tuple[str, Encoder]:
     given, _, name = text.rpartition("=")
-    module, colon, function = name.rpartition(":")
+    make: Callable[[], Encoder] = _named(parser, "--encoder", name)
+    return given or name.rpartition(":")[2], make()
+
+
+def _named(parser: argparse.ArgumentParser, option: str, text: str) -> Any:
+    module, colon, function = text.rpartition(":")
     if not colon:
-        parser.error(f"--encoder: expected MODULE:FUNCTION, got {name}")
-    make: Callable[[], Encoder] = getattr(importlib.import_module(module), function)
-    return given or function, make()
+        parser.error(f"{option}: expected MODULE:FUNCTION, got {text}")
+    return getattr(importlib.import_module(module), function)
 
 
 def _slides(places: Sequence[Path]) -> tuple[list[Path], dict[str, float]]:

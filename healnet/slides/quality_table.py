@@ -38,6 +38,11 @@ class SlideResult(NamedTuple):
     error: str
 
     @classmethod
+    def failed(cls, slide: str, error: str) -> SlideResult:
+        """The row of a slide that was not encoded."""
+        return cls(slide, 0, error=error, **dict.fromkeys(cls.numbers(), float("nan")))
+
+    @classmethod
     def numbers(cls) -> tuple[str, ...]:
         """Names of the fields that are stored in the feature file."""
         return ("tissue_mm2", "pen", "blur", "sharpness", "seconds")

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import openslide
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from healnet._files import shown
-from healnet.slides.ome_zarr import OmeZarr, is_zarr
+from healnet.slides.ome_zarr import is_zarr
 from healnet.slides.slide_bounds import bounds_from_properties
 from healnet.slides.slide_files import slide_stem
+from healnet.slides.slide_readers import image_properties, open_slide_file
 from healnet.slides.slide_scale import PLAUSIBLE_MPP, magnification_of, mpp_from_properties, objective_power
-from healnet.slides.tiff_pages import open_tiff_pages
 from healnet.slides.tiles import Tiles, tile_grid
-from healnet.slides.tissue import Tissue, find_tissue
+from healnet.slides.tissue import Segmenter, Tissue, find_tissue
 
 __all__ = ["Slide"]
 
@@ -32,11 +32,8 @@ MAX_PIXELS = 1 << 28  # of one array: 768 MiB
 # Source pixels that are read for one overview. A slide without coarse levels has 4e9 at most (40 seconds); a small file may
 # claim 4e10.
 MAX_OVERVIEW = 1 << 33
-IMAGES = ("PNG", "TIFF", "JPEG")  # formats of plain images, which Pillow reads where OpenSlide does not
-DESCRIPTION = 270  # tag of TIFF
 OPAQUE = 0xFF000000  # the least pixel, as a number, of full alpha
 LEGIBLE = 600  # pixels of the longer side of a picture of a slide, at least
-CACHE = 1 << 27  # bytes of decoded pieces kept: a row of tiles across a slide, which the next row reads again
 
 
 class Slide:
@@ -90,7 +87,7 @@ class Slide:
         handle = self._opened()
         self.width, self.height = (int(n) for n in handle.dimensions)
         self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self.properties: dict[str, str] = dict(handle.properties) or _image_properties(self.path)
+        self.properties: dict[str, str] = dict(handle.properties) or image_properties(self.path)
         self.bounds = bounds_from_properties(self.properties, (self.width, self.height))
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             raise ValueError(
@@ -153,19 +150,28 @@ class Slide:
         min_area: float = 1e4,
         min_hole: float = 1e4,
         threshold: float | None = None,
+        pen: bool = True,
+        segment: Segmenter | None = None,
     ) -> Tissue:
         """Find the tissue, on a picture of `mpp` microns per pixel; see `tissue_mask` for how.
 
         Args:
             mpp: Microns per pixel of the mask.
-            opening: Radius of the opening in microns.
-            closing: Radius of the closing in microns.
-            min_area: Least area of a piece, in square microns.
-            min_hole: Least area of a hole that stays one, in square microns.
-            threshold: A saturation from 0 to 1 instead of Otsu's.
+            opening: Radius of the opening in microns; 0 leaves it out.
+            closing: Radius of the closing in microns; 0 leaves it out.
+            min_area: Least area of a piece, in square microns; 0 keeps all.
+            min_hole: Least area of a hole that stays one, in square microns; 0 keeps all holes, infinity fills all.
+            threshold: A saturation from 0 to 1 instead of Otsu's; with `segment`, a probability instead of 0.5.
+            pen: Look for pen marks, which are never tissue.
+            segment: Function that finds the tissue in the place of saturation: from a (h, w, 3) uint8 picture of the slide
+                and its microns per pixel, about `mpp`, to (h, w) bool, or probabilities from 0 to 1.
 
         Raises:
-            ValueError: The slide's scale is unknown.
+            ValueError: The slide's scale is unknown; a result of `segment` that is no mask of the picture.
+
+        Example::
+
+            slide.tissue(mpp=2.0, segment=lambda rgb, mpp: network(rgb), pen=False, opening=0, closing=0)
         """
         own = self.known_mpp()
         # A slide coarser than the mask's pixels is an overview already.
@@ -182,6 +188,8 @@ class Slide:
             min_area=min_area,
             min_hole=min_hole,
             threshold=threshold,
+            pen=pen,
+            segment=segment,
         )
         return replace(tissue, rgb=rgb, bounds=self.bounds)
 
@@ -313,7 +321,7 @@ class Slide:
     def _opened(self) -> Any:
         # A handle inherited by a forked worker shares the parent's file position; two readers would get each other's bytes.
         if self._handle is None or self._owner != os.getpid():
-            self._handle = _opened(self.path)
+            self._handle = open_slide_file(self.path)
             self._owner = os.getpid()
         return self._handle
 
@@ -333,56 +341,3 @@ class Slide:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
         return white
-
-
-def _opened(path: Path) -> Any:
-    if path.is_dir():
-        return OmeZarr(path)
-    try:
-        handle = openslide.OpenSlide(path)
-    except openslide.OpenSlideError as error:
-        return _tiff_pages(path, 0) or _opened_image(path, error)
-    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
-        try:
-            pages = _tiff_pages(path, handle.level_count)
-        except (ValueError, ImportError):
-            handle.close()
-            raise
-        if pages is not None:
-            handle.close()
-            return pages
-    handle.set_cache(openslide.OpenSlideCache(CACHE))
-    return handle
-
-
-def _tiff_pages(path: Path, levels: int) -> Any:
-    try:
-        return open_tiff_pages(path, levels)
-    except ValueError as error:
-        raise ValueError(f"{shown(path)}: {error}") from error
-
-
-def _opened_image(path: Path, error: Exception) -> Any:
-    """A plain image as a slide of one level, held in memory."""
-    try:
-        with Image.open(path, formats=IMAGES) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
-                raise ValueError(f"expected 8 bits a color, got an image of mode {image.mode}")
-            return openslide.ImageSlide(image.convert("RGBA"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as other:
-        cause = error if isinstance(other, UnidentifiedImageError) else other
-        raise ValueError(f"{shown(path)}: OpenSlide cannot read this file ({cause})") from error
-
-
-def _image_properties(path: Path) -> dict[str, str]:
-    """The resolution of a plain image by the names that OpenSlide gives it; Pillow has it in dots per inch."""
-    with Image.open(path, formats=IMAGES) as image:
-        dpi = image.info.get("dpi")
-        tags = getattr(image, "tag_v2", {})
-        # Pillow takes it for Latin-1. OME-XML is UTF-8, and its micrometers hold a sign beyond ASCII.
-        text = str(tags.get(DESCRIPTION, "")).encode("latin-1", "replace").decode("utf-8", "replace")
-        found = {"tiff.ImageDescription": text} if text else {}
-    if dpi is None:
-        return found
-    across, down = (str(float(value)) for value in dpi)
-    return found | {"tiff.XResolution": across, "tiff.YResolution": down, "tiff.ResolutionUnit": "inch"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Encoder", "FeatureKind", "TileEncoder", "device_of"]
+__all__ = ["Encoder", "FeatureKind", "TileEncoder", "device_of", "encoders_by_name"]
 
 Encoder = Callable[[Tensor], Tensor]
 Array = np.ndarray[Any, Any]
@@ -144,3 +144,19 @@ def _distance(first: Array, second: Array) -> float:
     one, two = first.astype(np.float64), second.astype(np.float64)
     scale = max(float(np.linalg.norm(one)), float(np.linalg.norm(two)), 1e-30)
     return float(np.linalg.norm(one - two)) / scale
+
+
+def encoders_by_name(encoder: Encoder | Mapping[str, Encoder], name: str | None) -> dict[str, Encoder]:
+    """The encoders of a run by the names that are written into its files.
+
+    Raises:
+        ValueError: No encoder, one without a name, or a name beside several.
+    """
+    if isinstance(encoder, Mapping):
+        if not encoder or name is not None:
+            raise ValueError("expected at least one encoder by name, and no encoder_name beside them")
+        return dict(encoder)
+    name = name or str(getattr(encoder, "__name__", type(encoder).__name__))
+    if name in ("<lambda>", "partial"):
+        raise ValueError(f"expected encoder_name for an encoder without a name of its own, got {name}")
+    return {name: encoder}

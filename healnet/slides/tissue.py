@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +13,18 @@ from scipy import ndimage
 from healnet.slides.pen_marks import hue_saturation_value, pen_mask
 from healnet.slides.slide_bounds import Bounds
 
-__all__ = ["Tissue", "find_tissue", "otsu_threshold", "tissue_mask"]
+__all__ = ["Segmenter", "Tissue", "find_tissue", "otsu_threshold", "tissue_mask"]
 
 Array = np.ndarray[Any, Any]
+# From a (h, w, 3) uint8 picture and its microns per pixel to (h, w): bool, or probabilities of tissue.
+Segmenter = Callable[[Array, float], Array]
 
 # Glass is a little tinted (saturation up to 0.04), and pale stroma begins near 0.1. Within a slide full of tissue Otsu
 # would split nuclei from stroma, and on an empty one dust from glass.
 THRESHOLD_RANGE = (0.05, 0.12)
 # Below this value a pixel is ink, a fold's shadow or the scanner's black border; its hue is noise.
 DARKEST = 0.15
+PROBABLE = 0.5  # of a segmenter's probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +35,13 @@ class Tissue:
         mask: (h, w) bool, True = tissue.
         downsample: Level-0 pixels per pixel of the mask, along x and y.
         area_mm2: Area of the tissue.
-        threshold: The saturation, from 0 to 1, that parted tissue from glass; NaN of a mask that the user made.
+        threshold: The saturation, or a segmenter's probability, from 0 to 1, that parted tissue from glass; NaN of a mask
+            that the user or a segmenter made.
         pen: (h, w) bool, True = pen mark.
         rgb: (h', w', 3) uint8, picture of the slide on the same grid or, of a small slide, on a finer one; None of a mask
             that the user made.
         bounds: The slide's `Slide.bounds`, from whose corner outlines for QuPath are counted; None if they are not known.
+        small: (h, w) bool, True = in a piece that was left out because it is small; None of a mask that the user made.
     """
 
     mask: Array
@@ -44,6 +51,7 @@ class Tissue:
     pen: Array
     rgb: Array | None = None
     bounds: Bounds | None = None
+    small: Array | None = None
 
     @property
     def pen_share(self) -> float:
@@ -84,6 +92,8 @@ def find_tissue(
     min_area: float,
     min_hole: float,
     threshold: float | None = None,
+    pen: bool = True,
+    segment: Segmenter | None = None,
 ) -> Tissue:
     """The tissue of a slide, from a picture of it and sizes in microns.
 
@@ -95,21 +105,24 @@ def find_tissue(
         closing: Radius in microns.
         min_area: Least area of a piece in square microns.
         min_hole: Least area of a hole in square microns.
-        threshold: A saturation from 0 to 1 instead of Otsu's.
+        threshold: A saturation from 0 to 1 instead of Otsu's; with `segment`, a probability instead of 0.5.
+        pen: Look for pen marks, which are never tissue.
+        segment: Function that finds the tissue in the place of saturation.
+
+    Raises:
+        ValueError: A threshold outside 0..1, a result of `segment` that is no mask of the picture.
     """
     pixel = mpp * mpp * downsample[0] * downsample[1]
     side = pixel**0.5
-    pen = pen_mask(rgb)
-    mask, threshold = tissue_mask(
-        rgb,
-        pen,
-        opening=opening / side,
-        closing=closing / side,
-        min_area=min_area / pixel,
-        min_hole=min_hole / pixel,
-        threshold=threshold,
-    )
-    return Tissue(mask, downsample, float(mask.sum() * pixel / 1e6), threshold, pen, rgb)
+    marks = pen_mask(rgb) if pen else np.zeros(rgb.shape[:2], bool)
+    if segment is None:
+        found, threshold = _colored(rgb, marks, threshold)
+    else:
+        found, threshold = _segmented(segment, rgb, side, threshold)
+    mask = _smoothed(found, opening / side, closing / side, min_hole / pixel) & ~marks
+    large = _large(mask, min_area / pixel)
+    area = float(large.sum() * pixel / 1e6)
+    return Tissue(large, downsample, area, threshold, marks, rgb, small=mask & ~large)
 
 
 def tissue_mask(
@@ -144,15 +157,46 @@ def tissue_mask(
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected an RGB picture (h, w, 3) of uint8, got {rgb.dtype} of shape {rgb.shape}")
+    pen = pen_mask(rgb) if pen is None else pen
+    mask, threshold = _colored(rgb, pen, threshold)
+    return _large(_smoothed(mask, opening, closing, min_hole) & ~pen, min_area), threshold
+
+
+def _colored(rgb: Array, pen: Array, threshold: float | None) -> tuple[Array, float]:
+    """What is more saturated than the threshold, by default Otsu's, and neither black nor pen."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"expected a threshold of saturation from 0 to 1, got {threshold}")
     _, saturation, value = hue_saturation_value(rgb)
-    pen = pen_mask(rgb) if pen is None else pen
     usable = (value > DARKEST) & ~pen
     saturation = ndimage.gaussian_filter(np.where(usable, saturation, 0), 1)
     if threshold is None:
         threshold = float(np.clip(otsu_threshold(saturation[usable]), *THRESHOLD_RANGE))
-    mask = (saturation > threshold) & usable
+    return (saturation > threshold) & usable, threshold
+
+
+def _segmented(segment: Segmenter, rgb: Array, mpp: float, threshold: float | None) -> tuple[Array, float]:
+    """What a function takes for tissue, once it is a mask of the picture or probabilities."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"expected a threshold of probability from 0 to 1, got {threshold}")
+    found = np.asarray(segment(rgb.copy(), mpp))
+    kind = found.dtype.kind
+    if (
+        found.shape != rgb.shape[:2]
+        or kind not in "bf"
+        or (kind == "f" and not ((found >= 0) & (found <= 1)).all())
+    ):
+        raise ValueError(
+            f"expected of segment bool or probabilities from 0 to 1 of shape {rgb.shape[:2]}, got {found.dtype} of shape "
+            f"{found.shape}" + (f" from {found.min()} to {found.max()}" if kind == "f" and found.size else "")
+        )
+    if kind == "b":
+        return found, math.nan
+    threshold = PROBABLE if threshold is None else threshold
+    return found >= threshold, threshold
+
+
+def _smoothed(mask: Array, opening: float, closing: float, min_hole: float) -> Array:
+    """A mask without specks, cracks and small holes."""
     # Beyond the border the picture goes on as it ends: a section cut off by the scan keeps its rim, glass stays glass.
     margin = int(max(opening, closing)) + 1
     mask = np.pad(mask, margin, mode="edge")
@@ -160,9 +204,7 @@ def tissue_mask(
         mask = ndimage.binary_opening(mask, _disk(opening))
     if closing >= 1:
         mask = ndimage.binary_closing(mask, _disk(closing))
-    mask = mask[margin:-margin, margin:-margin]
-    mask = ~_large(~mask, min_hole) & ~pen
-    return _large(mask, min_area), threshold
+    return ~_large(~mask[margin:-margin, margin:-margin], min_hole)
 
 
 def otsu_threshold(values: Array) -> float:

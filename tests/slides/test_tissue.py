@@ -1,11 +1,14 @@
 """Tissue is found where it is, and measured exactly."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healnet.slides.tissue import Tissue, otsu_threshold, tissue_mask
+from healnet.slides.tissue import Tissue, find_tissue, otsu_threshold, tissue_mask
 
 GLASS, PURPLE, PALE, INK, PEN = (243, 242, 244), (150, 80, 160), (225, 195, 215), (20, 20, 25), (30, 160, 60)
 
@@ -117,3 +120,94 @@ def test_the_fraction_is_the_area_under_the_mask(seed, x, y, footprint, scale):
     )
     expected = (rows @ mask @ columns) / footprint**2
     assert tissue.fraction(np.array([[x, y]]), footprint)[0] == pytest.approx(expected, abs=1e-9)
+
+
+# What is on, and what is off
+
+
+def square_of_tissue():
+    rgb = np.full((120, 140, 3), 245, np.uint8)
+    rgb[20:80, 20:90] = (200, 90, 160)
+    rgb[40:50, 40:60] = 245  # a hole of 200 pixels
+    rgb[95:101, 95:102] = (200, 90, 160)  # a piece of 42
+    return rgb
+
+
+FINE = {"opening": 0, "closing": 0, "min_area": 0, "min_hole": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "hole", "piece"),
+    [
+        ({"min_hole": 0, "min_area": 0}, True, True),
+        ({"min_hole": math.inf, "min_area": 0}, False, True),
+        ({"min_hole": 0, "min_area": 64 * 200}, True, False),
+    ],
+)
+def test_holes_and_small_pieces_stay_or_go(options, hole, piece):
+    tissue = find_tissue(square_of_tissue(), (16.0, 16.0), 0.5, **(FINE | options))
+    assert tissue.mask[45, 50] != hole
+    assert tissue.mask[98, 98] == piece
+    assert tissue.small[98, 98] != piece
+    assert tissue.small.any() != piece
+    assert not tissue.small[20:80, 20:90].any()
+
+
+def test_the_pen_search_can_be_left_out():
+    rgb = square_of_tissue()
+    rgb[20:80, 100:130] = (40, 200, 60)  # green ink
+    with_pen, without = (find_tissue(rgb, (16.0, 16.0), 0.5, pen=pen, **FINE) for pen in (True, False))
+    assert with_pen.pen[50, 115]
+    assert not with_pen.mask[50, 115]
+    assert without.mask[50, 115]
+    assert (without.pen.any(), without.pen_share) == (False, 0.0)
+
+
+def test_a_segmenter_finds_the_tissue_at_its_own_scale():
+    rgb, seen = square_of_tissue(), []
+
+    def segment(picture, mpp):
+        seen.append((picture.shape, mpp))
+        picture[:] = 0  # its own copy
+        probability = np.zeros(picture.shape[:2], np.float32)
+        probability[20:80, 20:90], probability[90:110, 90:110] = 0.6, 0.4
+        return probability
+
+    tissue = find_tissue(rgb, (16.0, 16.0), 0.5, segment=segment, **FINE)
+    assert seen == [((120, 140, 3), 8.0)]
+    assert np.argwhere(tissue.mask).min(0).tolist() == [20, 20]
+    assert (int(tissue.mask.sum()), tissue.threshold) == (60 * 70, 0.5)
+    assert tissue.area_mm2 == pytest.approx(60 * 70 * 64e-6)
+    assert (tissue.rgb == square_of_tissue()).all()
+    lower = find_tissue(rgb, (16.0, 16.0), 0.5, segment=segment, threshold=0.3, **FINE)
+    assert int(lower.mask.sum()) == 60 * 70 + 400
+    plain = find_tissue(rgb, (16.0, 16.0), 0.5, segment=lambda picture, mpp: picture[..., 1] < 200, **FINE)
+    assert int(plain.mask.sum()) == 60 * 70 - 200 + 42
+    assert math.isnan(plain.threshold)
+
+
+def test_ink_is_no_tissue_of_a_segmenter_either():
+    rgb = square_of_tissue()
+    rgb[20:80, 100:130] = (40, 200, 60)
+    everything = {"segment": lambda picture, mpp: np.ones(picture.shape[:2], bool)}
+    assert not find_tissue(rgb, (16.0, 16.0), 0.5, **everything, **FINE).mask[50, 115]
+    assert find_tissue(rgb, (16.0, 16.0), 0.5, pen=False, **everything, **FINE).mask.all()
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (np.zeros((60, 70), bool), "bool of shape (60, 70)"),
+        (np.zeros((120, 140), np.uint8), "uint8 of shape (120, 140)"),
+        (np.full((120, 140), 255.0), "float64 of shape (120, 140) from 255.0 to 255.0"),
+        (np.full((120, 140), np.nan), "float64 of shape (120, 140) from nan to nan"),
+    ],
+)
+def test_what_is_no_mask_of_the_picture_is_refused(result, got):
+    text = f"expected of segment bool or probabilities from 0 to 1 of shape (120, 140), got {got}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        find_tissue(square_of_tissue(), (16.0, 16.0), 0.5, segment=lambda rgb, mpp: result, **FINE)
+    with pytest.raises(ValueError, match=r"^expected a threshold of probability from 0 to 1, got 50$"):
+        find_tissue(
+            square_of_tissue(), (16.0, 16.0), 0.5, segment=lambda rgb, mpp: result, threshold=50, **FINE
+        )

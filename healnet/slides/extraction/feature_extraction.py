@@ -37,7 +37,7 @@ from healnet.slides.features.feature_writer import (
 from healnet.slides.quality_table import SlideResult, write_quality_table
 from healnet.slides.slide_bounds import Origin
 from healnet.slides.slide_files import match_slide_mpp, named_slides
-from healnet.slides.tile_encoder import Encoder, TileEncoder, device_of
+from healnet.slides.tile_encoder import Encoder, TileEncoder, device_of, encoders_by_name
 from healnet.slides.tiles import Tiles
 from healnet.slides.tissue_files import write_tissue
 
@@ -64,6 +64,7 @@ def extract_features(
     coords: str | Path | None = None,
     masks: str | Path | None = None,
     outline_origin: Origin | None = None,
+    tissue_options: Mapping[str, Any] | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     layout: Layout = "trident",
     batch_size: int = 64,
@@ -100,6 +101,8 @@ def extract_features(
         masks: Folder of tissue masks in the place of the tissue that would be found: ``<slide>.geojson`` of polygons, as
             QuPath exports annotations, or ``<slide>.png``.
         outline_origin: "bounds" or "level0", what outlines of slides with bounds count from; see `read_tissue`.
+        tissue_options: Options of `Slide.tissue` by name, such as ``{"pen": False}``, or a `segment` function of a module's
+            own, which is called in another process: a network best loads itself at its first call.
         transform: Function of one (3, size, size) uint8 tile to what the encoder takes, run by the workers. By default the
             encoder gets float32 from 0 to 1; pass a transform, or wrap the encoder, to apply its normalization.
         layout: "trident", or "clam" for ``h5_files/``, ``pt_files/`` and ``patches/``, as CLAM's own loaders expect.
@@ -136,8 +139,8 @@ def extract_features(
     """
     if num_workers:
         refuse_while_starting("extract_features")
-    if coords is not None and masks is not None:
-        raise ValueError("expected coords or masks, got both")
+    if sum(given is not None for given in (coords, masks, tissue_options)) > 1:
+        raise ValueError("expected one of coords, masks and tissue_options, got more")
     own = coords is None
     settings = ExtractionSettings(
         (size or 256) if own else size,
@@ -146,11 +149,15 @@ def extract_features(
         tissue_fraction if own else 0.0,
         min_sharpness,
     )
-    places = {"coords": None if own else Path(str(coords)), "masks": None if masks is None else Path(masks)}
+    places: dict[str, Any] = {
+        "coords": None if own else Path(str(coords)),
+        "masks": None if masks is None else Path(masks),
+    }
     named = named_slides(slides)
     scales = match_slide_mpp(slide_mpp, [name for name, _ in named])
-    jobs = {name: SlideJob(name, path, scales[name], **places, origin=outline_origin) for name, path in named}
-    encoders = _by_name(encoder, encoder_name)
+    places |= {"origin": outline_origin, "tissue": tissue_options or {}}
+    jobs = {name: SlideJob(name, path, scales[name], **places) for name, path in named}
+    encoders = encoders_by_name(encoder, encoder_name)
     output = Path(output)
     (output / "tissue").mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(), ExitStack() as stack:
@@ -297,7 +304,7 @@ class _Run:
                     )
                 )
             except OSError as error:  # a file that cannot be read is not replaced
-                self.results[job.name] = _failed(job.name, error_line(error, job.path))
+                self.results[job.name] = SlideResult.failed(job.name, error_line(error, job.path))
                 return True
         if len(found) < len(self.folders) or None in found:
             return False
@@ -388,19 +395,3 @@ class _Progress:
     def __init__(self) -> None:
         self.done = self.kept = self.of = 0
         self.notes: dict[str, float] = {}
-
-
-def _by_name(encoder: Encoder | Mapping[str, Encoder], name: str | None) -> dict[str, Encoder]:
-    if isinstance(encoder, Mapping):
-        if not encoder or name is not None:
-            raise ValueError("expected at least one encoder by name, and no encoder_name beside them")
-        return dict(encoder)
-    name = name or str(getattr(encoder, "__name__", type(encoder).__name__))
-    if name in ("<lambda>", "partial"):
-        raise ValueError(f"expected encoder_name for an encoder without a name of its own, got {name}")
-    return {name: encoder}
-
-
-def _failed(name: str, error: str) -> SlideResult:
-    numbers = dict.fromkeys(SlideResult.numbers(), float("nan"))
-    return SlideResult(name, 0, error=error, **numbers)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from healnet.slides.sharpness import sharpness
 from healnet.slides.slide import Slide
 from healnet.slides.slide_bounds import Origin
 from healnet.slides.tiles import Tiles
+from healnet.slides.tissue import Tissue
 from healnet.slides.tissue_files import read_tissue
 
 __all__ = ["FirstLook", "ScoredTiles", "SlideJob", "SlideSizes", "first_look"]
@@ -38,6 +40,7 @@ class SlideJob:
         coords: Folder of coordinates by CLAM or TRIDENT, or None.
         masks: Folder of tissue masks, or None.
         origin: Where outlines count from, as the user says; None = as `read_tissue` and `write_tissue` have it.
+        tissue: Options of `Slide.tissue` by name.
     """
 
     name: str
@@ -46,6 +49,15 @@ class SlideJob:
     coords: Path | None = None
     masks: Path | None = None
     origin: Origin | None = None
+    tissue: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = list(inspect.signature(Slide.tissue).parameters)[1:]
+        unknown = [key for key in self.tissue if key not in known]
+        if unknown:
+            raise ValueError(
+                f"expected options of Slide.tissue, {', '.join(known)}, got {', '.join(unknown)}"
+            )
 
     def selection(self) -> str:
         """Name the source of the tiles, with a digest where it is a file, so that a later run notices another one."""
@@ -53,7 +65,13 @@ class SlideJob:
             return f"coords {_digest(self._coords_file())}"
         if self.masks is not None:
             return f"mask {_digest(self._mask_file())}" + (f" from {self.origin}" if self.origin else "")
-        return "tissue"
+        options = [
+            f"{key}={value}"
+            if value is None or isinstance(value, bool | int | float)
+            else f"{key}={_name_of(value)}"
+            for key, value in sorted(self.tissue.items())
+        ]
+        return " ".join(["tissue", *options])
 
     def tiles(self, settings: ExtractionSettings) -> Tiles:
         """The tiles of the slide.
@@ -66,8 +84,14 @@ class SlideJob:
         if self.coords is None:
             assert settings.size is not None
             slide.known_mpp(f"slide_mpp={{{self.name!r}: ...}} (--slide-mpp), or one number for all slides")
-            mask = None if self.masks is None else read_tissue(self._mask_file(), slide, self.origin)
-            return slide.tiles(settings.size, settings.mpp, settings.overlap, settings.tissue_fraction, mask)
+            tissue: Tissue | None
+            if self.masks is not None:
+                tissue = read_tissue(self._mask_file(), slide, self.origin)
+            else:
+                tissue = slide.tissue(**self.tissue) if settings.tissue_fraction > 0 else None
+            return slide.tiles(
+                settings.size, settings.mpp, settings.overlap, settings.tissue_fraction, tissue
+            )
         path = self._coords_file()
         geometry = read_patch_geometry(path)
         agreed_name(path, {"name": geometry.name}, self.name)
@@ -176,6 +200,12 @@ def _overview(slide: Slide) -> np.ndarray[Any, Any]:
         scale = OVERVIEW / max(slide.width, slide.height)
         shape = (max(1, round(slide.height * scale)), max(1, round(slide.width * scale)), 3)
         return np.full(shape, 255, np.uint8)
+
+
+def _name_of(function: Any) -> str:
+    """A function's name with its module's, or that of an object's class."""
+    one = function if hasattr(function, "__qualname__") else type(function)
+    return f"{one.__module__}.{one.__qualname__}"
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,7 @@ PICTURE_SIDE = 1600  # pixels of the longer side
 PHONE = 400  # pixels of width at which lines and names must still be seen
 # Okabe and Ito's colors, legible to color-blind eyes, with black for tiles so that they stand out on any stain.
 TISSUE, PEN, BLURRED, TILE = (0, 158, 115), (240, 228, 66), (213, 94, 0), (0, 0, 0)
+SMALL = (86, 180, 233)
 TEXT = 13  # pixels of the names' height at the width of a phone; at least 16 of the picture's own
 
 
@@ -63,6 +64,12 @@ def quality_picture(
             y, x = np.mgrid[:height, :width]
             pixels[pen & ((x + y) // (3 * line) % 2 == 0)] = PEN
             legend.append(("pen mark, left out", PEN))
+        small = tissue.small
+        if small is not None and small.any():
+            # A small piece is under a pixel of a small picture: its frame is what is seen.
+            small = _resized(ndimage.binary_dilation(small, iterations=2 * line), width, height)
+            pixels[small & ~ndimage.binary_erosion(small, iterations=line)] = SMALL
+            legend.append(("small piece, left out", SMALL))
         border = ndimage.binary_dilation(mask, iterations=line + 1) & ~ndimage.binary_erosion(
             mask, border_value=1
         )

@@ -451,8 +451,38 @@ def test_masks_of_the_users_own(slides, tmp_path):
     assert reports[0].tissue_mm2 == pytest.approx(128 * 256 * 0.25e-6, rel=0.02)
     same = read_patches(tmp_path / "first" / "b.h5").coords
     assert np.array_equal(read_patches(tmp_path / "second" / "b.h5").coords, same)
-    with pytest.raises(ValueError, match=r"^expected coords or masks, got both$"):
+    with pytest.raises(ValueError, match=r"^expected one of coords, masks and tissue_options, got more$"):
         extract(slides, tmp_path / "third", masks=tmp_path, coords=tmp_path)
+
+
+def upper_part(rgb, mpp):
+    """A segmenter that takes what lies in the upper 280 level-0 pixels of 0.5 microns."""
+    return np.broadcast_to((np.arange(len(rgb)) < 280 * 0.5 / mpp)[:, None], rgb.shape[:2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tissue_by_a_segmenter_of_the_users_own(slides, tmp_path, workers):
+    options = {"tissue_options": {"segment": upper_part, "opening": 0, "closing": 0, "mpp": 2.0}}
+    (report,) = extract(slides[:1], tmp_path, num_workers=workers, tissue_fraction=1.0, **options)
+    assert report.error == ""
+    coords = read_patches(tmp_path / "a.h5").coords
+    assert sorted(map(tuple, coords.tolist())) == [
+        (x, y) for x in range(0, 576, 64) for y in (0, 64, 128, 192)
+    ]
+    # The same again goes on, another tissue in one folder is refused.
+    (again,) = extract(slides[:1], tmp_path, tissue_fraction=1.0, **options)
+    assert again.tiles == 36
+    with pytest.raises(
+        ValueError, match=r"selection tissue closing=0 mpp=2\.0 opening=0 segment=.*upper_part, t"
+    ):
+        extract(slides[:1], tmp_path, tissue_fraction=1.0)
+
+
+def test_options_of_the_tissue_that_are_none(slides, tmp_path):
+    with pytest.raises(ValueError, match=r"^expected options of Slide\.tissue, mpp, .*segment, got pens$"):
+        extract(slides, tmp_path, tissue_options={"pens": False})
+    with pytest.raises(ValueError, match=r"^expected one of coords, masks and tissue_options, got more$"):
+        extract(slides, tmp_path, tissue_options={"pen": False}, masks=tmp_path)
 
 
 def test_blurred_tiles_are_left_out_and_counted(slide_writer, tmp_path):

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from healnet.slides.extraction.quality_picture import (
     BLURRED,
     PEN,
     PICTURE_SIDE,
+    SMALL,
     TISSUE,
     quality_picture,
     write_jpeg,
@@ -81,6 +83,19 @@ def test_pen_marks_are_striped_so_that_their_own_color_stays_visible():
     assert (striped ^ own).all()
     assert 0.4 < striped.mean() < 0.6
     assert not has(picture[45:300], PEN)
+
+
+def test_small_pieces_that_were_left_out_are_framed():
+    part = tissue()
+    small = np.zeros_like(part.mask)
+    small[20:24, 160:164] = True
+    shown = quality_picture(RGB, (4000, 3000), tissue=replace(part, small=small))
+    frame = (shown[:300] == SMALL).all(axis=2)
+    y, x = np.nonzero(frame)
+    assert (x.min(), x.max(), y.min(), y.max()) == (316, 331, 36, 51)  # two pixels of the mask around it
+    assert not frame[40:48, 320:328].any()
+    assert has(shown[300:], SMALL)
+    assert not has(quality_picture(RGB, (4000, 3000), tissue=replace(part, small=small & False)), SMALL)
 
 
 def test_blurred_tiles_are_tinted_and_others_are_not():
