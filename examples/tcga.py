@@ -81,13 +81,13 @@ def check_manifest(path: Path, current: dict) -> None:
     """Write it, or refuse to mix folds of runs that differ; versions may."""
     text = json.dumps(current, indent=2)
     if path.exists():
-        before, now = json.loads(path.read_text()), json.loads(text)
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
         changed = [key for key in ("settings", "seed", "inputs") if before[key] != now[key]]
         if changed:
             sys.exit(
                 f"{path.parent} holds folds of a run with other {' and '.join(changed)}; choose another --output"
             )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def score(folds: pd.DataFrame) -> pd.DataFrame:

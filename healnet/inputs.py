@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from healnet.streams import Stream
 
@@ -152,22 +152,10 @@ class Graph(NamedTuple):
     @classmethod
     def stack(cls, graphs: Sequence[Graph]) -> Graph:
         """Graphs of single patients into one batch, padded at the end."""
-        n = max(len(graph.nodes) for graph in graphs)
-        e = max(graph.edge_index.shape[1] for graph in graphs)
-        padded = []
-        for graph in graphs:
-            more_nodes, more_edges = n - len(graph.nodes), e - graph.edge_index.shape[1]
-            padded.append(
-                cls(
-                    F.pad(graph.nodes, (0, 0, 0, more_nodes)),
-                    F.pad(graph.edge_index, (0, more_edges)),
-                    F.pad(graph.mask, (0, more_nodes)),
-                    F.pad(graph.edge_mask, (0, more_edges)),
-                    F.pad(graph.edges, (0, 0, 0, more_edges)),
-                    F.pad(graph.centroids, (0, 0, 0, more_nodes)),
-                )
-            )
-        return cls(*(torch.stack(field) for field in zip(*padded, strict=True)))
+        # Every field by its first axis, which edge_index has second.
+        rows = [graph._replace(edge_index=graph.edge_index.T) for graph in graphs]
+        batch = cls(*(pad_sequence(list(field), batch_first=True) for field in zip(*rows, strict=True)))
+        return batch._replace(edge_index=batch.edge_index.transpose(1, 2).contiguous())
 
     def to(self, *args: Any, **kwargs: Any) -> Graph:
         """Move as `Tensor.to` does; a dtype applies to the features of nodes and edges alone."""

@@ -4,10 +4,14 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import healnet
 
@@ -147,3 +151,28 @@ print(tuple(logits.shape))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "(3, 2)"
+
+
+def project():
+    return tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_promised():
+    lines = (ROOT.parent / "tests/constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    promised = [project()["dependencies"], *project()["optional-dependencies"].values()]
+    for requirement in map(Requirement, (text for part in promised for text in part)):
+        for bound in requirement.specifier:  # 2024.5 is kept by 2024.5.3, which may be the first of them
+            assert f"{tested[canonicalize_name(requirement.name)]}.".startswith(f"{bound.version}."), (
+                requirement
+            )
+
+
+def test_the_workflow_runs_every_python_that_is_promised():
+    workflow = yaml.safe_load((ROOT.parent / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    prefix = "Programming Language :: Python :: 3."
+    promised = [
+        f"3.{text.removeprefix(prefix)}" for text in project()["classifiers"] if text.startswith(prefix)
+    ]
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == promised
+    assert project()["requires-python"] == f">={promised[0]}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from healnet.inputs import Graph, Masked, broadcast_mask, hide, map_tensors
@@ -111,8 +110,10 @@ def more_padding(inputs: Any, extra: int = 3) -> Any | None:
     def longer(tensor: Tensor, name: str) -> Tensor:
         if name not in names or tensor.shape[:2] != mask.shape[:2]:
             return tensor
-        pad = [0, 0] * (tensor.dim() - 2) + [0, extra]
-        return F.pad(tensor, pad, value=False if tensor.dtype == torch.bool else 7)
+        more = tensor.new_full(
+            (len(tensor), extra, *tensor.shape[2:]), False if tensor.dtype == torch.bool else 7
+        )
+        return torch.cat([tensor, more], dim=1)
 
     return map_tensors(longer, inputs)
 
