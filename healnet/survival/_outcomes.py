@@ -21,6 +21,7 @@ _BRACKETS = re.compile(r"\[.*\]")
 _NUMBERED = re.compile(r"([01])(\.0*)?(\s*:.*)?", re.DOTALL)
 _EVENT = {"dead", "deceased", "died", "event", "true", "yes", "recurred", "progressed", "recurred/progressed"}
 _NO_EVENT = {"alive", "living", "censored", "false", "no", "no event", "diseasefree", "disease free"}
+_STATE = re.compile(r"vital", re.IGNORECASE)  # of patients, of which either may be the 1
 _OPPOSITE = re.compile(r"censor|alive|living|surviv(ed|or)", re.IGNORECASE)
 
 
@@ -91,6 +92,11 @@ def _event(value: Any, name: str, row: Any) -> float:
         return np.nan
     text = str(value).strip().lower()
     numbered = _NUMBERED.fullmatch(text)
+    if numbered and not numbered[3] and _STATE.search(name):
+        raise ValueError(
+            f"expected words as Dead and Alive in {name!r}, got {value!r} for patient {row!r}: which number is dead? "
+            f"Say it in a column of your own, as frame['event'] = frame[{name!r}] == 1 where 1 is dead"
+        )
     if numbered:
         return float(numbered[1])
     if text in _EVENT | _NO_EVENT:

@@ -100,7 +100,7 @@ class TimeBins:
         seen = target.time[target.event]
         if not len(seen):
             raise ValueError("expected at least one observed event for quantile bins, got none")
-        inner = np.quantile(seen, np.linspace(0, 1, num_bins + 1)[1:-1])
+        inner = _snapped(np.quantile(seen, np.linspace(0, 1, num_bins + 1)[1:-1]), seen)
         edges = np.concatenate([[0.0], inner, [last]])
         increasing = bool((np.diff(edges) > 0).all())
         if not increasing or not np.histogram(seen, edges)[0].all():
@@ -122,7 +122,7 @@ class TimeBins:
     def transform(self, time: Tensor | Sequence[float] | NDArray[Any]) -> Tensor | NDArray[np.int64]:
         """Return the bin of each time, 0..k-1; times beyond the last edge belong to the last bin.
 
-        A float32 tensor is compared with edges rounded to float32, so that a time that was an edge stays one.
+        A float32 tensor or array is compared with edges rounded to float32, so that a time that was an edge stays one.
 
         Shape:
             time: any; a tensor gives an int64 tensor on its device, anything else an int64 array.
@@ -132,7 +132,10 @@ class TimeBins:
         """
         inner = self.edges[1:-1]
         if not isinstance(time, Tensor):
-            times = check_nonnegative(np.asarray(time, dtype=np.float64))
+            given = as_array(time)
+            times = check_nonnegative(np.asarray(given, dtype=np.float64))
+            if given.dtype in (np.float16, np.float32):
+                inner = inner.astype(given.dtype).astype(np.float64)
             return np.searchsorted(inner, times, side="right").astype(np.int64)
         check_nonnegative(time)
         precise = time if time.dtype in (torch.float32, torch.float64) else time.double()
@@ -158,6 +161,15 @@ class TimeBins:
 
     def __repr__(self) -> str:
         return f"TimeBins(edges={_listed(self.edges)})"
+
+
+def _snapped(edges: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges that are a time but for the rounding of their interpolation, as that time: an event there begins its bin."""
+    ascending = np.unique(times)
+    after = np.searchsorted(ascending, edges).clip(0, len(ascending) - 1)
+    near = np.stack((ascending[(after - 1).clip(0)], ascending[after]))
+    nearest = np.where(edges - near[0] <= near[1] - edges, near[0], near[1])
+    return np.where(np.abs(edges - nearest) <= 1e-12 * nearest, nearest, edges)
 
 
 def _checked(edges: ArrayLike) -> NDArray[np.float64]:

@@ -101,7 +101,8 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
 def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
     """Compute the p-value of the log-rank test that all groups share one survival curve.
 
-    scikit-survival's `compare_survival`. The groups must have been known before follow-up, as the arms of a trial are.
+    scikit-survival's `compare_survival`, without groups of which nobody is at risk when an event happens, as in R's
+    `survdiff`; 1 where only one group is left. The groups must have been known before follow-up, as the arms of a trial are.
     For halves by out-of-fold risks p is too small, because the models of the folds were fitted on each other's
     patients.
 
@@ -128,4 +129,9 @@ def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
         raise ValueError("expected at least one event for a log-rank test, got none")
     from sksurv.compare import compare_survival
 
+    ever = np.unique(codes[target.time >= target.time[target.event].min()])
+    if len(ever) < 2:
+        return 1.0
+    inside = np.isin(codes, ever)  # the others would make the matrix of covariances singular
+    target, codes = target[inside], codes[inside]
     return float(compare_survival(target.to_structured(), codes)[1])

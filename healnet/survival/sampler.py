@@ -91,8 +91,12 @@ class _EventBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng(_draw(self.generator))
         batches: list[list[int]] = [[] for _ in range(self.num_batches)]
+        # Of each batch; together they are as many as the patients, so that all are filled.
+        sizes = len(self.event) // self.num_batches + (
+            rng.permutation(self.num_batches) < len(self.event) % self.num_batches
+        )
         if self.strata is None:
-            self._distribute(rng.permutation(len(self.event)), self.num_batches, batches, rng)
+            self._distribute(rng.permutation(len(self.event)), self.num_batches, batches, sizes, rng)
         else:
             events = np.bincount(self.strata, self.event).astype(int)
             most = np.bincount(self.strata) // self.min_per_stratum
@@ -100,30 +104,37 @@ class _EventBatches(Sampler[list[int]]):
             # The strata that fit into few batches choose first; the others even out the sizes.
             for stratum in np.lexsort((rng.random(len(shares)), shares)):
                 members = rng.permutation(np.flatnonzero(self.strata == stratum))
-                self._distribute(members, int(shares[stratum]), batches, rng)
+                self._distribute(members, int(shares[stratum]), batches, sizes, rng)
         for place in rng.permutation(self.num_batches):
             yield rng.permutation(batches[place]).tolist()
 
     def _distribute(
-        self, members: NDArray[np.intp], share: int, batches: list[list[int]], rng: np.random.Generator
+        self,
+        members: NDArray[np.intp],
+        share: int,
+        batches: list[list[int]],
+        sizes: NDArray[np.intp],
+        rng: np.random.Generator,
     ) -> None:
-        """Spread patients over the `share` smallest batches, or more where these are full: events in turn, then the rest."""
-        most = math.ceil(len(self.event) / self.num_batches)
+        """Spread patients over the `share` emptiest batches, or more where these are full: events in turn, then the rest."""
         tie = rng.permutation(len(batches)).tolist()
-        sizes = sorted((len(batch), tie[place], place) for place, batch in enumerate(batches))
-        free_places = np.cumsum([most - size for size, *_ in sizes])
-        chosen = sizes[: max(share, int(np.searchsorted(free_places, len(members))) + 1)]
+        rooms = sorted(
+            (len(batch) - size, tie[place], place)
+            for place, (batch, size) in enumerate(zip(batches, sizes.tolist(), strict=True))
+        )
+        free_places = np.cumsum([-room for room, *_ in rooms])
+        chosen = rooms[: max(share, int(np.searchsorted(free_places, len(members))) + 1)]
         left = members[~self.event[members]].tolist()
         for number, patient in enumerate(members[self.event[members]].tolist()):
-            batch = batches[chosen[number % len(chosen)][2]]
-            (batch if len(batch) < most else left).append(patient)
-        for places in (chosen, sizes):  # where all of the chosen are full, to the smallest of all
-            heap = [(len(batches[place]), order, place) for _, order, place in places]
+            place = chosen[number % len(chosen)][2]
+            (batches[place] if len(batches[place]) < sizes[place] else left).append(patient)
+        for places in (chosen, rooms):  # where all of the chosen are full, to the emptiest of all
+            heap = [(len(batches[place]) - int(sizes[place]), order, place) for _, order, place in places]
             heapq.heapify(heap)
-            while left and heap[0][0] < most:
-                size, order, place = heap[0]
+            while left and heap[0][0] < 0:
+                room, order, place = heap[0]
                 batches[place].append(left.pop())
-                heapq.heapreplace(heap, (size + 1, order, place))
+                heapq.heapreplace(heap, (room + 1, order, place))
 
 
 def _draw(generator: torch.Generator | None) -> int:

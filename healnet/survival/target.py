@@ -247,6 +247,13 @@ class SurvivalTarget:
         """The same outcomes without ids, of which nothing is compared."""
         return self.unchecked(self.time, self.event)
 
+    def __array__(self, *_: Any, **__: Any) -> NDArray[Any]:
+        # Each item is a target again, so NumPy would look for numbers in it without end.
+        raise ValueError(
+            "expected an array of numbers, got a SurvivalTarget; pass its `time` or `event`, or `to_structured()` to "
+            "scikit-survival"
+        )
+
     def __len__(self) -> int:
         return len(self.time)
 

@@ -34,9 +34,11 @@ def test_the_ends():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_labels_are_mcats_on_the_cohort_they_were_fitted_on(seed, k):
-    """pandas' qcut of the event times and cut of everybody, as MCAT's dataset_survival does it."""
+    """pandas' qcut of the event times and cut of everybody, as MCAT's dataset_survival does it, rounding of edges aside."""
     time, event = cohort(seed)
     _, edges = pd.qcut(time[event], q=k, retbins=True, labels=False)
+    nearest = time[np.abs(edges[:, None] - time).argmin(axis=1)]
+    edges = np.where(np.isclose(edges, nearest, rtol=1e-12, atol=0), nearest, edges)
     edges[0], edges[-1] = time.min() - 1e-6, time.max() + 1e-6
     theirs = pd.cut(time, bins=edges, labels=False, right=False, include_lowest=True)
     assert TimeBins.fit(time, event, num_bins=k).transform(time).tolist() == theirs.tolist()
@@ -166,3 +168,39 @@ def test_wrong_times(times):
 def test_a_targets_own_arrays_fit():
     target = SurvivalTarget([1, 2, 3, 4], [True, True, True, True])
     assert TimeBins.fit(target.time, target.event, num_bins=2).transform(target.time).tolist() == [0, 0, 1, 1]
+
+
+def test_an_event_at_a_quantile_is_in_the_bin_that_begins_there():
+    """Interpolation between 0.3 and 0.3 gives a number beside 0.3 where it is weighed by tenths."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        time = rng.integers(1, 400, 16) / 10
+        bins = (
+            TimeBins.fit(np.append(time, time.max() + 1), [True] * 16 + [False], num_bins=5)
+            if len(np.unique(time)) == 16
+            else None
+        )
+        if bins is None:
+            continue
+        ranked = np.sort(time)
+        # The 3rd, 6th, 9th and 12th of 15 steps: every edge is an event time itself.
+        assert bins.edges[1:-1].tolist() == ranked[[3, 6, 9, 12]].tolist()
+        assert np.bincount(bins.transform(time)).tolist() == [3, 3, 3, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_time_that_is_an_edge_is_one_in_any_precision(dtype):
+    bins = TimeBins([0, 0.3, 0.7, 3])
+    times = np.array([0.3, 0.7, 0.2, 0.5])
+    assert bins.transform(times).tolist() == [1, 2, 0, 1]
+    assert bins.transform(times.astype(dtype)).tolist() == [1, 2, 0, 1]
+
+
+def test_float32_arrays_and_tensors_agree_with_float64_on_cohorts_in_tenths_of_a_month():
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        time = rng.integers(1, 900, 60) / 10
+        bins = TimeBins.fit(time, rng.random(60) < 0.6)
+        expected = bins.transform(time).tolist()
+        assert bins.transform(time.astype(np.float32)).tolist() == expected
+        assert bins.transform(torch.tensor(time, dtype=torch.float32)).tolist() == expected

@@ -49,6 +49,20 @@ def test_lifelines_log_rank(groups):
     assert logrank_p(np.array(["a", "b", "c"])[group], target) == pytest.approx(theirs, abs=1e-9)
 
 
+def test_a_group_of_which_nobody_is_at_risk_at_an_event_is_left_out():
+    """As R's survdiff, which drops groups that expect no event."""
+    time, event = np.array([1.0, 1, 2, 3, 4, 5, 6, 7]), np.array([0, 0, 1, 1, 1, 0, 1, 1])
+    group = np.array(list("ccaabbab"))
+    target = SurvivalTarget(time, event)
+    inside = group != "c"
+    assert logrank_p(group, target) == logrank_p(group[inside], target[inside])
+    theirs = multivariate_logrank_test(time[inside], group[inside], event[inside]).p_value
+    assert logrank_p(group, target) == pytest.approx(theirs, abs=1e-9)
+    alone = SurvivalTarget([1, 2, 3], [False, True, True])
+    assert logrank_p(["a", "b", "b"], alone) == 1
+    assert multivariate_logrank_test([1, 2, 3], list("abb"), [0, 1, 1]).p_value == 1
+
+
 def test_refused():
     target = SurvivalTarget([1, 2], [True, False])
     for refused, message in (

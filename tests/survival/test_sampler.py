@@ -168,3 +168,20 @@ def test_a_stratum_keeps_enough_company(fewest, batches_with_it):
     batches = list(balanced_event_sampler([True] * 160, 40, strata=strata, min_per_stratum=fewest))
     assert len(batches) == 4
     assert sum(any(i < 40 for i in batch) for batch in batches) == batches_with_it
+
+
+def test_batches_with_strata_differ_by_one_patient_at_most():
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        n = int(rng.integers(2, 90))
+        event, strata = rng.random(n) < rng.uniform(0.1, 0.9), rng.integers(0, rng.integers(1, 9), n)
+        size, fewest = int(rng.integers(1, 20)), int(rng.integers(1, 9))
+        batches = list(
+            balanced_event_sampler(
+                event, size, torch.Generator().manual_seed(seed), strata=strata, min_per_stratum=fewest
+            )
+        )
+        sizes = [len(batch) for batch in batches]
+        assert len(sizes) == -(-n // size)
+        assert max(sizes) - min(sizes) <= 1
+        assert sorted(i for batch in batches for i in batch) == list(range(n))

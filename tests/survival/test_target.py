@@ -12,7 +12,7 @@ import torch
 from sksurv.datasets import load_whas500
 from sksurv.util import Surv
 
-from healnet.survival import SurvivalTarget
+from healnet.survival import SurvivalTarget, concordance
 
 TABLES = Path(__file__).parents[1] / "reference" / "tables"
 NO_EVENT = (
@@ -139,10 +139,6 @@ def test_two_columns_that_contradict_are_refused(status, death, follow_up, messa
     "events",
     [
         [True, False],
-        [1, 0],
-        [1.0, 0.0],
-        ["1", "0"],
-        ["1.0", "0.0"],
         ["Dead", "Alive"],
         ["DECEASED", " living "],
         pd.array([True, False], dtype="boolean"),
@@ -153,6 +149,32 @@ def test_two_columns_that_contradict_are_refused(status, death, follow_up, messa
 def test_ways_to_write_an_event(events):
     frame = pd.DataFrame({"days": ["20", " 30.5 "], "vital_status": events})
     assert SurvivalTarget.from_frame(frame, "days", "vital_status") == SurvivalTarget([20, 30.5], [1, 0])
+
+
+@pytest.mark.parametrize(
+    "events", [[1, 0], [1.0, 0.0], ["1", "0"], ["1.0", "0.0"], pd.array([1, 0], "Int64")]
+)
+def test_numbers_are_events_but_not_states(events):
+    frame = pd.DataFrame({"days": [20, 30.5], "OS": events, "vital_status": events}, index=["p", "q"])
+    assert SurvivalTarget.from_frame(frame, "days", "OS") == SurvivalTarget([20, 30.5], [1, 0])
+    first = frame["vital_status"].astype(object).iloc[0]
+    message = (
+        f"expected words as Dead and Alive in 'vital_status', got {first!r} for patient 'p': which number is dead? "
+        "Say it in a column of your own, as frame['event'] = frame['vital_status'] == 1 where 1 is dead"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SurvivalTarget.from_frame(frame, "days", "vital_status")
+
+
+@pytest.mark.parametrize("read", [np.asarray, np.mean, lambda target: concordance(target, target)])
+def test_a_target_in_the_place_of_an_array_says_so(read):
+    target = SurvivalTarget([1, 2, 3], [True, True, False])
+    message = (
+        "expected an array of numbers, got a SurvivalTarget; pass its `time` or `event`, or `to_structured()` to "
+        "scikit-survival"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read(target)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -61,8 +63,12 @@ def cox_nll(
 
     Raises:
         RuntimeError: Backward with create_graph=True; there is no second derivative.
-        ValueError: Time or event None, other shapes, NaN times or strata, labels other than 0 and 1, weights that are not
-            positive, another name of ties or reduction.
+        ValueError: Time or event None, other shapes, times that are negative or not finite, NaN strata, labels other than 0
+            and 1, weights that are not positive, another name of ties or reduction.
+
+    Warns:
+        UserWarning: No event has another patient at risk, as in a batch of one: there is nothing to learn from it. Not
+            within `torch.compile`.
 
     Example:
         >>> log_hazard = torch.tensor([1.0, 0.5, -0.3])
@@ -72,8 +78,16 @@ def cox_nll(
     check_choice("ties", ties, ("efron", "breslow"))
     eta = one_output(log_hazard, "log_hazard")
     times, seen = as_vector(time, "time", eta), as_event(event, eta)
-    times = require(times, ~torch.isnan(times), "time to be a number")
+    times = require(times, torch.isfinite(times) & (times >= 0), "time to be finite and >= 0")
     stratum = None if strata is None else as_strata(strata, eta)
+    if len(eta) and not torch.compiler.is_compiling() and not _any_pair(times, seen, stratum):
+        warnings.warn(
+            f"Cox's loss of this batch is constant: none of its {int(seen.sum())} events has another of its {len(eta)} "
+            f"patients at risk{'' if strata is None else ' in its stratum'}; take larger batches, best the whole cohort, "
+            "and healnet.survival.balanced_event_sampler for an event in each",
+            UserWarning,
+            stacklevel=2,
+        )
     # A running sum over a million patients outgrows float32: log A would grow by less than its last place.
     precise = exact(eta)
     weight = torch.ones_like(precise)
@@ -84,3 +98,14 @@ def cox_nll(
     terms = partial_likelihood_terms(precise, times, seen, ties == "efron", stratum, weight)
     # Without events the sum is a zero that still depends on the log hazards, so backward gives zeros.
     return reduce(terms, reduction, (weight * seen).sum()).to(eta.dtype)
+
+
+def _any_pair(time: Tensor, event: Tensor, strata: Tensor | None) -> bool:
+    """Whether any event has another patient at risk, as the first event of its stratum has if one has."""
+    group = torch.zeros_like(time, dtype=torch.long)
+    if strata is not None:
+        group = torch.unique(strata, return_inverse=True)[1]
+    latest = time.double() if time.device.type != "mps" else time.float()
+    first = latest.new_full((len(time),), torch.inf).scatter_reduce(0, group[event], latest[event], "amin")
+    at_risk = torch.bincount(group[latest >= first[group]], minlength=1)
+    return bool((at_risk > 1).any())

@@ -84,8 +84,9 @@ class CoxAccumulator:
         if not self._parts:
             raise ValueError("expected patients to be added before loss, got none")
         etas, times, events, strata_parts, weight_parts = zip(*self._parts, strict=True)
-        eta, time, event = torch.cat(etas), torch.cat(times), torch.cat(events)
+        eta, event, time = torch.cat(etas), torch.cat(events), _joined(times)
         strata, weights = _joined(strata_parts), _joined(weight_parts)
+        assert time is not None
         return cox_nll(eta, time, event, self.ties, strata, weights, reduction)
 
     def clear(self) -> None:
@@ -95,4 +96,8 @@ class CoxAccumulator:
 
 def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
     parts = [part for part in column if part is not None]
+    if (
+        len({part.dtype for part in parts}) > 1
+    ):  # float32, to which torch joins whole numbers, would round them
+        parts = [part.double() for part in parts]
     return torch.cat(parts) if parts else None

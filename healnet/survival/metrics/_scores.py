@@ -1,4 +1,7 @@
-"""Each metric as one number, from scikit-survival, or `Undefined` with the reason."""
+"""Each metric as one number, from scikit-survival, or `Undefined` with the reason.
+
+Risks come as their ranks, which are whole numbers: scikit-survival counts risks no further apart than 1e-8 as tied.
+"""
 
 from __future__ import annotations
 
@@ -20,57 +23,44 @@ __all__ = [
     "integrated_brier",
     "mean_auc",
     "own_survival",
-    "scaled",
     "uno",
 ]
-
-_LEAST = 0.01
 
 
 class Undefined(ValueError):
     """A metric has no value on these patients; the message says why."""
 
 
-def harrell(risk: Floats, target: SurvivalTarget) -> float:
-    """Harrell's C."""
+def harrell(rank: Floats, target: SurvivalTarget) -> float:
+    """Harrell's C of ranks of the risks."""
     _need_pairs(target, np.inf)
     from sksurv.metrics import concordance_index_censored
 
-    return float(concordance_index_censored(target.event, target.time, scaled(risk))[0])
+    return float(concordance_index_censored(target.event, target.time, rank)[0])
 
 
-def uno(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
+def uno(rank: Floats, target: SurvivalTarget, train: SurvivalTarget, tau: float) -> float:
     """Uno's C for events before tau, weighted by the inverse probability of censoring in `train`."""
     _need_train(train, tau)
     _need_pairs(target, tau)
-    return float(_weighted("concordance_index_ipcw", train, target, scaled(risk), tau=tau)[0])
+    return float(_weighted("concordance_index_ipcw", train, target, rank, tau=tau)[0])
 
 
-def auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
+def auc(rank: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:
     """Cumulative/dynamic AUC at one time: events by then against all patients followed beyond."""
     _need_both_outcomes(target, train, time)
     seen = _events_until(time, _clipped(target, train))
-    return float(_weighted("cumulative_dynamic_auc", train, seen, scaled(risk), [time])[1])
+    return float(_weighted("cumulative_dynamic_auc", train, seen, rank, [time])[1])
 
 
-def mean_auc(risk: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
+def mean_auc(rank: Floats, target: SurvivalTarget, train: SurvivalTarget, times: Floats) -> float:
     """AUC averaged over the times, weighted by the events between them (Lambert and Chevret 2016)."""
     if len(times) < 2:
         raise Undefined("a mean over time needs at least two times")
     for time in times:
         _need_both_outcomes(target, train, time)
     seen = _events_until(times[-1], _clipped(target, train))
-    return float(_weighted("cumulative_dynamic_auc", train, seen, scaled(risk), times)[1])
-
-
-def scaled(risk: Floats) -> Floats:
-    """The risks, made larger where all are below `_LEAST` in size.
-
-    scikit-survival counts risks no further apart than 1e-8 as tied, so probabilities of that size would all be. A millionth
-    of the largest is left as tied: equal patients differ by as much where their risks were computed in float32.
-    """
-    largest = float(np.abs(risk).max(initial=0))
-    return risk * (_LEAST / largest) if 0 < largest < _LEAST else risk
+    return float(_weighted("cumulative_dynamic_auc", train, seen, rank, times)[1])
 
 
 def brier(survival: Floats, target: SurvivalTarget, train: SurvivalTarget, time: float) -> float:

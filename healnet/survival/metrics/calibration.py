@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from healnet.survival._checks import Floats, Index, check_least, check_probabilities
+from healnet.survival._checks import Floats, Index, as_array, check_least, check_probabilities
 from healnet.survival._order import check_order
 from healnet.survival.nonparametric import kaplan_meier
 from healnet.survival.target import SurvivalTarget
@@ -60,10 +60,13 @@ def d_calibration(survival: ArrayLike, target: SurvivalTarget, num_bins: int = 1
     s, seen = check_probabilities(survival, (len(target),)), target.event
     check_least("num_bins", num_bins, 2)
     check_least("number of patients", len(s), 1)
-    own = np.minimum((s * num_bins).astype(np.int64), num_bins - 1)
+    lower = np.arange(num_bins) / num_bins
+    # A probability that was a limit stays one, also in float32.
+    precision = np.result_type(as_array(survival).dtype, np.float16)
+    limits = lower.astype(min(precision, np.dtype(np.float64), key=lambda kind: kind.itemsize))
+    own = np.searchsorted(limits.astype(np.float64), s, side="right") - 1
     whole = np.zeros((len(s), num_bins))
     whole[np.arange(len(s)), own] = 1
-    lower = np.arange(num_bins) / num_bins
     width = np.clip(s[:, None] - lower, 0, 1 / num_bins)  # what of each interval lies below s
     spread = np.divide(width, s[:, None], out=whole.copy(), where=s[:, None] > 0)
     counts = np.where(seen[:, None], whole, spread).sum(axis=0)

@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike
 from healnet.survival._checks import Floats, check_inside, check_least, check_risk
 from healnet.survival._order import check_same_order
 from healnet.survival.metrics import _scores as scores
+from healnet.survival.metrics._ranks import ranks
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Comparison", "compare"]
-
-_TIED = 1e-8  # risks no further apart count as tied: scikit-survival's default
 
 
 class Comparison(NamedTuple):
@@ -76,7 +75,7 @@ def compare(
     check_least("bootstrap", bootstrap, 1)
     check_inside("confidence", confidence)
     check_same_order(risk_a, risk_b, "risk_a and risk_b")
-    a, b = (check_risk(risk, target, name) for name, risk in (("risk_a", risk_a), ("risk_b", risk_b)))
+    a, b = (ranks(check_risk(risk, target, name)) for name, risk in (("risk_a", risk_a), ("risk_b", risk_b)))
     try:
         c_a, c_b = scores.harrell(a, target), scores.harrell(b, target)
     except scores.Undefined as reason:
@@ -111,11 +110,10 @@ def _comparable(target: SurvivalTarget) -> Floats:
     return (event[:, None] & (later | as_late)).astype(np.float64)
 
 
-def _concordant(risk: Floats) -> Floats:
+def _concordant(rank: Floats) -> Floats:
     """(n, n): 1 where i has the larger risk, 1/2 where they tie."""
-    risk = scores.scaled(risk)
-    gap = risk[:, None] - risk[None, :]
-    return np.where(np.abs(gap) <= _TIED, 0.5, (gap > 0).astype(np.float64))
+    higher: Floats = (1 + np.sign(rank[:, None] - rank[None, :])) / 2
+    return higher
 
 
 def _counted(weights: Floats, pairs: Floats) -> Floats:

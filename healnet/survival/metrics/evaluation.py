@@ -24,6 +24,7 @@ from healnet.survival._order import check_columns, check_order
 from healnet.survival.baseline import BreslowBaseline
 from healnet.survival.curve import SurvivalCurve
 from healnet.survival.metrics import _scores as scores
+from healnet.survival.metrics._ranks import ranks
 from healnet.survival.target import SurvivalTarget
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ __all__ = ["concordance", "evaluate"]
 def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
     """Compute Harrell's C, the share of comparable pairs in which the earlier event has the larger risk.
 
-    Tied risks count half (Harrell et al. 1996; scikit-survival's `concordance_index_censored`).
+    Tied risks count half (Harrell et al. 1996; scikit-survival's `concordance_index_censored`). Only the order of risks
+    counts. Risks that differ by less than a millionth of themselves are tied, for equal patients differ by as much where a
+    network in float32 gets them in other batches.
 
     Args:
         risk: Predicted risk, larger = worse.
@@ -55,9 +58,9 @@ def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
         >>> concordance([3.0, 1.0, 2.0], SurvivalTarget([1, 3, 2], [True, False, True]))
         1.0
     """
-    risk = check_risk(risk, target)
+    rank = ranks(check_risk(risk, target))
     try:
-        return scores.harrell(risk, target)
+        return scores.harrell(rank, target)
     except scores.Undefined as reason:
         warnings.warn(f"Harrell's C is undefined: {reason}", UserWarning, stacklevel=2)
         return math.nan
@@ -87,6 +90,7 @@ def evaluate(
     d_calibration_p      p of `d_calibration`: small = the curves are not calibrated
     ===================  ================================================================================
 
+    C and AUC know risks by their order alone, and tie what `concordance` ties.
     All but the calibrations are scikit-survival's; the probability G of not being censored that weighs them is
     estimated on `train_target`, right-continuous: patients censored at t lower G(t).
 
@@ -158,12 +162,13 @@ def _risk_rows(
 ) -> list[_Row]:
     if tau is not None and not tau > 0:
         raise ValueError(f"expected tau > 0, got {tau}")
+    rank = ranks(risk)
     end = float(min(train.time.max(initial=0), test.time.max(initial=0))) if tau is None else float(tau)
     return [
-        _Row("harrell_c", math.nan, lambda i: scores.harrell(risk[i], test[i])),
-        _Row("uno_c", end, lambda i: scores.uno(risk[i], test[i], train, end)),
-        *(_Row("auc", time, partial(_auc, risk, test, train, time)) for time in grid.tolist()),
-        _Row("mean_auc", math.nan, lambda i: scores.mean_auc(risk[i], test[i], train, grid)),
+        _Row("harrell_c", math.nan, lambda i: scores.harrell(rank[i], test[i])),
+        _Row("uno_c", end, lambda i: scores.uno(rank[i], test[i], train, end)),
+        *(_Row("auc", time, partial(_auc, rank, test, train, time)) for time in grid.tolist()),
+        _Row("mean_auc", math.nan, lambda i: scores.mean_auc(rank[i], test[i], train, grid)),
     ]
 
 
@@ -222,8 +227,8 @@ def _survival_rows(curves: _Curves, test: SurvivalTarget, train: SurvivalTarget,
     ]
 
 
-def _auc(risk: Floats, test: SurvivalTarget, train: SurvivalTarget, time: float, i: Index) -> float:
-    return scores.auc(risk[i], test[i], train, time)
+def _auc(rank: Floats, test: SurvivalTarget, train: SurvivalTarget, time: float, i: Index) -> float:
+    return scores.auc(rank[i], test[i], train, time)
 
 
 def _brier(survival: Floats, test: SurvivalTarget, train: SurvivalTarget, time: float, i: Index) -> float:

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from healnet.survival import SurvivalTarget, cox_nll
 
 REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "survival.json").read_text())
 TIES = ["efron", "breslow"]
+constant = pytest.mark.filterwarnings("ignore:Cox's loss of this batch is constant")
 
 
 @st.composite
@@ -135,6 +138,7 @@ def test_lifelines_likelihood_with_weights_and_strata(seed):
     assert -loss.item() == pytest.approx(fitted.log_likelihood_, abs=1e-6)
 
 
+@constant
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.sampled_from(TIES))
 def test_scikit_survival_likelihood(cohort, ties):
@@ -144,6 +148,7 @@ def test_scikit_survival_likelihood(cohort, ties):
     assert loss.item() == pytest.approx(theirs.nlog_likelihood(np.ones(1)) * len(eta), abs=1e-9)
 
 
+@constant
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.sampled_from(TIES))
 def test_the_definition_with_strata_and_weights(cohort, ties):
@@ -170,6 +175,7 @@ def test_events_at_one_time_in_two_strata_are_no_tie(ties):
     assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 
+@constant
 @settings(max_examples=40, deadline=None)
 @given(cohorts(min_events=1), st.sampled_from(TIES), st.randoms(use_true_random=False), st.floats(-200, 200))
 def test_row_order_and_a_shift_change_nothing(cohort, ties, random, shift):
@@ -228,7 +234,7 @@ def test_a_compiled_graph_is_not_broken(ties, strata, weights):
         ValueError, match=r"^expected event to be bool or exactly 0 or 1, got 2 at position 0"
     ):
         compiled(x, time, 2 * event)
-    with pytest.raises(ValueError, match=r"^expected time to be a number, got nan at position 0"):
+    with pytest.raises(ValueError, match=r"^expected time to be finite and >= 0, got nan at position 0"):
         compiled(x, time * torch.nan, event)
 
 
@@ -293,6 +299,7 @@ def test_half_precision_under_autocast(dtype):
     assert layer.weight.grad.isfinite().all()
 
 
+@constant
 @pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_without_events_a_zero_joined_to_the_graph(ties, reduction):
@@ -304,12 +311,40 @@ def test_without_events_a_zero_joined_to_the_graph(ties, reduction):
 
 
 @pytest.mark.parametrize(("event", "strata"), [(True, None), (False, None), (True, [1])])
-def test_a_batch_of_one(event, strata):
+def test_a_batch_of_one_is_warned_of(event, strata):
     eta = torch.tensor([2.0], requires_grad=True)
-    loss = cox_nll(eta, torch.tensor([3.0]), torch.tensor([event]), strata=strata)
+    message = (
+        f"Cox's loss of this batch is constant: none of its {int(event)} events has another of its 1 patients at risk"
+        f"{' in its stratum' if strata else ''}; take larger batches, best the whole cohort, and "
+        "healnet.survival.balanced_event_sampler for an event in each"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as warned:
+        loss = cox_nll(eta, torch.tensor([3.0]), torch.tensor([event]), strata=strata)
+    assert [warning.filename for warning in warned] == [__file__]
     loss.backward()
     assert loss.item() == 0
     assert eta.grad.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("time", "event", "strata", "pair"),
+    [
+        ([1, 2, 3], [0, 1, 0], None, True),
+        ([1, 2, 3], [0, 0, 1], None, False),  # alone at risk
+        ([1, 3, 3], [0, 0, 1], None, True),  # censored at the time of the event
+        ([2, 2], [1, 1], None, True),
+        ([1, 2, 3], [1, 1, 0], [0, 1, 2], False),
+        ([1, 2, 3], [1, 1, 0], [0, 1, 1], True),
+        ([1, 2, 3, 4], [0, 1, 0, 1], [7, 7, 9, 9], False),
+    ],
+)
+def test_a_constant_loss_is_warned_of_and_no_other(time, event, strata, pair):
+    eta = torch.linspace(-1, 1, len(time), dtype=torch.float64).requires_grad_()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        cox_nll(eta, time, event, strata=strata).backward()
+    assert bool(warned) is not pair
+    assert bool((eta.grad != 0).any()) is pair
 
 
 def test_nobody():
@@ -336,7 +371,7 @@ REFUSED = [
     ({"time": torch.zeros(3)}, "expected time of shape (2,) or (2, 1), one value per patient, got (3,)"),
     (
         {"time": torch.tensor([1.0, torch.nan])},
-        "expected time to be a number, got nan at position 1 (1 of 2 are wrong)",
+        "expected time to be finite and >= 0, got nan at position 1 (1 of 2 are wrong)",
     ),
     (
         {"event": torch.tensor([0, 2])},

@@ -44,6 +44,15 @@ def test_parts_of_several_patients_and_another_reduction():
     torch.testing.assert_close(collected.loss("none"), cox_nll(x[:, 0], time, event, reduction="none"))
 
 
+def test_days_as_whole_numbers_stay_apart_after_a_part_in_float32():
+    collected, eta = CoxAccumulator(), torch.tensor([0.3, -0.2, 0.9])
+    days = torch.tensor([2**24, 2**24 + 1], dtype=torch.int64)
+    collected.add(eta[:1], torch.tensor([5.0]), [True])
+    collected.add(eta[1:], days, [True, True])
+    expected = cox_nll(eta, torch.cat([torch.tensor([5.0]).double(), days.double()]), [True] * 3)
+    assert collected.loss().item() == expected.item()
+
+
 def test_clear_starts_anew():
     collected = CoxAccumulator()
     collected.add(torch.zeros(2), [1.0, 2.0], [True, False])

@@ -114,3 +114,11 @@ def test_refused():
         with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
             refused()
         assert str(error.value) == message
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_probability_at_a_limit_is_in_the_interval_that_begins_there(dtype):
+    s = np.repeat(np.arange(10) / 10, 10).astype(dtype)
+    target = SurvivalTarget.unchecked(np.ones(100), np.ones(100, dtype=bool))
+    assert d_calibration(s, target).counts.tolist() == [10] * 10
+    assert d_calibration(np.ones(10, dtype), target[:10]).counts.tolist() == [0] * 9 + [10]

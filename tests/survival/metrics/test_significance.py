@@ -1,9 +1,11 @@
 """Tests after cross-validation: by hand, against scipy, and their level on outcomes in which there is nothing to learn."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, ttest_rel
+from scipy.stats import binom, ttest_rel, wilcoxon
 
 from healnet.survival import (
     SurvivalTarget,
@@ -85,6 +87,19 @@ def test_a_permutation_test_by_hand():
     assert result.p_value == pytest.approx(1 / 6, abs=0.04)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_p_is_the_same_where_the_target_knows_its_patients(known):
+    names = [f"p{i}" for i in range(7)]
+    frame = pd.DataFrame({"OS.time": range(1, 8), "OS": [1] * 7}, index=names)
+    target = SurvivalTarget.from_frame(frame.iloc[:], "OS.time", "OS")
+    risk = pd.Series(-frame["OS.time"], index=names)
+    if not known:
+        target, risk = target.without_patients(), risk.to_numpy()
+    result = permutation_test(lambda shuffled: concordance(risk, shuffled), target, 19)
+    assert result.p_value == 0.05
+    assert (result.null < 1).all()
+
+
 def test_outcomes_are_shuffled_together_and_the_seed_repeats_them():
     target = SurvivalTarget([1, 2, 3, 4], [True, False, True, False])
     seen = []
@@ -104,6 +119,41 @@ def test_outcomes_are_shuffled_together_and_the_seed_repeats_them():
     assert seen[6:] == first
     permutation_test(statistic, target, 5, seed=2)
     assert seen[12:] != first
+
+
+def enumerated_p(a, b):
+    """Wilcoxon's p over all signs of whole hundredths, zeros left out."""
+    d = [round(100 * x) - round(100 * y) for x, y in zip(a, b, strict=True)]
+    d = np.array([x for x in d if x])
+    if not len(d):
+        return 1.0
+    rank = np.array(
+        [np.mean([int(abs(e) < abs(x)) + int(abs(e) <= abs(x)) for e in d]) * len(d) / 2 + 0.5 for x in d]
+    )
+    middle = rank.sum() / 2
+    observed = abs(rank[d > 0].sum() - middle)
+    sums = np.array([rank @ signs for signs in itertools.product([0, 1], repeat=len(d))])
+    return float((np.abs(sums - middle) >= observed - 1e-9).mean())
+
+
+def test_the_signed_rank_p_is_that_of_enumeration():
+    """Scores of two decimals, whose differences tie and vanish, though not in binary."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        n = int(rng.integers(2, 9))
+        a, b = (rng.integers(60, 70, n) / 100 for _ in range(2))
+        table = compare_cohorts(pd.DataFrame({"a": a, "b": b}), "a")
+        assert table.loc["b", "p_value"] == pytest.approx(enumerated_p(a, b), abs=1e-12)
+        again = compare_cohorts(pd.DataFrame({"a": a + 3, "b": b + 3}), "a")
+        assert again.loc["b", "p_value"] == table.loc["b", "p_value"]
+
+
+def test_the_signed_rank_p_is_scipys_without_ties():
+    rng = np.random.default_rng(1)
+    for n in (5, 12, 30):
+        a, b = rng.normal(size=n), rng.normal(0.3, 1, size=n)
+        p = compare_cohorts(pd.DataFrame({"a": a, "b": b}), "a").loc["b", "p_value"]
+        assert p == pytest.approx(wilcoxon(a - b, method="exact").pvalue, abs=1e-12)
 
 
 REFUSED = [
