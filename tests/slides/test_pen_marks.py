@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from healnet.slides.pen_marks import hue_saturation_value, pen_mask
+from healnet.slides.pen_marks import _inks, hue_saturation_value, pen_mask
 from healnet.slides.tissue import find_tissue
 
 INKS = {
@@ -211,3 +211,23 @@ def test_gaps_within_a_stroke_are_closed():
 
 def test_dense_red_ink_may_be_as_grainy_as_a_dry_pen_leaves_it():
     assert pen_mask(picture(color_of(1.5 * density((206, 34, 57))), grain=9.0))[45:55, 25:175].mean() > 0.95
+
+
+@pytest.mark.parametrize("block", [5, 37, 64])
+def test_blocks_leave_no_seam(block, monkeypatch):
+    """Strokes of every kind across the seams, on tissue and on glass, are those of the picture in one piece."""
+    rng = np.random.default_rng(0)
+    rgb = np.full((190, 330, 3), 244, np.int16)
+    rgb[20:170, 40:200] = (200, 110, 170)
+    for row, ink in enumerate([(20, 20, 25), (30, 160, 60), (200, 30, 40), (110, 40, 150), (240, 220, 60)]):
+        rgb[10 + 35 * row : 24 + 35 * row, 20:310] = ink
+    rgb[..., :] += rng.integers(-3, 4, (*rgb.shape[:2], 1), dtype=np.int16)
+    rgb = np.clip(rgb, 0, 255).astype(np.uint8)
+    stained = rgb[20:170, 40:200]  # without glass, whose blocks are passed over
+    monkeypatch.setattr("healnet.slides.pen_marks.BLOCK", 1000)
+    whole, parts = pen_mask(rgb), _inks(stained)
+    assert all(whole[12 + 35 * row, 250] for row in range(5))
+    monkeypatch.setattr("healnet.slides.pen_marks.BLOCK", block)
+    assert np.array_equal(pen_mask(rgb), whole)
+    for before, after in zip(parts, _inks(stained), strict=True):
+        assert np.array_equal(np.stack(before), np.stack(after))
