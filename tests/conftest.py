@@ -55,14 +55,10 @@ class NoOutsideFiles:
         self.allowed = {}  # of several folders around a file, the innermost decides; of one named twice, the last
         self.allow(*self.SYSTEM, *filter(None, sys.path))
         self.allow(home, root.parent, value=False)
-        # Settings and caches, but for models that were downloaded.
+        # Settings and caches, there or still to be made, but for models that were downloaded.
         settings = (
-            ".cache",
-            ".config",
-            ".pdbrc",
-            "AppData",
-            "Library",
-        )  # doctest's debugger looks for .pdbrc
+            ".cache .config .ipython .jupyter .local .matplotlib .pdbrc .triton AppData Library".split()
+        )
         self.allow(*home.glob(".*"), *(home / name for name in settings))
         self.allow(home / ".cache/huggingface/hub", home / ".cache/torch/hub", value=False)
         self.allow(sys.prefix, sys.base_prefix, tempfile.gettempdir(), root)
