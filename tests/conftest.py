@@ -30,6 +30,18 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 50, 100)
 
 
+# Systems
+
+SYSTEMS = {"posix": os.name == "posix", "linux": sys.platform == "linux"}
+
+
+def pytest_runtest_setup(item):
+    """Skip what is marked as of a system that this one is not."""
+    for name, here in SYSTEMS.items():
+        if not here and item.get_closest_marker(name):
+            pytest.skip(f"needs {name}")
+
+
 # Files
 
 

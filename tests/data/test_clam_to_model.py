@@ -83,7 +83,7 @@ def test_nobody_is_lost_and_nothing_is_mixed_up(cohort, folder):
 
 
 @pytest.mark.filterwarnings("ignore:Cox's loss of this batch is constant")  # of batches of two
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.posix)])
 def test_it_trains(cohort, workers):
     dataset = CohortDataset(cohort, max_patches=70)
     torch.manual_seed(0)

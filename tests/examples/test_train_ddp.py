@@ -123,6 +123,7 @@ def kill(pids):
             continue
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
 def test_killed_at_random_moments_it_ends_with_the_weights_of_an_undisturbed_run(tmp_path):

@@ -100,6 +100,7 @@ def test_wrong_requests_are_refused(model, inputs):
         integrated_gradients(model, inputs, steps=0)
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_that_of_a_few_copies_however_many_steps():

@@ -372,6 +372,7 @@ def test_the_command_takes_a_folder_itself_folders_of_them_and_lists(path, tmp_p
 # What is found, and what is refused
 
 
+@pytest.mark.posix
 def test_folders_of_zarr_are_found_whole_and_those_of_tables_are_not(plain, tmp_path):
     write(tmp_path / "sub" / "b.zarr", levels=[LEVELS[2]])
     (tmp_path / "linked.zarr").symlink_to(plain)

@@ -330,6 +330,7 @@ def test_a_real_slide_that_does_not_say_its_scale(whole_files):
 # Size
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_40_000_pixels_a_side_in_bounded_memory(slide_writer, tmp_path):

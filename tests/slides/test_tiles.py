@@ -113,6 +113,7 @@ class Handles(Dataset):
         return self.slide._handle is self.inherited
 
 
+@pytest.mark.posix
 def test_a_forked_worker_opens_the_slide_for_itself(slide):
     slide.region(0, 0, 5, 5)
     assert Handles(slide)[0]

@@ -120,6 +120,7 @@ def test_a_zstandard_frame_that_does_not_say_its_size(tmp_path):
     assert np.array_equal(ZarrArray.open(tmp_path, "0").read((0, 0, 0)), VALUES[:, :64, :64])
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_thread_outlives_a_read(tmp_path):
@@ -267,6 +268,7 @@ def replaced_by_a_link_to_nothing(file):
     file.symlink_to(file.parent / "annex")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("replaced", "problem"),
     [
@@ -288,6 +290,7 @@ def test_chunks_that_are_no_files_of_the_store(tmp_path, replaced, problem):
         ZarrArray.open(store, "0").read((0, 0, 0))
 
 
+@pytest.mark.posix
 def test_links_within_the_store_are_followed(tmp_path):
     """As in data sets that git-annex keeps."""
     file = write(tmp_path, zarr_format=2, chunks=CHUNK) / "0.0.0"

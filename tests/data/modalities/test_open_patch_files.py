@@ -42,6 +42,7 @@ def test_all_bad_files_are_named_at_once(tmp_path):
     assert lines[5] == "and 3 more"
 
 
+@pytest.mark.posix
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")

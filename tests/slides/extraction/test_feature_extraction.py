@@ -535,6 +535,7 @@ def run_in(code, *arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
 
 
+@pytest.mark.posix
 def test_a_full_disk_stops_the_run_and_says_what_was_needed(slides, tmp_path):
     done = run_in(
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -563,6 +564,7 @@ def test_a_disk_without_space_for_a_slide_is_noticed_before_it_is_encoded(slides
     assert calls == [1, 2]  # the probe
 
 
+@pytest.mark.posix
 def test_a_finished_file_that_cannot_be_read_is_reported_and_not_replaced(slides):
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
@@ -588,6 +590,7 @@ def test_a_finished_file_that_cannot_be_read_is_reported_and_not_replaced(slides
 # Slides that hang or crash what opens them
 
 
+@pytest.mark.posix
 def test_a_pipe_is_no_slide(tmp_path):
     os.mkfifo(tmp_path / "a.svs")
     (report,) = extract([tmp_path / "a.svs"], tmp_path / "out")
@@ -608,6 +611,7 @@ def with_tile(source, path, width, length):
     return path
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_a_slide_that_ends_the_process_that_reads_it_is_named_and_the_others_are_done(slides, tmp_path):
     tifffile.imwrite(
@@ -634,6 +638,7 @@ def test_a_slide_that_ends_the_process_that_reads_it_is_named_and_the_others_are
     assert (rows["a"]["tiles"], rows["b"]["tiles"], rows["a"]["error"]) == ("20", "12", "")
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forks, which know of the kill")
 def test_a_slide_is_encoded_once_though_the_look_at_the_next_one_dies_meanwhile(
     slides, tmp_path, monkeypatch
@@ -712,9 +717,11 @@ def test_an_error_of_many_lines_keeps_the_first(slides, tmp_path):
     assert report.error == "ValueError: first line"
 
 
+@pytest.mark.posix
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_run_that_is_asked_to_end_leaves_its_table(slides, tmp_path, number):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_run_that_is_asked_to_end_leaves_its_table(slides, tmp_path, name):
+    number = getattr(signal, name)
     code = (
         "import os\n"
         "signal.signal(int(sys.argv[2]), signal.SIG_DFL)\n"  # the tests may run under nohup
@@ -889,6 +896,7 @@ result.write_text(json.dumps(log))
 """
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_three_runs_share_a_folder_whatever_is_killed(slide_writer, tmp_path):
     """Every slide is finished exactly once, bit-identical to a quiet run, every table is complete, no process stays."""
@@ -974,6 +982,7 @@ result.write_text(json.dumps(log))
 """
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(slide_writer, tmp_path):
     slides = []

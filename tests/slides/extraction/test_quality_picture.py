@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import re
-import resource
 from dataclasses import replace
 
 import numpy as np
@@ -141,8 +140,11 @@ def test_the_file_is_a_jpeg_of_the_picture(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("room", [0, 0.5, 0.999])
 def test_a_picture_that_the_disk_cuts_off_never_gets_its_name(tmp_path, room):
+    import resource
+
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     write_jpeg(tmp_path / "whole.jpg", noise)
     size = (tmp_path / "whole.jpg").stat().st_size

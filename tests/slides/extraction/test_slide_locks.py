@@ -107,9 +107,11 @@ def test_another_error_of_a_lock_is_raised(tmp_path, monkeypatch):
         locks.take("a")
 
 
+@pytest.mark.posix
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path, other_process_takes, end):
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path, other_process_takes, name):
+    end = getattr(signal, name)
     with start(HOLDER, tmp_path) as holder:
         try:
             assert holder.stdout.readline() == "ready\n"

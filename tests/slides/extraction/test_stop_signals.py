@@ -8,8 +8,8 @@ import pytest
 
 from healnet.slides.extraction._stop_signals import stopped_by_signals
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
-SIGNALS = [signal.SIGTERM, signal.SIGHUP]
+pytestmark = pytest.mark.posix
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @pytest.fixture(autouse=True)

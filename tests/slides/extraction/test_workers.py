@@ -48,6 +48,7 @@ if remains(run):
 """
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and process groups")
 @pytest.mark.parametrize("late", [False, True])

@@ -190,6 +190,7 @@ def test_what_is_no_finished_file(tmp_path, caplog):
     assert caplog.records[0].getMessage().endswith("; it is made again")
 
 
+@pytest.mark.posix
 def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(slide):
     with tempfile.TemporaryDirectory() as name:
         folder = target(Path(name))

@@ -63,7 +63,7 @@ def test_rows_are_a_copy_not_a_view_of_the_file(tables):
     assert tables["a"].read(slice(0, 1)).tolist() == [[0, 1, 2]]
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of memory maps")
+@pytest.mark.linux
 def test_no_rows_lie_in_a_memory_map_of_the_file(tables):
     rows = tables["a"].read(slice(0, 5))  # they would fault once the file is cut short
     assert str(tables["a"].path) not in Path("/proc/self/maps").read_text()
