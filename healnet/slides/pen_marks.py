@@ -40,10 +40,8 @@ BLACK = 0.15  # largest value of black ink
 GRAY = (0.25, 0.45)  # least densities of gray ink: of what continues black ink, and where it is flat
 WHITE = 243.0  # glass
 STROKE, WIDEST = 80, 250  # pixels: smaller pieces are cells, dust or bile; wider than 2 mm is no stroke
-BLOCK, HALO = (
-    256,
-    4,
-)  # pixels: side of the blocks that are looked at, and how far smoothing by one pixel reaches
+BLOCK = 256  # pixels: side of the blocks that are looked at one after the other
+HALO = 4  # pixels that smoothing by one pixel reaches
 # Three densities of 0.0036 are 0.0062 beyond any line together, less than every limit here: glass.
 CLEAR = 241
 GAP, REACH = 3, 1  # pixels: half of a gap within a stroke, and its soft edge

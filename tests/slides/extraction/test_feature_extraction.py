@@ -764,6 +764,25 @@ def test_the_command_reads_a_folder(slides, tmp_path, encoder_module):
     assert read_patches(tmp_path / "out" / "a.h5").encoder == "color"
 
 
+def test_the_command_takes_a_segmenter_and_leaves_out_the_pen_search(slides, tmp_path, encoder_module):
+    with (tmp_path / "encoders_of_a_user.py").open("a") as file:
+        file.write("\n\ndef everything(rgb, mpp):\n    return rgb[..., 0] >= 0\n")
+    arguments = [
+        str(slides[2]),
+        "--output",
+        str(tmp_path / "out"),
+        "--encoder",
+        encoder_module,
+        "--size",
+        "64",
+    ]
+    arguments += ["--segment", "encoders_of_a_user:everything", "--no-pen", "--workers", "0", "--no-progress"]
+    assert main(arguments) == 0
+    with h5py.File(tmp_path / "out" / "c.h5") as file:
+        assert len(file["coords"]) == 10 * 8  # glass, which no saturation would find
+        assert file["coords"].attrs["selection"] == "tissue pen=False segment=encoders_of_a_user.everything"
+
+
 def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_module):
     slide_writer(tmp_path / "s.tif", (300, 300), [(0, 0, 300, 300, TISSUE)], levels=(1,), mpp=None)
     arguments = [
@@ -784,6 +803,7 @@ def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_m
     ("arguments", "message"),
     [
         (["--encoder", "color"], "--encoder: expected MODULE:FUNCTION, got color"),
+        (["--segment", "net", "--encoder", "json:loads"], "--segment: expected MODULE:FUNCTION, got net"),
     ],
 )
 def test_arguments_that_cannot_be(slides, tmp_path, capsys, arguments, message, encoder_module):
