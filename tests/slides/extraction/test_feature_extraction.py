@@ -765,8 +765,9 @@ def test_the_command_reads_a_folder(slides, tmp_path, encoder_module):
 
 
 def test_the_command_takes_a_segmenter_and_leaves_out_the_pen_search(slides, tmp_path, encoder_module):
-    with (tmp_path / "encoders_of_a_user.py").open("a") as file:
-        file.write("\n\ndef everything(rgb, mpp):\n    return rgb[..., 0] >= 0\n")
+    (tmp_path / "segmenters_of_a_user.py").write_text(
+        "def everything(rgb, mpp):\n    return rgb[..., 0] >= 0\n"
+    )
     arguments = [
         str(slides[2]),
         "--output",
@@ -776,11 +777,20 @@ def test_the_command_takes_a_segmenter_and_leaves_out_the_pen_search(slides, tmp
         "--size",
         "64",
     ]
-    arguments += ["--segment", "encoders_of_a_user:everything", "--no-pen", "--workers", "0", "--no-progress"]
+    arguments += [
+        "--segment",
+        "segmenters_of_a_user:everything",
+        "--no-pen",
+        "--workers",
+        "0",
+        "--no-progress",
+    ]
     assert main(arguments) == 0
     with h5py.File(tmp_path / "out" / "c.h5") as file:
         assert len(file["coords"]) == 10 * 8  # glass, which no saturation would find
-        assert file["coords"].attrs["selection"] == "tissue pen=False segment=encoders_of_a_user.everything"
+        assert (
+            file["coords"].attrs["selection"] == b"tissue pen=False segment=segmenters_of_a_user.everything"
+        )
 
 
 def test_the_command_tells_of_failures(slides, slide_writer, tmp_path, encoder_module):
