@@ -17,9 +17,7 @@ from threadpoolctl import threadpool_limits
 # Tensors here are tiny: threads of several processes that share cores would mostly wait for one another.
 # Before torch is imported, and for the processes that tests start. `OMP_NUM_THREADS=2 pytest` runs with two.
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # else two threads spin while they wait for a core that is taken
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else two of them spin on cores that others need
 threadpool_limits(THREADS)  # NumPy's, which a plugin of pytest may have imported before
 
 # How long an example takes, to draw or to run, depends on what else runs on the machine.
