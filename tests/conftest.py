@@ -68,11 +68,9 @@ class NoOutsideFiles:
         self.allowed = {}  # of several folders around a file, the innermost decides; of one named twice, the last
         self.allow(*self.SYSTEM, *filter(None, sys.path))
         self.allow(home, root.parent, value=False)
-        # Settings and caches, there or still to be made, but for models that were downloaded.
-        settings = (
-            ".cache .config .ipython .jupyter .local .matplotlib .pdbrc .triton AppData Library".split()
-        )
-        self.allow(*home.glob(".*"), *(home / name for name in settings))
+        # Settings and caches of other packages, there or still to be made (see `_inside`), but not models they downloaded.
+        self.home = os.path.realpath(home)
+        self.allow(home / "AppData", home / "Library")
         self.allow(home / ".cache/huggingface/hub", home / ".cache/torch/hub", value=False)
         self.allow(sys.prefix, sys.base_prefix, tempfile.gettempdir(), root)
         self.watching, self.opened = False, []
@@ -117,7 +115,9 @@ class NoOutsideFiles:
             return True  # a name, perhaps relative to a file descriptor that the event does not tell
         folder = os.path.realpath(path)
         while folder and folder not in self.allowed:
-            folder = folder.rpartition(os.sep)[0]
+            folder, _, name = folder.rpartition(os.sep)
+            if folder == self.home and name.startswith("."):
+                return True
         # Elsewhere than on Linux the system's folders are too many to list.
         return self.allowed.get(folder, sys.platform != "linux")
 
