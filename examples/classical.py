@@ -1,8 +1,8 @@
 """Classical survival models of a cohort's tables, each at its best: what the other examples compare HEALNet with.
 
 Each function takes the training patients, and returns what predicts any patients: `.predict(cohort)` a risk, larger = worse,
-`.survival(cohort, times)` curves, as `healnet.training.Ensemble` does. Whatever is chosen (penalties, sizes of leaves) is
-chosen by cross-validation among the training patients.
+`.survival(cohort, times)` curves, as `healnet.training.TrainedModel` does. Whatever is chosen (penalties, sizes of leaves)
+is chosen by cross-validation among the training patients.
 """
 
 from collections.abc import Callable, Sequence

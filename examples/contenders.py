@@ -10,7 +10,7 @@ from healnet import baselines
 from healnet.data import Cohort
 from healnet.encoders import ModalityEncoder, OmicEncoder, PatchEncoder
 from healnet.survival import concordance
-from healnet.training import Ensemble, Recipe, build_model, fit_ensemble
+from healnet.training import Recipe, TrainedModel, build_model, fit_ensemble
 
 Build = Callable[[Cohort, Recipe], nn.Module]
 
@@ -106,18 +106,18 @@ DEEP: dict[str, Build] = {
 
 @dataclass(frozen=True)
 class Deep:
-    """A trained ensemble with the modalities it takes."""
+    """A trained model with the modalities it takes."""
 
-    ensemble: Ensemble
+    model: TrainedModel
     modalities: list[str]
 
     def predict(self, cohort: Cohort) -> np.ndarray:
         """(n,) risks."""
-        return self.ensemble.predict(cohort.select(self.modalities))
+        return self.model.predict(cohort.select(self.modalities)).to_numpy()
 
     def survival(self, cohort: Cohort, times: Sequence[float]) -> np.ndarray:
         """(n, t) probabilities of surviving beyond the times."""
-        return self.ensemble.survival(cohort.select(self.modalities), times)
+        return self.model.survival(cohort.select(self.modalities), times).to_numpy()
 
 
 def taken(name: str, cohort: Cohort) -> list[str]:
@@ -154,7 +154,7 @@ def fit_deep(name: str, seen: Cohort, recipe: Recipe, seed: int, budget: int) ->
     raise ValueError(f"{name}: expected a length of training with which it does not diverge, got none")
 
 
-def attempt(name: str, seen: Cohort, recipe: Recipe, seed: int) -> Ensemble | None:
+def attempt(name: str, seen: Cohort, recipe: Recipe, seed: int) -> TrainedModel | None:
     """A trained ensemble, or None where its log hazards are beyond all bounds."""
     try:
         return fit_ensemble(seen, recipe, seed, build=DEEP[name])

@@ -31,8 +31,8 @@ RECIPE = Recipe()  # one setting for every HEALNet below: the defaults, which we
 def healnet(
     train_cohort: Cohort, test_cohort: Cohort, seed: int, report: Callable[[float], None]
 ) -> np.ndarray:
-    """Test risks of an ensemble: `healnet/training.py` is the loop."""
-    return fit_ensemble(train_cohort, RECIPE, seed, progress=report).predict(test_cohort)
+    """Test risks of an ensemble: `healnet/training/loop.py` is the loop."""
+    return fit_ensemble(train_cohort, RECIPE, seed, progress=report).predict(test_cohort).to_numpy()
 
 
 def run_fold(

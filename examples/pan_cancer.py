@@ -31,7 +31,7 @@ from tcga import RECIPE
 from healnet.baselines import LinearCox
 from healnet.data import Cohort, CohortDataset, Standardizer, join_cohorts, read_omics, read_splits
 from healnet.survival import BreslowBaseline, concordance
-from healnet.training import Ensemble, Recipe, fit_ensemble, raw_outputs
+from healnet.training import Recipe, TrainedModel, fit_ensemble
 
 OWN, PAN, LINEAR, AVERAGED, TRANSFER = (
     "healnet",
@@ -107,10 +107,9 @@ def standardized(risk: np.ndarray, train: np.ndarray) -> np.ndarray:
     return (risk - risk[train].mean()) / (risk[train].std() or 1.0)
 
 
-def log_hazards(ensemble: Ensemble, cohort: Cohort) -> list[np.ndarray]:
+def log_hazards(model: TrainedModel, cohort: Cohort) -> list[np.ndarray]:
     """(n,) of each member, in float64."""
-    raw = raw_outputs(ensemble.models, ensemble.scaler.transform(cohort))
-    return [output[:, 0].double().numpy() for output in raw]
+    return [output[:, 0].numpy() for output in model.outputs(cohort)]
 
 
 def own(plan: Plan, name: str, fold: int) -> list[dict]:

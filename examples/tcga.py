@@ -48,8 +48,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def healnet(seen: Cohort, new: Cohort, seed: int, report: Callable[[float], None]) -> np.ndarray:
-    """Risks of new patients: `healnet/training.py` is the loop."""
-    return fit_ensemble(seen, RECIPE, seed, device=DEVICE, progress=report).predict(new)
+    """Risks of new patients: `healnet/training/loop.py` is the loop."""
+    return fit_ensemble(seen, RECIPE, seed, device=DEVICE, progress=report).predict(new).to_numpy()
 
 
 def baselines(seen: Cohort, new: Cohort, seed: int) -> Iterator[np.ndarray]:

@@ -3,7 +3,7 @@
     python -m healnet predict MODEL table.csv --output risks.csv
     python -m healnet predict MODEL rna=rna.csv clinical=clinical.csv --times 365,1825 --output risks.csv
 
-MODEL is a folder that `PretrainedModel.save_pretrained` wrote, or "owner/name" on the Hugging Face Hub. A table (CSV or
+MODEL is a folder that `healnet.training.TrainedModel.save` wrote, or "owner/name" on the Hugging Face Hub. A table (CSV or
 TSV, also in gzip or zip) has a patient per row, their ids in the first column. One table may hold the features of all
 modalities, in columns such as `rna:TP53`, or `TP53` where only one modality has it; or there is one table per modality, by
 name. Columns may come in any order, beside others.
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> None:
     from healnet._files import atomic_path, shown
-    from healnet.pretrained import PretrainedModel
     from healnet.pretrained.table_file import read_features
+    from healnet.training import TrainedModel
 
     named = dict(t.split("=", 1) for t in options.tables if "=" in t and not Path(t).is_file())
     if len(options.tables) != (len(named) or 1):
@@ -69,7 +69,7 @@ def _predict(options: argparse.Namespace) -> None:
         times = [float(time) for time in options.times.split(",")] if options.times else []
     except ValueError as error:
         raise ValueError(f"expected --times as numbers, as in 365,1825, got {options.times!r}") from error
-    model = PretrainedModel.from_pretrained(options.model)
+    model = TrainedModel.load(options.model)
     unknown = [name for name in named if name not in model.features]
     if unknown:
         raise ValueError(f"unknown modality {unknown[0]!r}: the model's tables are {list(model.features)}")
@@ -77,7 +77,7 @@ def _predict(options: argparse.Namespace) -> None:
         data: Any = {n: read_features(Path(path), {n: model.features[n]}) for n, path in named.items()}
     else:
         data = read_features(Path(options.tables[0]), model.features)
-    found = model.predict(data)
+    found = model.predict_proba(data) if model.output == "classes" else model.predict(data).to_frame()
     if times:
         found = found.join(model.survival(data, times).rename(columns="survival_{:.15g}".format))
     with atomic_path(options.output) as temporary:

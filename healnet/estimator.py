@@ -27,7 +27,7 @@ __all__ = ["HEALNetSurvivalAnalysis"]
 class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Cox model over several tables with gaps, for `cross_val_score`, `GridSearchCV` and `Pipeline`.
 
-    An ensemble of `healnet.training.fit_ensemble`, whose settings are the parameters here. X is a `Cohort`, with slides or
+    What `healnet.training.fit_ensemble` trains, whose settings are the parameters here. X is a `Cohort`, with slides or
     anything else in it, or one table whose columns belong to several modalities. Missing values are NaN and need no
     imputation; a modality that a patient lacks is a row of NaN in all of its columns. Scaling is part of the model.
 
@@ -42,7 +42,7 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
             horizon, standardize, clip: Settings of `healnet.training.Recipe`.
 
     Attributes:
-        ensemble_: The fitted `healnet.training.Ensemble`, which `healnet.pretrained.PretrainedModel.of` saves.
+        model_: The fitted `healnet.training.TrainedModel`, to save, or to explain.
         unique_times_: 0 and the training patients' event times, ascending, where curves have steps.
         n_features_in_: Number of columns; not after a fit to a `Cohort`.
         feature_names_in_: Names of the columns, after a fit to a DataFrame.
@@ -137,15 +137,15 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         with _progress_bar(recipe.members * recipe.epochs, self.verbose) as progress:
-            self.ensemble_ = fit_ensemble(cohort, recipe, int(seed), device=self.device, progress=progress)
+            self.model_ = fit_ensemble(cohort, recipe, int(seed), device=self.device, progress=progress)
         steps = target.time[target.event]
         self.unique_times_ = np.unique(np.append(0.0, steps))
         return self
 
     def predict(self, X: Any) -> NDArray[np.float32]:
         """Risk per patient, (n,), larger = worse."""
-        check_is_fitted(self, "ensemble_")
-        return self.ensemble_.predict(self._cohort(X))
+        check_is_fitted(self, "model_")
+        return self.model_.predict(self._cohort(X)).to_numpy(np.float32)  # what the networks compute in
 
     def predict_survival_function(self, X: Any, return_array: bool = False) -> NDArray[Any]:
         """Probability of surviving beyond each time.
@@ -157,8 +157,8 @@ class HEALNetSurvivalAnalysis(BaseEstimator):  # type: ignore[misc]  # scikit-le
         Returns:
             (n,) scikit-survival's StepFunction of each patient, or the array.
         """
-        check_is_fitted(self, "ensemble_")
-        survival = self.ensemble_.survival(self._cohort(X), self.unique_times_)
+        check_is_fitted(self, "model_")
+        survival = self.model_.survival(self._cohort(X), self.unique_times_).to_numpy()
         return survival if return_array else self._steps(survival)
 
     def predict_cumulative_hazard_function(self, X: Any, return_array: bool = False) -> NDArray[Any]:

@@ -47,14 +47,14 @@ def y(cohort):
     return cohort.target.to_structured()
 
 
-def test_it_is_the_ensemble_of_the_recipe(cohort, y):
+def test_it_is_the_model_of_the_recipe(cohort, y):
     expected = fit_ensemble(cohort, Recipe(**QUICK), seed=3)
     for given in (cohort, cohort.to_frame()):
         estimator = HEALNetSurvivalAnalysis(**QUICK, random_state=3).fit(given, y)
         np.testing.assert_allclose(estimator.predict(given), expected.predict(cohort), atol=1e-6)
     assert estimator.n_features_in_ == 10
     assert estimator.feature_names_in_[0] == "clinical:clinical0"
-    assert set(estimator.ensemble_.models[0].encoders) == {"clinical", "rna"}
+    assert set(estimator.model_.models[0].encoders) == {"clinical", "rna"}
 
 
 def test_its_parameters_are_the_recipes_with_the_same_defaults():
@@ -75,7 +75,7 @@ def test_columns_belong_to_modalities_by_name_position_or_all_to_one(cohort, y):
     np.testing.assert_array_equal(by_name, by_prefix)
     np.testing.assert_array_equal(by_position, by_prefix)
     one = HEALNetSurvivalAnalysis(**QUICK).fit(values, y)
-    assert list(one.ensemble_.models[0].encoders) == ["table"]
+    assert list(one.model_.models[0].encoders) == ["table"]
     with pytest.raises(ValueError, match=r"^modality 'rna': expected columns of X, got \['G9'\]$"):
         HEALNetSurvivalAnalysis({"rna": ["rna:rna0", "G9"]}, **QUICK).fit(frame, y)
 
@@ -171,7 +171,7 @@ def test_curves_are_step_functions_of_the_ensemble(cohort, y):
     array = estimator.predict_survival_function(cohort[40:], return_array=True)
     curves = estimator.predict_survival_function(cohort[40:])
     at = [0.0, times[1] / 2, times[3], times[-1]]
-    np.testing.assert_allclose([curve(at) for curve in curves], estimator.ensemble_.survival(cohort[40:], at))
+    np.testing.assert_allclose([curve(at) for curve in curves], estimator.model_.survival(cohort[40:], at))
     np.testing.assert_array_equal([curve(times) for curve in curves], array)
     assert (array[:, 0] == 1).all()
     assert (np.diff(array, axis=1) <= 0).all()
@@ -212,7 +212,7 @@ def test_grid_search_chooses_and_refits(cohort, y):
         HEALNetSurvivalAnalysis(members=1), {"epochs": [1, 15], "latent_dim": [8]}, cv=3, error_score="raise"
     ).fit(cohort.to_frame(), y)
     assert search.best_params_ == {"epochs": 15, "latent_dim": 8}
-    assert search.best_estimator_.ensemble_.models[0].latents.shape[1] == 8
+    assert search.best_estimator_.model_.models[0].latents.shape[1] == 8
 
 
 def test_a_pipeline_may_come_before(cohort, y):
@@ -230,7 +230,7 @@ def test_clones_and_pickles(cohort, y):
     estimator = HEALNetSurvivalAnalysis(**QUICK, random_state=np.random.RandomState(0)).fit(cohort, y)
     again = pickle.loads(pickle.dumps(estimator))
     np.testing.assert_array_equal(again.predict(cohort), estimator.predict(cohort))
-    assert not hasattr(clone(estimator), "ensemble_")
+    assert not hasattr(clone(estimator), "model_")
 
 
 def test_patients_of_a_cohort_are_relabeled_where_y_says_otherwise(cohort, y):

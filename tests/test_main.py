@@ -14,14 +14,14 @@ pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 
 @pytest.fixture
 def folder(tmp_path):
-    from healnet.pretrained import PretrainedModel
+    from healnet.training import TrainedModel
 
     torch.manual_seed(0)
     model = HEALNet(
         {"rna": OmicEncoder(2), "cnv": OmicEncoder(1)}, output="value", num_latents=2, latent_dim=4
     )
-    saved = PretrainedModel(model, features={"rna": ["A", "B"], "cnv": ["A"]})
-    saved.save_pretrained(tmp_path / "model")
+    saved = TrainedModel(model, features={"rna": ["A", "B"], "cnv": ["A"]})
+    saved.save(tmp_path / "model")
     (tmp_path / "rna.csv").write_text("id,B,A\n01,2,1\n02,4,3\n")
     (tmp_path / "cnv.csv").write_text("id,A\n01,5\n")
     tables = {
@@ -44,7 +44,7 @@ def test_a_table_per_modality(folder, capsys):
     assert main([str(argument) for argument in arguments]) == 0
     found = pd.read_csv(path / "out.csv", dtype={"patient": str}).set_index("patient")
     assert list(found.index) == ["01", "02"]  # ids are text: zeros in front are kept
-    np.testing.assert_allclose(found["value"], expected["value"], atol=1e-6)
+    np.testing.assert_allclose(found["value"], expected, atol=1e-6)
     assert capsys.readouterr().err == ""
 
 
@@ -91,13 +91,13 @@ def test_wrong_options_are_said_before_any_work(folder, capsys, monkeypatch, opt
 
 
 def test_a_warning_of_risks_and_curves_is_said_once(tmp_path, capsys):
-    from healnet.pretrained import PretrainedModel
     from healnet.survival import BreslowBaseline
+    from healnet.training import TrainedModel
 
     model = HEALNet({"rna": OmicEncoder(3)}, output="cox", num_latents=2, latent_dim=4)
     baseline = BreslowBaseline([100.0, 200.0], [0.1, 0.3])
-    saved = PretrainedModel(model, features={"rna": ["A", "B", "C"]}, baselines=baseline)
-    saved.save_pretrained(tmp_path / "model")
+    saved = TrainedModel(model, features={"rna": ["A", "B", "C"]}, baselines=baseline)
+    saved.save(tmp_path / "model")
     (tmp_path / "t.csv").write_text("id;B;A\n007;2;1\n")
     arguments = [tmp_path / "model", tmp_path / "t.csv", "--output", tmp_path / "out.csv", "--times", "1,5"]
     assert main(["predict", *map(str, arguments)]) == 0
@@ -112,12 +112,12 @@ def test_a_warning_of_risks_and_curves_is_said_once(tmp_path, capsys):
 
 
 def test_columns_of_times_are_named_in_full(tmp_path, capsys):
-    from healnet.pretrained import PretrainedModel
     from healnet.survival import BreslowBaseline
+    from healnet.training import TrainedModel
 
     model = HEALNet({"rna": OmicEncoder(1)}, output="cox", num_latents=2, latent_dim=4)
     baseline = BreslowBaseline([100.5, 5e6], [0.1, 0.3])
-    PretrainedModel(model, features={"rna": ["A"]}, baselines=baseline).save_pretrained(tmp_path / "model")
+    TrainedModel(model, features={"rna": ["A"]}, baselines=baseline).save(tmp_path / "model")
     (tmp_path / "t.csv").write_text("id,A\np1,2\n")
     times = "365.25,1234567,1234568.5"
     arguments = [tmp_path / "model", tmp_path / "t.csv", "--output", tmp_path / "out.csv", "--times", times]

@@ -64,6 +64,10 @@ class Standardizer:
         Raises:
             ValueError: A cohort without patients; a column whose numbers are too large or too small for float64.
         """
+        if not isinstance(cohort, Cohort):
+            raise ValueError(
+                f"expected a Cohort, got {type(cohort).__name__}; Cohort({{'rna': table}}) makes one"
+            )
         if not len(cohort):
             raise ValueError("expected at least one patient to fit on")
         self._statistics = {}
@@ -115,6 +119,20 @@ class Standardizer:
         if self._statistics is None:
             raise ValueError("the Standardizer is not fitted; call fit(cohort[train]) first")
         return {name: table.copy() for name, table in self._statistics.items()}
+
+    def raw_statistics(self, name: str) -> pd.DataFrame:
+        """One row per column of a table: `center` and `scale` in its own unit, also with method="rank".
+
+        Raises:
+            ValueError: Before `fit`, or a modality that was not fitted.
+        """
+        statistics = self._statistics_of(name)[["center", "scale"]]
+        if self.method != "rank":
+            return statistics
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a column without real cells
+            center, scale = np.nanmean(self._sorted[name], axis=0), np.nanstd(self._sorted[name], axis=0)
+        return pd.DataFrame({"center": center, "scale": np.where(scale > 0, scale, 1.0)}, statistics.index)
 
     @property
     def constant(self) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from healnet._evaluation import evaluating
 from healnet.explain._blocks import joined
@@ -15,8 +15,10 @@ from healnet.explain._checks import modality_names
 from healnet.explain._recording import recording
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace, HEALNet
+from healnet.fusion.trace import Keep
 from healnet.nn.chunked_attention import no_autocast
 from healnet.streams import Block
+from healnet.training import TrainedModel
 
 __all__ = [
     "AttentionMethod",
@@ -25,14 +27,14 @@ __all__ = [
     "gradient_attention",
     "mean_attention",
     "rollout",
-    "trace_for",
+    "traces_for",
 ]
 
 AttentionMethod = Literal["mean", "rollout", "gradient"]
 
 
 def attention_scores(
-    model: HEALNet,
+    model: HEALNet | TrainedModel,
     inputs: Mapping[str, Any],
     *,
     modalities: Iterable[str] | None = None,
@@ -45,7 +47,8 @@ def attention_scores(
     into a file instead.
 
     Args:
-        model: HEALNet to trace.
+        model: HEALNet to trace, or a trained model of one or several: the mean of their scores, and for "gradient" what
+            they are together, exactly.
         inputs: Inputs of `model.forward`.
         modalities: Names to score; all that are there by default.
         risk: Function from the output to one number per patient, for "gradient"; by default as `model.output` says.
@@ -68,20 +71,51 @@ def attention_scores(
         raise ValueError(f"expected method 'mean', 'rollout' or 'gradient', got {method!r}")
     names = modality_names(inputs, modalities)
     with evaluating(model):
-        _, trace = trace_for(method, model, inputs, risk)
-        scores = _scores(method, trace, names)
-    return scores
+        _, traces, weight = traces_for(method, model, inputs, risk)
+        parts = [_scores(method, trace, names) for trace in traces]
+    return {name: weight * torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
 
 
-def trace_for(
-    method: AttentionMethod, model: HEALNet, inputs: Mapping[str, Any], risk: Risk | None
-) -> tuple[Any, AttentionTrace]:
-    """The output, and a trace that holds what the method needs; the model is in evaluation mode."""
-    if method == "gradient":
-        with recording(inputs) as recorded:
-            return model.trace(recorded, gradient_of=resolve_risk(model, recorded, risk))
+def traces_for(
+    method: AttentionMethod, model: nn.Module, inputs: Mapping[str, Any], risk: Risk | None
+) -> tuple[Any, list[AttentionTrace], float]:
+    """The output, a trace of each network that holds what the method needs, and the weight of their scores in the sum.
+
+    The model is in evaluation mode.
+    """
+    networks: list[Any] = list(model.models) if isinstance(model, TrainedModel) else [model]
+    if method != "gradient":
+        with torch.no_grad():
+            keep: Keep = "latents" if method == "rollout" else "none"
+            found = [network.trace(inputs, keep=keep) for network in networks]
+        output = model.combine([x for x, _ in found]) if isinstance(model, TrainedModel) else found[0][0]
+        return output, [trace for _, trace in found], 1 / len(networks)
+    with recording(inputs) as recorded:
+        if not isinstance(model, TrainedModel):
+            output, trace = networks[0].trace(recorded, gradient_of=resolve_risk(model, recorded, risk))
+            return output, [trace], 1.0
+        output, slopes = _slopes(model, recorded, resolve_risk(model, recorded, risk))
+        traces = []
+        for network, slope in zip(networks, slopes, strict=True):
+            own = partial(_weighted, slope=slope)
+            traces.append(network.trace(recorded, gradient_of=own)[1])
+        return output, traces, 1.0
+
+
+def _slopes(model: TrainedModel, inputs: Mapping[str, Any], risk: Risk) -> tuple[Tensor, list[Tensor]]:
+    """The prediction, and the gradient of its risk with respect to each network's output: the chain rule's first factor."""
     with torch.no_grad():
-        return model.trace(inputs, keep="latents" if method == "rollout" else "none")
+        raw = [network(inputs) for network in model.models]
+    with torch.inference_mode(False), torch.enable_grad():
+        raw = [x.detach().clone().requires_grad_() for x in raw]
+        output = model.combine(raw)
+        slopes = torch.autograd.grad(risk(output).sum(), raw)
+    return output.detach(), list(slopes)
+
+
+def _weighted(output: Tensor, slope: Tensor) -> Tensor:
+    """(b,) whose gradient with respect to the output is the slope."""
+    return (output * slope).flatten(1).sum(dim=1)
 
 
 def block_scores(

@@ -13,6 +13,7 @@ from healnet._evaluation import evaluating
 from healnet.explain._blocks import joined
 from healnet.explain._checks import check_in_memory, modality_names
 from healnet.explain._recording import leaf, recording
+from healnet.explain.attention_scores import traces_for
 from healnet.explain.risk import Risk, resolve_risk
 from healnet.fusion import AttentionTrace
 from healnet.inputs import real_elements, values_of, with_values
@@ -89,9 +90,10 @@ def gradient_x_input(
     result = {}
     if streamed:
         with evaluating(model), recording(inputs) as inputs:
-            _, trace = model.trace(inputs, gradient_of=resolve_risk(model, inputs, risk))  # type: ignore[operator]
+            _, traces, _ = traces_for("gradient", model, inputs, risk)
             for name in streamed:
-                result[name] = joined(name, inputs[name], partial(block_gradients, trace, name))
+                parts = [joined(name, inputs[name], partial(block_gradients, t, name)) for t in traces]
+                result[name] = torch.stack(parts).sum(dim=0)
     rest = [name for name in names if name not in streamed]
     slopes = input_gradients(model, inputs, modalities=rest, risk=risk) if rest else {}
     for name, slope in slopes.items():

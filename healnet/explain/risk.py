@@ -18,6 +18,7 @@ Risk = Callable[[Any], Tensor]
 
 _QUANTITIES = {
     "cox": "log hazard",
+    "risk": "risk",
     "discrete": "risk score",
     "classes": "log-probability of the predicted class",
     "value": "predicted value",
@@ -28,8 +29,9 @@ def resolve_risk(model: object, inputs: Mapping[str, Any], risk: Risk | None) ->
     """The function that turns an output of the model into one number per patient.
 
     A given `risk` is used as it is. Without one, ``model.output`` says what the output means: "cox" gives the log hazard,
-    "discrete" `healnet.survival.risk_score`, "value" the single output, and "classes" the log-probability of each
-    patient's predicted class. That class is the one predicted from all of `inputs`, whatever is hidden or moved later.
+    "discrete" `healnet.survival.risk_score`, "value" and "risk" (a `healnet.training.TrainedModel`) the single output, and
+    "classes" the log-probability of each patient's predicted class. That class is the one predicted from all of `inputs`,
+    whatever is hidden or moved later.
 
     Args:
         model: Model to explain, in evaluation mode.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from healnet._evaluation import evaluating
 from healnet.explain._blocks import by_element
-from healnet.explain.attention_scores import block_scores, trace_for
+from healnet.explain.attention_scores import block_scores, traces_for
 from healnet.explain.gradients import block_gradients
 from healnet.explain.risk import Risk
 from healnet.fusion import AttentionTrace, HEALNet
 from healnet.streams import Block, Stream
+from healnet.training import TrainedModel
 
 __all__ = ["ScoreMethod", "write_scores"]
 
@@ -21,7 +22,7 @@ ScoreMethod = Literal["mean", "rollout", "gradient", "gradient_x_input"]
 
 
 def write_scores(
-    model: HEALNet,
+    model: HEALNet | TrainedModel,
     inputs: Mapping[str, Any],
     modality: str,
     out: Any,
@@ -67,15 +68,20 @@ def write_scores(
     factor = float(pieces.real) if method in ("mean", "rollout") else 1.0
     with evaluating(model):
         kind = "gradient" if method == "gradient_x_input" else method
-        output, trace = trace_for(kind, model, inputs, risk)
-        for block, scores in _block_scores(method, trace, modality, patient):
-            out[block] = by_element(modality, block, scores * factor).float().cpu().numpy()
+        output, traces, weight = traces_for(kind, model, inputs, risk)
+        for block, scores in _block_scores(method, traces, modality, patient):
+            out[block] = by_element(modality, block, scores * (factor * weight)).float().cpu().numpy()
     return output
 
 
 def _block_scores(
-    method: ScoreMethod, trace: AttentionTrace, modality: str, patient: int
+    method: ScoreMethod, traces: Sequence[AttentionTrace], modality: str, patient: int
 ) -> Iterator[tuple[Block, Tensor]]:
+    """The sums of the networks' scores of each block; all read the same blocks."""
     if method == "gradient_x_input":
-        return block_gradients(trace, modality, patient)
-    return block_scores(method, trace, modality, patient)
+        walks = [block_gradients(trace, modality, patient) for trace in traces]
+    else:
+        walks = [block_scores(method, trace, modality, patient) for trace in traces]
+    for parts in zip(*walks, strict=True):
+        block, first = parts[0]
+        yield block, sum((scores for _, scores in parts[1:]), first)

@@ -1,8 +1,6 @@
-"""Save models to folders that predict on their own, load them, share them on the Hugging Face Hub.
+"""Folders of saved models, checked before they are used, and matching of new patients' tables with a model's features.
 
-Needs the extra `hub`: pip install "healnet[hub]".
+`healnet.training.TrainedModel` saves, loads and predicts by them.
 """
 
-from healnet.pretrained.model import PretrainedModel
-
-__all__ = ["PretrainedModel"]
+__all__: list[str] = []

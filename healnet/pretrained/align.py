@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+
+from healnet._warnings import warn
 
 __all__ = ["align", "some", "split_frame"]
 
@@ -36,11 +37,9 @@ def align(name: str, table: pd.DataFrame, features: Sequence[str]) -> pd.DataFra
             f"got the columns {some(list(columns))}"
         )
     if len(absent):
-        warnings.warn(
+        warn(
             f"modality {name!r}: {len(absent)} of {len(wanted)} features are not in the table and count as missing: "
-            f"{some(absent)}",
-            UserWarning,
-            stacklevel=4,  # the caller of predict
+            f"{some(absent)}"
         )
     return table.set_axis(columns, axis=1).reindex(columns=wanted)
 
@@ -93,11 +92,9 @@ def split_frame(frame: pd.DataFrame, features: Mapping[str, Sequence[str]]) -> d
         case = any(
             {own.lower(), f"{name}:{own}".lower()} & lower for name in unseen for own in features[name]
         )
-        warnings.warn(
+        warn(
             f"none of the features of {some(unseen)} ({some(first)}) is among the columns: missing for every patient"
-            + ("; some differ in upper and lower case only" if case else ""),
-            UserWarning,
-            stacklevel=4,  # the caller of predict
+            + ("; some differ in upper and lower case only" if case else "")
         )
     named = frame.set_axis([str(column) for column in frame.columns], axis=1)
     return {

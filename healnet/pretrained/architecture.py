@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
 from healnet.encoders import (
     GeneSetEncoder,
     GraphEncoder,
@@ -36,7 +38,7 @@ class NotDescribableError(ValueError):
     """A model with parts that plain values do not describe; its message says which."""
 
 
-def describe(model: HEALNet) -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
     """The constructor arguments of a model and its encoders, as what JSON holds.
 
     An encoder's arguments are read from its attributes of the same names.

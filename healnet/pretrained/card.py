@@ -1,21 +1,51 @@
-"""The README of a saved model, which the Hugging Face Hub shows: `model_card`."""
+"""The README of a saved model, which the Hugging Face Hub shows: `card_of`, `model_card`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["model_card"]
+__all__ = ["card_of", "model_card"]
 
 _MEANING = {
     "cox": "a risk per patient (log hazard): larger = worse",
     "discrete": "a risk per patient: larger = worse",
-    "classes": "a probability per class",
+    "classes": "the most probable class, and a probability per class (`predict_proba`)",
     "value": "a number per patient",
 }
 _LIMITS = (
     "For research. Risks rank patients like those of training; another hospital, assay or unit may move them, so check "
     "the model on patients of your own before you read anything into it. It is not a medical device."
 )
+
+
+def card_of(config: Mapping[str, Any], own: Sequence[str]) -> str:
+    """The card of a saved model.
+
+    Args:
+        config: Configuration of the folder.
+        own: Names of the user's own classes of encoders.
+    """
+    scaler, features = config["scaler"], config["features"]
+    reveals = []
+    if scaler is not None:
+        reveals.append("mean or median, and spread, of each feature, and how many patients have it")
+        if scaler["method"] == "rank":
+            reveals.append(
+                '**every value of each feature, sorted**, without saying whose it is (`standardize="rank"`)'
+            )
+    if config["baselines"]:
+        reveals.append("the times of their events")
+    custom = [f"encoders=[{', '.join(own)}]"] if own else []
+    return model_card(
+        config["output"],
+        {name: len(features[name]) if name in features else None for name in config["modalities"]},
+        config["members"],
+        config["version"],
+        **config["card"],
+        custom=["build=YOUR_FUNCTION"] if config["architecture"] is None else custom,
+        told=reveals,
+    )
 
 
 def model_card(
@@ -69,9 +99,9 @@ def model_card(
         "## What the files reveal of the training patients",
         "\n".join(f"- {one}" for one in [*told, "whatever the weights have memorized"]),
         "## Use",
-        f"```python\nfrom healnet.pretrained import PretrainedModel\n\n"
-        f"model = PretrainedModel.from_pretrained({load})\n"
-        "risks = model.predict(table)  # a DataFrame indexed by patient\n```",
+        f"```python\nfrom healnet.training import TrainedModel\n\n"
+        f"model = TrainedModel.load({load})\n"
+        "predictions = model.predict(table)  # by patient\n```",
         f"Saved by healnet {version}. Feature names, scaling and architecture are in `config.json`.",
     ]
     return "\n".join(lines[:4]) + "\n\n" + "\n\n".join(line.strip() for line in lines[4:]) + "\n"

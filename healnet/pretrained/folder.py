@@ -18,19 +18,24 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from healnet._files import atomic_path
-from healnet.fusion import HEALNet
 
-__all__ = ["CONFIG", "WEIGHTS", "read_config", "read_models", "write_folder"]
+__all__ = ["CONFIG", "WEIGHTS", "config_digest", "read_config", "read_models", "write_folder"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2  # 1 had no digest of the configuration
 
 
-def write_folder(folder: Path, config: dict[str, Any], models: Sequence[HEALNet]) -> None:
-    """Write the weights, then the configuration with their hash."""
+def write_folder(folder: Path, config: dict[str, Any], models: Sequence[nn.Module]) -> None:
+    """Write the weights, then the configuration with their digest and its own."""
     with atomic_path(folder / WEIGHTS) as temporary:
+        temporary.touch()
+        mode = (
+            temporary.stat().st_mode
+        )  # as the user's umask has it: safetensors makes files for the owner alone
         save_model(nn.ModuleList(models), str(temporary))
+        temporary.chmod(mode)
     config = {"format": FORMAT, **config, "weights_sha256": _digest(folder / WEIGHTS)}
+    config["config_sha256"] = config_digest(config)
     with atomic_path(folder / CONFIG) as temporary:
         text = json.dumps({"healnet": config}, indent=2, allow_nan=False)
         temporary.write_text(text, encoding="utf-8")
@@ -53,10 +58,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("healnet"), dict):
         raise ValueError(f"{folder / CONFIG}: expected the configuration of a healnet model, got another one")
     config: dict[str, Any] = content["healnet"]
-    if config.get("format") != FORMAT:
+    if config.get("format") not in (1, FORMAT):
         raise ValueError(
-            f"{folder / CONFIG}: expected format {FORMAT}, got {config.get('format')!r}: "
+            f"{folder / CONFIG}: expected format 1 or {FORMAT}, got {config.get('format')!r}: "
             "was it saved by another version of healnet?"
+        )
+    digested = config["format"] > 1 or "config_sha256" in config
+    if digested and config.get("config_sha256") != config_digest(config):
+        raise ValueError(
+            f"{folder / CONFIG}: expected the configuration that was saved, got another one: the file was changed"
         )
     if config.get("weights_sha256") != _digest(folder / WEIGHTS):
         raise ValueError(
@@ -66,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_models(folder: Path, build: Callable[[], HEALNet], members: int) -> list[HEALNet]:
+def read_models(folder: Path, build: Callable[[], nn.Module], members: int) -> list[nn.Module]:
     """Models with the weights of the folder.
 
     Args:
@@ -98,14 +108,21 @@ def read_models(folder: Path, build: Callable[[], HEALNet], members: int) -> lis
     # Weights that are replaced are drawn first, from a generator that the caller may have seeded.
     with torch.random.fork_rng(devices=[]):
         models = [build() for _ in range(members)]
-    dtypes = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
+    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    dtype = next((dtypes[kind] for kind in kinds.values() if kind in dtypes), torch.float32)
     for model in models:
-        model.to(dtypes.get(kinds["0.latents"], torch.float32)).eval()
+        model.to(dtype).eval()
     try:
         load_model(nn.ModuleList(models), str(path))
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from error
     return models
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """SHA-256 of the configuration, whatever the layout of its file."""
+    plain = {key: value for key, value in config.items() if key != "config_sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -36,11 +36,11 @@ def cohort():
 @pytest.mark.parametrize("name", [name for name in contenders.DEEP if name != "attention MIL"])
 def test_every_model_trains_and_predicts_with_gaps(cohort, name):
     model = contenders.fit_deep(name, cohort[:24], RECIPE, 0, budget=1)
-    assert len(model.ensemble.models) == 2
+    assert len(model.model.models) == 2
     assert np.isfinite(model.predict(cohort[24:])).all()
     curves = model.survival(cohort[24:], [1.0, 5.0])
     assert ((curves >= 0) & (curves <= 1)).all()
-    assert all(m.output == "cox" for m in model.ensemble.models)
+    assert all(m.output == "cox" for m in model.model.models)
 
 
 def test_gene_tokens_are_the_bag_where_there_is_no_slide(cohort):
@@ -73,7 +73,7 @@ def test_the_budget_buys_longer_training_where_held_out_patients_want_it(monkeyp
     )
     monkeypatch.setitem(contenders.DEEP, "steps", lambda cohort, recipe: Steps())
     model = contenders.fit_deep("steps", cohort, RECIPE, 0, budget)
-    assert [m.steps for m in model.ensemble.models] == [steps, steps]
+    assert [m.steps for m in model.model.models] == [steps, steps]
 
 
 def test_a_length_that_diverges_is_passed_over(monkeypatch, cohort):

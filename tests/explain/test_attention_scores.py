@@ -3,8 +3,10 @@ import torch
 
 from healnet import HEALNet
 from healnet.encoders import OmicEncoder
-from healnet.explain import attention_scores, gradient_attention, mean_attention, rollout
+from healnet.explain import attention_scores, gradient_attention, mean_attention, rollout, shapley_modalities
 from healnet.fusion import AttentionTrace
+from healnet.inputs import Masked
+from healnet.training import TrainedModel
 
 
 def test_mean_attention_is_the_mean_over_layers_heads_and_latents(model, inputs):
@@ -135,3 +137,50 @@ def test_autocast_does_not_round_rollout_to_few_ranks(model, inputs):
     slide = {"slide": inputs["slide"].to(torch.float32)}
     with torch.autocast("cpu", torch.bfloat16):
         assert attention_scores(model.float(), slide, method="rollout")["slide"].dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Two networks whose risks are of other sizes, in float64, of one modality with gaps."""
+    torch.manual_seed(3)
+    models = [
+        HEALNet(
+            {"rna": OmicEncoder(5), "cnv": OmicEncoder(3)}, output="cox", num_latents=3, latent_dim=8
+        ).double()
+        for _ in range(2)
+    ]
+    inputs = {
+        "rna": torch.randn(4, 5, dtype=torch.float64),
+        "cnv": Masked(torch.randn(4, 3, dtype=torch.float64), torch.tensor([True, False, True, True])),
+    }
+    return TrainedModel(models, centers=[0.1, 0.2], scales=[0.5, 2.0]), inputs
+
+
+@pytest.mark.parametrize("method", ["mean", "rollout"])
+def test_a_trained_model_looks_where_its_networks_look_on_average(trained, method):
+    model, inputs = trained
+    found = attention_scores(model, inputs, method=method)
+    parts = [attention_scores(network, inputs, method=method) for network in model.models]
+    for name in inputs:
+        torch.testing.assert_close(found[name], (parts[0][name] + parts[1][name]) / 2)
+
+
+@pytest.mark.parametrize("risk", [None, lambda output: output[:, 0] ** 2])
+def test_gradients_of_a_trained_model_are_those_of_its_prediction(trained, risk):
+    """By the chain rule by hand: each network's scores, times the slope of the whole by its log hazard."""
+    model, inputs = trained
+    found = attention_scores(model, inputs, risk=risk)
+    parts = [attention_scores(network, inputs) for network in model.models]
+    with torch.no_grad():
+        slope = torch.ones(4, 1, dtype=torch.float64) if risk is None else 2 * model(inputs)
+    for name in inputs:
+        expected = slope * (parts[0][name] / 0.5 + parts[1][name] / 2.0) / 2
+        torch.testing.assert_close(found[name], expected)
+    assert found["rna"].abs().max() > 1e-4
+
+
+def test_shapley_values_of_a_trained_model_add_up_to_what_it_predicts(trained):
+    model, inputs = trained
+    shares = shapley_modalities(model, inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(sum(shares.values()) + shares.nothing, model(inputs)[:, 0])

@@ -136,7 +136,7 @@ def test_outputs_that_do_not_fit_their_declaration_are_refused():
     ):
         with pytest.raises(ValueError, match=f"^expected {expected}$"):
             read(answer, output)
-    message = r"^expected model.output to be one of \['cox', 'discrete', 'classes', 'value'\], got 'hazards'$"
+    message = r"^expected model.output to be one of \['cox', 'risk', 'discrete', 'classes', 'value'\], got 'hazards'$"
     with pytest.raises(ValueError, match=message):
         read(torch.zeros(2, 1), "hazards")
 

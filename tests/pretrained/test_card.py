@@ -18,7 +18,7 @@ def test_what_is_not_stated_is_said_to_be():
     assert card.startswith(
         "---\nlibrary_name: healnet\ntags:\n- healnet\n- multimodal\n---\n\n# HEALNet over slide\n\n"
     )
-    assert "Predicts a probability per class.\n" in card
+    assert "Predicts the most probable class, and a probability per class (`predict_proba`).\n" in card
     assert "survival-analysis" not in card
     assert card.count("Not stated.") == 2
     assert "- `slide`: any number of elements" in card
@@ -37,7 +37,7 @@ def test_a_model_that_needs_code_says_which():
         custom=["encoders=[Mine]"],
         told=["the times of their events"],
     )
-    assert 'from_pretrained("FOLDER", encoders=[Mine])' in card
+    assert 'TrainedModel.load("FOLDER", encoders=[Mine])' in card
     assert "| C | 0.7123 |" in card
     assert "The mean of 3 models." in card
     assert (

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import random
 import re
 import time
 
@@ -10,25 +11,27 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from healnet.pretrained import PretrainedModel
-from healnet.pretrained.folder import CONFIG, WEIGHTS
+from healnet.pretrained.folder import CONFIG, WEIGHTS, config_digest
+from healnet.training import TrainedModel
 
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    PretrainedModel.of(trained).save_pretrained(tmp_path)
+    trained.save(tmp_path)
     return tmp_path
 
 
 def refused(folder, message):
     with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}") as error:
-        PretrainedModel.from_pretrained(folder)
+        TrainedModel.load(folder)
     assert message in str(error.value)
 
 
-def edit(folder, change):
+def edit(folder, change, digest=True):
     content = json.loads((folder / CONFIG).read_text())
     change(content["healnet"])
+    if digest:
+        content["healnet"]["config_sha256"] = config_digest(content["healnet"])
     (folder / CONFIG).write_text(json.dumps(content))
 
 
@@ -43,7 +46,7 @@ def test_loading_leaves_the_global_random_state_as_it_was(folder):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    PretrainedModel.from_pretrained(folder)
+    TrainedModel.load(folder)
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 
 
@@ -77,8 +80,8 @@ def test_configurations_that_are_none(folder, text):
 
 
 def test_another_format(folder):
-    edit(folder, lambda config: config.update(format=2))
-    refused(folder, "expected format 1, got 2: was it saved by another version of healnet?")
+    edit(folder, lambda config: config.update(format=3))
+    refused(folder, "expected format 1 or 2, got 3: was it saved by another version of healnet?")
 
 
 def test_a_pickle_is_not_opened(folder, tmp_path):
@@ -99,7 +102,7 @@ def test_names_from_the_file_are_not_imported(folder):
 
     edit(folder, change)
     with pytest.raises(ValueError, match=r"^modality 'rna': unknown encoder 'os.system'; pass its class"):
-        PretrainedModel.from_pretrained(folder)
+        TrainedModel.load(folder)
 
 
 def test_weights_of_another_model(folder):
@@ -118,7 +121,7 @@ def test_sizes_that_would_fill_the_memory_take_none(folder, argument):
     edit(folder, lambda config: config["architecture"]["arguments"].update({argument: 10**9}))
     started = time.process_time()
     with pytest.raises(ValueError, match="expected"):
-        PretrainedModel.from_pretrained(folder)
+        TrainedModel.load(folder)
     assert time.process_time() - started < 5
 
 
@@ -142,4 +145,25 @@ def test_sizes_that_would_fill_the_memory_take_none(folder, argument):
 def test_every_other_change_is_a_value_error(folder, change):
     edit(folder, change)
     with pytest.raises(ValueError, match=r"expected|two"):
-        PretrainedModel.from_pretrained(folder)
+        TrainedModel.load(folder)
+
+
+def test_single_bits_of_the_configuration_are_refused(folder):
+    """Most leave it JSON, and some would move a center or swap a feature's name."""
+    content = (folder / CONFIG).read_bytes()
+    places = random.Random(0).sample(range(8 * len(content)), 150)
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        (folder / CONFIG).write_bytes(flipped)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}"):
+            TrainedModel.load(folder)
+
+
+def test_a_changed_number_is_refused_and_another_layout_is_not(folder):
+    edit(folder, lambda config: None, digest=False)  # in one line
+    TrainedModel.load(folder)
+    edit(folder, lambda config: config["centers"].__setitem__(0, 0.5), digest=False)
+    refused(folder, "expected the configuration that was saved, got another one: the file was changed")
+    edit(folder, lambda config: config.pop("config_sha256"), digest=False)
+    refused(folder, "expected the configuration that was saved, got another one: the file was changed")

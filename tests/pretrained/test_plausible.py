@@ -8,7 +8,7 @@ import pytest
 
 from healnet.data import Cohort, Standardizer
 from healnet.datasets import load_breast_cancer, load_mini_acc
-from healnet.pretrained.plausible import warn_of_times, warn_of_units
+from healnet.pretrained.plausible import warn_of_features, warn_of_times, warn_of_units
 
 RNG = np.random.default_rng(0)
 
@@ -90,15 +90,52 @@ def test_few_patients_may_be_farther(others):
         warn_of_units(cohort(9))
 
 
-@pytest.mark.parametrize("times", [[1.0, 5.0], [300.0, 5000.0]])
+@pytest.mark.parametrize("times", [[1.0, 5.0], [300.0, 10000.0]])
 def test_times_outside_the_events_warn(times):
     message = f"^times go from {times[0]:g} to {times[1]:g}, and training saw events from 12 to 4673: curves are flat"
     with pytest.warns(UserWarning, match=message):
         warn_of_times(np.array(times), 12.0, 4673.0)
 
 
-@pytest.mark.parametrize("times", [[], [365.0], [1.0, 365.0], [4673.0]])
+@pytest.mark.parametrize("times", [[], [365.0], [1.0, 365.0], [4673.0], [365.0, 8000.0]])
 def test_times_within_do_not_warn(times):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_times(np.array(times), 12.0, 4673.0)
+
+
+@pytest.fixture
+def clinic():
+    """A scaler of 200 patients: age in years, a rare mutation, and a feature of one value."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.normal(60, 12, 200), "KRAS": np.arange(200.0) == 0, "site": 1.0}).astype(
+        float
+    )
+    training = Cohort({"clinical": table.set_axis(map(str, table.index))})
+    return lambda method, clip: Standardizer(method, clip).fit(training)
+
+
+@pytest.mark.parametrize(
+    ("method", "clip"), [("mean", None), ("mean", 5.0), ("median", None), ("rank", None)]
+)
+@pytest.mark.parametrize("n", [1, 30])
+def test_a_feature_in_another_unit_is_named_whatever_the_scaling_does_to_it(clinic, method, clip, n):
+    """One feature of three: as a whole the table looks as it should."""
+    scaler = clinic(method, clip)
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {"age": rng.normal(60, 12, n), "KRAS": 1.0, "site": 1.0}, [f"p{i}" for i in range(n)]
+    )
+    warn_of_features(Cohort({"clinical": table}), ["clinical"], scaler)  # warnings are errors
+    days = Cohort({"clinical": table.assign(age=table["age"] * 365.25)})
+    with pytest.warns(
+        UserWarning,
+        match=r"^modality 'clinical': values of age \(median 2.*e\+04, [56].* in training\) are far from those of training: "
+        r"are they in other units, or coded otherwise\?$",
+    ):
+        warn_of_features(days, ["clinical"], scaler)
+    coded = Cohort({"clinical": table.assign(site=1e6)})
+    with pytest.warns(
+        UserWarning, match=r"^modality 'clinical': values of site \(median 1e\+06, 1 in training\) are"
+    ):
+        warn_of_features(coded, ["clinical"], scaler)

@@ -15,15 +15,13 @@ import pytest
 import yaml
 from safetensors.torch import load
 
-from healnet.pretrained import PretrainedModel
-
 COMMIT = "c" * 40
 CLIENT = """
 import sys, pandas as pd
-from healnet.pretrained import PretrainedModel
+from healnet.training import TrainedModel
 folder, table, output = sys.argv[1:]
-print(PretrainedModel.from_pretrained(folder).push_to_hub("me/my_model", token="hf_test"))
-loaded = PretrainedModel.from_pretrained("me/my_model")
+print(TrainedModel.load(folder).push_to_hub("me/my_model", token="hf_test"))
+loaded = TrainedModel.load("me/my_model")
 loaded.predict(pd.read_csv(table, index_col=0)).to_csv(output)
 """
 
@@ -92,8 +90,7 @@ def hub():
 
 @pytest.mark.slow
 def test_a_model_that_was_pushed_predicts_what_it_did(trained, new_tables, tmp_path, hub):
-    saved = PretrainedModel.of(trained, data="50 made patients")
-    saved.save_pretrained(tmp_path / "model")
+    trained.save(tmp_path / "model", data="50 made patients")
     table = pd.concat([t.add_prefix(f"{name}:") for name, t in new_tables.items()], axis=1)
     table.to_csv(tmp_path / "table.csv")
     settings = {
@@ -120,4 +117,4 @@ def test_a_model_that_was_pushed_predicts_what_it_did(trained, new_tables, tmp_p
     assert load(hub.files["model.safetensors"])["0.latents"].shape == trained.models[0].latents.shape
     assert hub.card == {"library_name": "healnet", "tags": ["healnet", "multimodal", "survival-analysis"]}
     found = pd.read_csv(tmp_path / "risks.csv", index_col="patient")
-    np.testing.assert_allclose(found["risk"], saved.predict(new_tables)["risk"], atol=1e-6)
+    np.testing.assert_allclose(found["risk"], trained.predict(new_tables), atol=1e-6)
