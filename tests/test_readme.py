@@ -41,7 +41,7 @@ def test_the_python_blocks_run_one_after_the_other(slides, capsys):
     text = README.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 4
-    space = {"__name__": "readme"}
+    space = {"__name__": "__main__"}
     for block in blocks:
         with warnings.catch_warnings():
             if any(f"import {name}" in block or f"from {name}" in block for name in OTHERS):
