@@ -25,6 +25,7 @@ from healnet.nn.attention_weights import Attended, ContractionOrder
 from healnet.nn.chunked_attention import chunked_attention
 from healnet.nn.streamed_attention import Walk, streamed_attention
 from healnet.nn.token_shards import TokenShards
+from healnet.nn.torch_internals import fused_attention
 
 __all__ = ["CrossAttention", "SelfAttention", "contraction_order"]
 
@@ -286,7 +287,7 @@ class SelfAttention(nn.Module):
         """The update of the latents."""
         q, k, v = self._split(latents)
         dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=1.0)
+        heads = fused_attention(q, k, v, dropout)
         return self.activation(self.to_out(rearrange(heads, "b h m e -> b m (h e)")))
 
     @torch.no_grad()

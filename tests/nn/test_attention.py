@@ -187,6 +187,13 @@ def test_self_attention_is_the_plain_formulation_and_so_are_its_weights():
     torch.testing.assert_close(attention.weights(latents), weights.mean(1), rtol=0, atol=1e-12)
 
 
+def test_self_attention_has_a_second_derivative():
+    torch.manual_seed(0)
+    attention = SelfAttention(D, H, E).double()
+    latents = torch.randn(B, M, D, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(attention, (latents,))
+
+
 def test_dropout_of_self_attention_is_for_training_alone_and_keeps_the_expectation():
     torch.manual_seed(0)
     attention = SelfAttention(D, H, E, dropout=0.4).double()

@@ -51,6 +51,43 @@ def test_by_hand(path):
     assert lse.item() == pytest.approx(math.log(1 + e), rel=1e-6)
 
 
+LAYOUTS = {
+    "contiguous": lambda n, c, new: torch.randn(B, n, c, **new),
+    "channels first": lambda n, c, new: torch.randn(B, c, n, **new).transpose(1, 2),
+    "expanded": lambda n, c, new: torch.randn(B, n, 1, **new).expand(B, n, c),
+    "every second": lambda n, c, new: torch.randn(B, n, 2 * c, **new)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_any_layout_in_memory_gives_the_same(path, layout, masked):
+    new = {"generator": torch.Generator().manual_seed(1), "dtype": torch.float64}
+    queries, keys, values = (LAYOUTS[layout](n, C, new) for n in (R, 203, 203))
+    mask = example(n=203, mask=masked)[3]
+    inputs = [x.detach().requires_grad_() for x in (queries, keys, values)]
+    output, _, lse = chunked_attention(*inputs, mask)
+    expected, _, expected_lse = explicit(*inputs, mask)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(lse, expected_lse, rtol=0, atol=1e-12)
+    slope = torch.randn(output.shape, **new)
+    found, wanted = (torch.autograd.grad((x * slope).sum(), inputs) for x in (output, expected))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
+
+
+def test_channels_first_at_the_size_from_which_the_fused_kernel_is_taken():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 16, 9000, generator=generator).transpose(1, 2)
+    queries = torch.randn(1, 500, 16, generator=generator)
+    assert queries.shape[1] * tokens.shape[1] > module.KEEP_ELEMENTS
+    torch.testing.assert_close(
+        chunked_attention(queries, tokens, tokens).output,
+        explicit(*(x.double() for x in (queries, tokens, tokens)))[0].float(),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
 @pytest.mark.parametrize("n", [1, 64, 203])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("v", [None, V])
