@@ -23,7 +23,9 @@ class Recipe:
         weight_decay: Weight decay of AdamW.
         modality_dropout: Probability of hiding each modality of a patient in training.
         input_dropout: Dropout of the features of tables with more than `narrow` features.
-        narrow: Number of features up to which all are kept: a few clinical ones are all needed.
+        narrow: Number of features up to which a table keeps all of them; 0 drops features of every table. Keeping clinical
+            tables whole (16) moved Harrell's C by 0.008 on mini-ACC (10 folds), -0.009, 0.001 and 0.000 on TCGA-PAAD, BLCA
+            and LIHC (5 folds each): it does not decide.
         tokens: Learned tokens per table.
         feature_tokens: Tables in which every feature is a token of its own instead, so that attention ranks features.
         depth: Number of fusion layers.
