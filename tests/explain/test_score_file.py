@@ -8,13 +8,21 @@ import torch
 from healnet import HEALNet, Masked, Pieces, Stream
 from healnet.encoders import GridEncoder, OmicEncoder
 from healnet.explain import attention_scores, gradient_x_input, write_scores
+from healnet.training import TrainedModel
 
 
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
+def network():
     encoders = {"rna": OmicEncoder(5), "scan": GridEncoder(channels=2, ndim=2)}
     return HEALNet(encoders, latent_dim=8, num_latents=3, output="cox").eval()
+
+
+@pytest.fixture(params=["network", "trained"])
+def model(request):
+    """One network, and a trained model of two."""
+    torch.manual_seed(0)
+    if request.param == "network":
+        return network()
+    return TrainedModel([network(), network()], centers=[0.1, 0.2], scales=[0.5, 2.0])
 
 
 @pytest.fixture
