@@ -22,7 +22,7 @@ _CELLS, _PATIENTS = 20, 10  # below these a median, and a spread, may be so by c
 _NARROW, _FAR_FEATURE, _FAR_FEATURE_OF_FEW = 64, 5.0, 20.0
 
 # Curves are often drawn to the end of follow-up, after the last event; units of time differ by 7 or more.
-_BEYOND = 2.0
+_BEYOND = 5.0
 
 
 def warn_of_units(cohort: Cohort) -> list[str]:
