@@ -136,7 +136,7 @@ class Cohort:
         nothing = index[self.missing().all(axis=1).to_numpy()]
         if len(nothing):
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
-        warn_of_outcomes(self._modalities, target)
+        warn_of_outcomes(self._modalities, target, self._labels)
         warn_of_missing_codes(self._modalities)
 
     @classmethod
@@ -372,7 +372,7 @@ class Cohort:
         modality, strangers = _matched(
             name, check_source(name, source), self._patients, unknown, channels_first
         )
-        warn_of_outcomes({name: modality}, self._target)
+        warn_of_outcomes({name: modality}, self._target, self._labels)
         warn_of_missing_codes({name: modality})
         dropped = self._dropped | ({name: strangers} if strangers else {})
         return self._with(modalities={**self._modalities, name: modality}, dropped=dropped)
