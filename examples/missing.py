@@ -85,7 +85,7 @@ def run_job(plan: compare.Plan, shares: tuple[float, ...], job: jobs.Job) -> lis
         for tested, patients in zip(at_test, scoring, strict=True):
             with warnings.catch_warnings():
                 # Where 0 stands for what is hidden, features are as far from those of training as they are said to be.
-                warnings.filterwarnings("ignore", "modality .* far from those of training")
+                warnings.filterwarnings("ignore", "modality .*(are they in other units|far from those)")
                 c = concordance(model.predict(patients), patients.target)
             counts = {"training": tested == 0, "test": share == 0, "both": share == tested}
             rows += [
