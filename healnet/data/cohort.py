@@ -122,9 +122,8 @@ class Cohort:
         index = check_ids(patients, "cohort")
         if not len(index):
             raise ValueError("expected at least one patient, got none")
-        check_target(target, index)
         self._patients = index
-        self._target = target
+        self._target = _of_patients(target, index)
         self._slides: dict[str, Sequence[str]] = dict(slides or {})
         self._dropped: dict[str, tuple[str, ...]] = {}
         self._modalities: dict[str, Modality] = {}
@@ -150,7 +149,8 @@ class Cohort:
     ) -> Cohort:
         """Build a cohort from parts known to be right and in the patients' order, as those of other cohorts are."""
         cohort = object.__new__(cls)
-        parts = {"modalities": modalities, "target": target, "patients": patients, "labels": labels}
+        known = _of_patients(target, patients)
+        parts = {"modalities": modalities, "target": known, "patients": patients, "labels": labels}
         return cohort._with(**parts, slides=slides, dropped={})
 
     @property
@@ -160,7 +160,7 @@ class Cohort:
 
     @property
     def target(self) -> SurvivalTarget:
-        """Follow-up of the n patients.
+        """Follow-up of the n patients, whose ids it knows (`SurvivalTarget.patients`).
 
         Raises:
             ValueError: A cohort without outcomes; `has_target` tells.
@@ -350,7 +350,7 @@ class Cohort:
         Raises:
             ValueError: A target of another type or length, or whose own ids are in another order.
         """
-        check_target(target, self._patients)
+        target = _of_patients(target, self._patients)
         warn_of_outcomes(self._modalities, target)
         return self._with(target=target)
 
@@ -509,3 +509,15 @@ def _matched(
     if strangers:
         log.info("modality %r: %d patients are not in the cohort", name, len(strangers))
     return as_modality(name, source, patients, channels_first), strangers
+
+
+def _of_patients(target: SurvivalTarget | None, patients: pd.Index) -> SurvivalTarget | None:
+    """The outcomes with the ids of the patients, by which risks of a Series in another order are noticed.
+
+    Raises:
+        ValueError: As `check_target`.
+    """
+    check_target(target, patients)
+    return (
+        None if target is None else SurvivalTarget.unchecked(target.time, target.event, patients.to_numpy())
+    )

@@ -44,10 +44,13 @@ class Labels:
             unknown: Treatment of ids that are not the cohort's, as `left_out`'s.
 
         Raises:
-            ValueError: A sequence of another length, an infinite number, integers with gaps, values of another kind.
+            ValueError: Two labels of one name, a sequence of another length or shape, an infinite number, integers with gaps
+                or that stand for an unknown class, values of another kind.
         """
-        if isinstance(source, pd.DataFrame):
-            source = {str(name): column for name, column in source.items()}
+        names = [str(name) for name in source]
+        twice = shorten(sorted({name for name in names if names.count(name) > 1}))
+        if twice:
+            raise ValueError(f"expected labels of different names, got {twice} more than once")
         columns = {
             str(name): _column(str(name), values, patients, unknown) for name, values in source.items()
         }
@@ -145,6 +148,9 @@ def _column(name: str, values: Any, patients: pd.Index, unknown: Literal["raise"
         values = values.tolist() if isinstance(values, Tensor) else values
         if len(values) != len(patients):
             raise ValueError(f"{owner}: expected {len(patients)} values, one per patient, got {len(values)}")
+        shape = np.shape(values)
+        if len(shape) > 1:
+            raise ValueError(f"{owner}: expected one value per patient, got an array of shape {shape}")
         values = pd.Series(values, index=patients)
     return _typed(owner, values)
 
@@ -165,6 +171,12 @@ def _typed(owner: str, values: pd.Series[Any]) -> pd.Series[Any]:
     if pd.api.types.is_integer_dtype(values.dtype):
         if values.isna().any():
             raise ValueError(f"{owner}: integers with gaps are classes or numbers; pass categories or floats")
+        if (values > np.iinfo(np.int64).max).any():
+            raise ValueError(f"{owner}: expected integers below 2**63, got {values.max()}")
+        if (values == UNKNOWN_CLASS).any():
+            raise ValueError(
+                f"{owner}: {UNKNOWN_CLASS} stands for an unknown class in a batch; pass categories, with gaps where unknown"
+            )
         return values.astype(np.int64)
     numbers = values.astype(np.float64)
     if np.isinf(numbers).any():

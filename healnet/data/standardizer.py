@@ -91,7 +91,9 @@ class Standardizer:
         changed: dict[str, pd.DataFrame | Features] = {}
         for name in cohort.tables:
             statistics = self._statistics_of(name)
-            center, scale = statistics["center"].to_numpy(), statistics["scale"].to_numpy()
+            center = statistics["center"].to_numpy()
+            # Nothing was learned of a column that was constant: another value than that one must not count for much.
+            scale = np.where(statistics["constant"], np.inf, statistics["scale"])
             thin = self._sparse(cohort, name)
             if thin is not None:
                 order = self._order(name, thin.columns, statistics.index)
@@ -136,7 +138,7 @@ class Standardizer:
 
     @property
     def constant(self) -> dict[str, list[str]]:
-        """Per modality, the columns with one value in all of training: centered, not scaled."""
+        """Per modality, the columns with one value in all of training: 0 for everybody, whatever a new patient's value."""
         return {name: list(table.index[table["constant"]]) for name, table in self.statistics.items()}
 
     @property

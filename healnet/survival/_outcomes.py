@@ -16,7 +16,7 @@ __all__ = ["read_events", "read_outcomes"]
 
 # In lower case. GDC's files write '-- and "not reported"; cBioPortal's and TCGA's put such words in brackets.
 _UNKNOWN = {"", "na", "n/a", "nan", "none", "null", "--", "'--", "unknown", "not reported", "not available"}
-_BRACKETS = re.compile(r"\[.*\]")
+_BRACKETS = re.compile(r"\[(?!\s*[-+.\d]).*\]", re.DOTALL)
 # cBioPortal's statuses carry their number: "1:DECEASED", "0:DiseaseFree", "0:ALIVE OR DEAD TUMOR FREE".
 _NUMBERED = re.compile(r"([01])(\.0*)?(\s*:.*)?", re.DOTALL)
 _EVENT = {"dead", "deceased", "died", "event", "true", "yes", "recurred", "progressed", "recurred/progressed"}

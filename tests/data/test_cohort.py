@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healnet.data import Cohort
-from healnet.survival.target import SurvivalTarget
+from healnet.survival import SurvivalTarget, concordance
 
 PATIENTS = ["p1", "p2", "p3", "p4", "p5"]
 TARGET = SurvivalTarget([5.0, 3.0, 8.0, 1.0, 0.0], [True, False, True, False, True])
@@ -248,7 +248,7 @@ def test_replaced_tables_leave_the_rest():
 def test_folds_and_holdout_are_of_patients_and_stratified():
     index = [f"p{i}" for i in range(50)]
     target = SurvivalTarget(np.arange(50.0), np.arange(50) % 5 == 0)
-    whole = Cohort({"x": pd.DataFrame({"a": -np.arange(50.0)}, index=index)}, target, index)
+    whole = Cohort({"x": pd.DataFrame({"a": np.arange(50.0) % 7}, index=index)}, target, index)
     folds = whole.folds(5, seed=3)
     assert [int(whole[test].target.event.sum()) for _, test in folds] == [2] * 5
     rest, held = whole.holdout(0.2, seed=3)
@@ -325,3 +325,26 @@ def test_outcomes_are_replaced_or_taken_away():
         cohort.with_target(other[:1])
     with pytest.raises(ValueError, match=r"^expected the target as a SurvivalTarget, got list; "):
         cohort.with_target([1, 2])
+
+
+def test_the_target_of_a_cohort_knows_its_patients():
+    index = [f"p{i}" for i in range(9)]
+    plain = SurvivalTarget(np.arange(1.0, 10), np.arange(9) % 2 == 0)
+    table = pd.DataFrame({"a": np.arange(9.0) % 4}, index=index)
+    whole = Cohort({"x": table}, plain, index)
+    risk = pd.Series(-plain.time, index=index)
+    for cohort in (
+        whole,
+        whole[::2],
+        whole.with_target(plain),
+        Cohort({"x": table}, labels={"y": index}).with_target(plain),
+    ):
+        assert cohort.target.patients.tolist() == cohort.patients.tolist()
+        own = risk[cohort.patients]
+        assert concordance(own, cohort.target) == 1.0
+        with pytest.raises(
+            ValueError, match=r"^expected risk in the order of the target's patients, got 'p8'"
+        ):
+            concordance(own[::-1], cohort.target)
+    assert plain.patients is None
+    assert whole.target == plain

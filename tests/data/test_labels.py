@@ -79,7 +79,7 @@ def test_labels_follow_their_patients_through_a_shuffled_loader_over_a_part():
 
 def test_folds_are_stratified_by_label_and_event():
     ids = [f"p{i}" for i in range(60)]
-    table = pd.DataFrame({"a": -np.arange(60.0)}, index=ids)
+    table = pd.DataFrame({"a": np.arange(60.0) % 7}, index=ids)
     grade = ["low", "mid", "high"] * 20
     event = np.arange(60) % 4 == 0
     whole = Cohort({"x": table}, SurvivalTarget(np.arange(60.0), event), ids, labels={"grade": grade})
@@ -132,6 +132,28 @@ def test_they_are_shown():
         (
             lambda: cohort(x={"q7": "b"}),
             "label 'x': none of its 1 ids, such as 'q7', is in the cohort, whose patients are such as 'p1'",
+        ),
+        (
+            lambda: cohort(x=np.zeros((5, 2))),
+            "label 'x': expected one value per patient, got an array of shape (5, 2)",
+        ),
+        (
+            lambda: cohort(x=np.array([1, 2, 3, 4, 2**63], dtype=np.uint64)),
+            f"label 'x': expected integers below 2**63, got {2**63}",
+        ),
+        (
+            lambda: cohort(x=[0, 1, -100, 1, 0]),
+            "label 'x': -100 stands for an unknown class in a batch; pass categories, with gaps where unknown",
+        ),
+        (
+            lambda: Cohort({"rna": RNA}, labels={1: [0] * 5, "1": [1] * 5}),
+            "expected labels of different names, got '1' more than once",
+        ),
+        (
+            lambda: Cohort(
+                {"rna": RNA}, labels=pd.DataFrame([[0, 1]] * 5, index=RNA.index, columns=["x", "x"])
+            ),
+            "expected labels of different names, got 'x' more than once",
         ),
         (lambda: cohort(x=["a"] * 5).folds(stratify="y"), "unknown label 'y'; the cohort has 'x'"),
         (

@@ -70,12 +70,20 @@ def test_training_columns_get_mean_zero_and_deviation_one_where_they_vary(n, col
             assert abs(cells.std(ddof=0) - 1) < 1e-12
 
 
-def test_a_constant_column_is_centered_not_scaled():
+def test_a_constant_column_is_0_for_everybody():
+    """Divided by 1, a new value of 1e6 would decide every risk."""
     # 0.1 + 0.2 three times: the mean of equal numbers is not always that number, nor its deviation 0.
-    whole = cohort([[0.1 + 0.2], [0.1 + 0.2], [0.1 + 0.2], [7.3]])
+    whole = cohort([[0.1 + 0.2], [0.1 + 0.2], [0.1 + 0.2], [1e6]])
     scaler = Standardizer().fit(whole[:3])
     assert scaler.constant == {"rna": ["a"], "clinical": []}
-    assert transformed(scaler, whole).ravel().tolist() == [0.0, 0.0, 0.0, 7.0]
+    assert transformed(scaler, whole).ravel().tolist() == [0.0, 0.0, 0.0, 0.0]
+    for method in ("median", "rank"):
+        assert transformed(Standardizer(method).fit(whole[:3]), whole).ravel().tolist() == [
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        ]
 
 
 def test_a_column_unseen_in_training_is_missing_for_everybody():

@@ -64,6 +64,7 @@ class Steps(nn.Module):
         return self.weight * (risk if self.steps >= self.enough else -risk)
 
 
+@pytest.mark.filterwarnings("ignore:modality 'risk'. column 'risk' is the follow-up time")  # a perfect risk
 @pytest.mark.parametrize(("budget", "steps"), [(1, 2), (2, 4), (3, 4)])
 def test_the_budget_buys_longer_training_where_held_out_patients_want_it(monkeypatch, budget, steps):
     time = np.arange(1.0, 41)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ _UNKNOWN = frozenset(
     )
 )
 
+_BRACKETS = re.compile(r"\[(?!\s*[-+.\d]).*\]", re.DOTALL)  # R's cut writes its lowest interval [18,40]
+
 
 def encode_clinical(
     table: pd.DataFrame,
@@ -43,15 +46,16 @@ def encode_clinical(
     """A table of findings as numbers, one row per patient; what is not known stays NaN.
 
     Columns that hold numbers (also as text, beside words for "unknown") and bool stay in their order; the others must be
-    named in one of the arguments. Anything in brackets as "[Not Available]", "unknown", "not reported", "NA" and "'--" are
-    missing, unless they are among the levels.
+    named in one of the arguments. Words in brackets as "[Not Available]", "unknown", "not reported", "NA" and "'--" are
+    missing, unless they are among the levels; intervals as "[18,40]" are values.
 
     Args:
         table: Findings, indexed by patient id.
         ordinal: Levels of a column by its name, from the lowest; they become 0, 1, 2, ...
         one_hot: Columns, or the levels of each by its name; each level becomes a column `name=level` of 0 and 1. Pass
             the levels where new patients must get the columns of the training patients.
-        dates: By column of dates, another such column or one date; the value becomes the number of days since that.
+        dates: By column of dates, another such column or one date; the value becomes the number of days since that. Dates
+            without a time zone are taken as UTC.
 
     Raises:
         ValueError: A column that is not there or twice, is text and in no argument, or is an outcome by its name; a level
@@ -112,7 +116,7 @@ def _without_unknown(column: pd.Series[Any], levels: Sequence[str] = ()) -> pd.S
 
 
 def _is_unknown(cell: Any) -> bool:
-    return isinstance(cell, str) and (cell.lower() in _UNKNOWN or (cell[0] == "[" and cell[-1] == "]"))
+    return isinstance(cell, str) and (cell.lower() in _UNKNOWN or _BRACKETS.fullmatch(cell) is not None)
 
 
 def _place(name: str, column: pd.Series[Any], levels: list[str]) -> NDArray[np.float64]:
@@ -147,7 +151,8 @@ def _dates(name: str, column: pd.Series[Any]) -> pd.Series[pd.Timestamp]:
     known = _without_unknown(column)
     # pandas would take a number for nanoseconds since 1970.
     numeric = pd.api.types.is_numeric_dtype(known.dtype)
-    dates = pd.to_datetime(known.astype(str) if numeric else known, format="ISO8601", errors="coerce")
+    text = known.astype(str) if numeric else known
+    dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
     wrong = known[known.notna()] if numeric else known[dates.isna() & known.notna()]
     if len(wrong):
         raise ValueError(f"column {name!r}: expected dates as 2020-12-31, got {wrong.iloc[0]!r}")

@@ -145,3 +145,24 @@ def test_years_are_no_dates():
         ValueError, match=r"^column 'year': expected dates as 2020-12-31, got (np.int64\()?2001\)?$"
     ):
         encode_clinical(pd.DataFrame({"year": [2001, 2003]}), dates={"year": "2000-01-01"})
+
+
+def test_an_interval_in_brackets_is_a_level_and_not_unknown():
+    """R's cut(include.lowest=TRUE) writes the lowest interval so."""
+    table = pd.DataFrame({"age": ["[18,40]", "(40,65]", "[Not Available]", "(65,Inf]"]}, index=list("abcd"))
+    encoded = encode_clinical(table, one_hot=["age"])
+    assert encoded.columns.tolist() == ["age=(40,65]", "age=(65,Inf]", "age=[18,40]"]
+    assert encoded["age=[18,40]"].tolist()[:2] == [1.0, 0.0]
+    assert encoded.loc["c"].isna().all()
+    for level in ("[-3,2]", "[.5,1]", "[ +1, 2]"):
+        assert encode_clinical(pd.DataFrame({"x": [level, "b"]}), one_hot=["x"]).shape == (2, 2)
+
+
+def test_dates_with_and_without_a_time_zone():
+    table = pd.DataFrame(
+        {"start": ["2020-01-01", "2020-01-01T12:00:00+02:00"], "end": ["2020-01-03T00:00:00Z", "2020-01-02"]}
+    )
+    days = encode_clinical(table, dates={"end": "start"})["end"]
+    assert days.tolist() == pytest.approx([2.0, 14 / 24])
+    aware = table.assign(start=pd.to_datetime(["2020-01-01", "2020-01-02"]).tz_localize("UTC"))
+    assert encode_clinical(aware, dates={"end": "start"})["end"].tolist() == [2.0, 0.0]
