@@ -5,10 +5,14 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
+
+from healnet import _processes
 
 ROOT = Path(__file__).parents[1]
 METHODS = ["fork", "spawn", "forkserver"]
@@ -51,6 +55,20 @@ SCRIPTS = {
             loader = DataLoader(CohortDataset(load_breast_cancer()), batch_size=99, num_workers=1)
             print([len(batch.patients) for batch in loader])
     """,
+    "tiles": """
+        from PIL import Image
+        from torch.utils.data import DataLoader
+        from healnet.slides import Slide
+
+        def prepare():
+            Image.new("RGB", (200, 200), (150, 80, 160)).save("b.png")
+
+        def work():
+            # More coordinates than a pipe holds.
+            slide = Slide("b.png", mpp=1.0)
+            tiles = slide.tiles(2, mpp=1.0, tissue_fraction=0.0)
+            print(len(tiles), len(list(DataLoader(tiles, 5000, num_workers=1))))
+    """,
     "patches": """
         import h5py
         import numpy as np
@@ -90,6 +108,7 @@ SCRIPTS = {
 FOUND = {
     "extract": "19 \n",
     "loader": "[99, 99]\n",
+    "tiles": "10000 2\n",
     "patches": "{'a': 1, 'slide': 4}\n",
     "jobs": "['a', 'b']\n",
 }
@@ -159,12 +178,79 @@ def test_a_script_without_it_works_or_says_what_to_add(tmp_path, name, method):
         assert (
             "RuntimeError: a worker process ended before it began (exit code 1), see its own error." in errors
         )
-    if name == "loader":
-        assert "if __name__ == '__main__':" in errors  # Python's own, of the child
-        assert (
-            "ProcessStartError: a worker process of DataLoader ended before it began (exit code 1)" in errors
-        )
-        assert f"{LINES}DataLoader(...)\n" in errors
+    if name in {"loader", "tiles"}:
+        assert_a_loader_says_what_to_add(errors)
+
+
+def assert_a_loader_says_what_to_add(errors):
+    assert "if __name__ == '__main__':" in errors  # Python's own, of the child
+    assert "ProcessStartError: a worker process of DataLoader ended before it began (exit code 1)" in errors
+    assert f"{LINES}DataLoader(...)\n" in errors
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "fork"]
+)
+def test_a_guard_elsewhere_and_a_start_method_of_the_loader_alone_hide_nothing(tmp_path, method):
+    # More patients than a pipe holds.
+    body = f"""
+        import numpy as np
+        import pandas as pd
+        from torch.utils.data import DataLoader
+        from healnet.data import Cohort, CohortDataset
+
+        table = pd.DataFrame(np.arange(20000.0).reshape(400, 50) % 7, index=map(str, range(400)))
+        dataset = CohortDataset(Cohort({{"a": table.rename(columns=str)}}))
+        list(DataLoader(dataset, 200, num_workers=1, multiprocessing_context={method!r}))
+        if __name__ == "__main__":
+            print("done")
+    """
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(body))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert_a_loader_says_what_to_add(done.stderr)
+
+
+GUARDS = {
+    "if __name__ == '__main__':\n    ask()\n": True,
+    "def main():\n    ask()\n\nif '__main__' == __name__ and True:\n    pass\n    main()\n": True,
+    "if __name__ == '__main__':\n    thread = Thread(target=ask)\n    thread.start()\n    thread.join()\n": True,
+    "ask()\n": False,
+    "ask()\nif __name__ == '__main__':\n    pass\n": False,
+    "if __name__ == '__main__':\n    pass\nask()\n": False,
+    "if __name__ != '__main__':\n    pass\nelse:\n    ask()\n": False,  # a process is tried
+    "# if __name__ == '__main__':\nif True:\n    ask()\n": False,
+}
+
+
+@pytest.mark.parametrize(("script", "guarded"), GUARDS.items())
+def test_a_guard_counts_where_the_script_stands_in_it(tmp_path, monkeypatch, script, guarded):
+    answers = []
+    main = types.ModuleType("__main__")
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    main.__file__ = str(path)
+    main.ask = lambda: answers.append(_processes._is_guarded())
+    main.Thread = threading.Thread
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    exec(compile(script, str(path), "exec"), vars(main))
+    assert answers == [guarded]
+
+
+def test_a_notebook_has_no_script_and_a_program_no_source(tmp_path, monkeypatch):
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert _processes._is_guarded()
+    main.__file__ = str(tmp_path / "program")
+    (tmp_path / "program").write_bytes(b"\0\1")
+    assert not _processes._is_guarded()
 
 
 WITHOUT_POSIX = """

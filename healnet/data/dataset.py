@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from healnet._processes import check_start
+from healnet._processes import check_loader_start
 from healnet.data.batch import Batch, encode_ids
 from healnet.data.cohort import Cohort
 from healnet.data.collate_fn import collate
@@ -82,8 +81,7 @@ class CohortDataset(Dataset[Batch]):
         self._ids = encode_ids(cohort.patients)
 
     def __getstate__(self) -> dict[str, Any]:
-        if get_spawning_popen() is not None:  # to a loader's worker, which may not be able to start
-            check_start("DataLoader")
+        check_loader_start()
         return self.__dict__
 
     def __len__(self) -> int:

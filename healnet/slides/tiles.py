@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from healnet._processes import check_loader_start
 from healnet.slides.slide_bounds import Bounds
 from healnet.slides.tissue import Tissue
 
@@ -78,6 +79,10 @@ class Tiles(Dataset[Tensor]):
     mpp: float | None
     tissue: Tissue | None
     transform: Callable[[Tensor], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        check_loader_start()
+        return self.__dict__
 
     def __len__(self) -> int:
         return len(self.coords)

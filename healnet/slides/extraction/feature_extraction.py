@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from healnet._evaluation import evaluating
 from healnet._files import leftovers, shown
-from healnet._processes import ProcessStartError, refuse_while_starting
+from healnet._processes import ProcessStartError, check_start
 from healnet.slides.extraction._disk_space import NO_SPACE, bytes_needed, full_disk_error, refuse_full_disk
 from healnet.slides.extraction._look_ahead import LookAhead
 from healnet.slides.extraction._slide_errors import clear_tracebacks, error_line
@@ -138,7 +138,7 @@ def extract_features(
             bag = read_patches("features/slide-1.h5")
     """
     if num_workers:
-        refuse_while_starting("extract_features")
+        check_start("extract_features")
     if sum(given is not None for given in (coords, masks, tissue_options)) > 1:
         raise ValueError("expected one of coords, masks and tissue_options, got more")
     own = coords is None
