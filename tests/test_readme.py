@@ -57,7 +57,7 @@ def test_the_python_blocks_run_one_after_the_other(slides, capsys):
     assert space["trace"]["rna"].shape == (2, 19, 4)
     torch.testing.assert_close(space["trace"]["rna"].sum(-1), has.float().expand(2, 19))
     assert space["survival"].shape == (len(space["new"]), 2)
-    np.testing.assert_allclose(space["risks"]["risk"], space["ensemble"].predict(space["own"]), atol=1e-6)
+    np.testing.assert_allclose(space["risks"], space["trained"].predict(space["own"]), atol=1e-6)
     assert len(space["step_functions"]) == 92
     assert space["loss"].isfinite()
     assert space["log_hazard"].shape == (2, 1)  # of the two graphs
