@@ -238,7 +238,7 @@ def test_images_of_other_modes_become_rgb(tmp_path, mode, expected):
     image.save(tmp_path / "a.png")
     if expected is None:
         with pytest.raises(
-            ValueError, match=r"a\.png: .*\(expected 8 bits a color, got an image of mode I;16\)$"
+            ValueError, match=r"a\.png: .*\(expected 8 bits a color, got an image of mode I(;16)?\)$"
         ):
             Slide(tmp_path / "a.png")
         return

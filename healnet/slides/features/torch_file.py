@@ -86,7 +86,7 @@ def _cause(error: Exception) -> str:
     text = str(error)
     named = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", text)
     if named:
-        return f"a pickle that asks for {named[1]}, where only NumPy arrays and tensors are read"
+        return f"a pickle that asks for {named[1].removeprefix('builtins.')}, where only NumPy arrays and tensors are read"
     inner = re.search(r"(?:WeightsUnpickler error:|\[enforce fail at \S+\] \.)\s*(.+)", text)
     return inner[1] if inner else (text.strip().split("\n")[0].split(". ")[0] or type(error).__name__)
 

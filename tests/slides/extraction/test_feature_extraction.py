@@ -146,7 +146,9 @@ def test_a_bad_slide_is_reported_and_the_others_are_done(slides, tmp_path, capfd
     assert {row["slide"]: bool(row["error"]) for row in table(tmp_path / "out" / "qc.csv")} == {
         "a": False, "aa": True, "absent": True, "b": False, "bad": True, "c": False
     }  # fmt: skip
-    assert capfd.readouterr().err == ""  # workers of the slides after a bad one inherit nothing of its loader
+    # Workers of the slides after a bad one inherit nothing of its loader. Older OpenSlides print what libtiff says.
+    printed = capfd.readouterr().err.splitlines()
+    assert [line for line in printed if not line.startswith("ZIPDecode: ")] == []
     # The next run tries the bad ones again, and them alone.
     bad[0].write_bytes(slides[1].read_bytes())
     stamp = (tmp_path / "out" / "a.h5").stat().st_mtime_ns
