@@ -12,7 +12,7 @@ from healnet.data.standardizer import Standardizer
 from healnet.data.tables.clinical_encoding import encode_clinical
 from healnet.data.tables.matrix_file import read_matrix
 from healnet.data.tables.omics_table import read_omics
-from healnet.data.tables.tcga_barcodes import tcga_patients
+from healnet.data.tables.tcga_barcodes import tcga_patients, tcga_slides
 
 __all__ = [
     "Batch",
@@ -30,4 +30,5 @@ __all__ = [
     "read_omics",
     "read_splits",
     "tcga_patients",
+    "tcga_slides",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from healnet.data.modalities.table import Features, Table
 from healnet.data.outcome_columns import warn_of_outcomes
 from healnet.data.patient_positions import indexed_patients, patients_by_id
 from healnet.data.summary import Summary, patterns, summarize
+from healnet.data.tables.tcga_barcodes import slide_kinds
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]
@@ -62,7 +64,8 @@ class Cohort:
         unknown: Treatment of patients of a modality or label who are not in `patients`: "raise" refuses them, because
             they are most often a sign of ids of another kind (slides, aliquots); "drop" leaves them out and lists them
             in `dropped`.
-        slides: Slide ids by patient, which `with_patches` looks for; readers of tables fill it.
+        slides: Slide ids by patient, which `with_patches` looks for; readers of tables fill it. With them the modalities may
+            be none at first.
         channels_first: Modalities whose arrays are (c, *axes), for encoders built so; others are (*axes, c).
 
     Raises:
@@ -108,7 +111,7 @@ class Cohort:
         modalities = getattr(modalities, "mod", modalities)  # MuData's modalities
         if not isinstance(modalities, Mapping):
             raise ValueError(f'expected modalities by name, as {{"rna": table}}, got {given}')
-        if not modalities:
+        if not modalities and not slides:
             raise ValueError("expected at least one modality, got none")
         if isinstance(patients, str | pd.DataFrame):
             raise ValueError(f"expected patients as a sequence of ids, got {type(patients).__name__}")
@@ -133,7 +136,7 @@ class Cohort:
                 self._dropped[name] = strangers
         self._labels = Labels.of({} if labels is None else labels, index, unknown)
         nothing = index[self.missing().all(axis=1).to_numpy()]
-        if len(nothing):
+        if len(nothing) and modalities:  # slides alone come with `with_patches`
             raise ValueError(f"patient {shorten(nothing)} has no modality at all; leave such patients out")
         warn_of_outcomes(self._modalities, target, self._labels)
         warn_of_missing_codes(self._modalities)
@@ -383,18 +386,20 @@ class Cohort:
         name: str = "slide",
         *,
         patient_of: Callable[[str], str] | None = None,
+        slides: Callable[[Sequence[Path]], Mapping[str, Sequence[str]]] | None = None,
     ) -> Cohort:
         """The same patients with the patch files of their slides as one more modality.
 
-        Files are found by the slide ids that a reader put in `slides`, or by `patient_of` from the files' names. Each is
-        opened and checked, and nothing of it kept. Slides that have no file or no patches are listed by `files`.
+        Files are found by the slide ids that a reader put in `slides`, or by `patient_of` or `slides` from the files' names.
+        Each is opened and checked, and nothing of it kept. Slides that have no file or no patches are listed by `files`.
 
         Args:
             folder: Folder of feature files (CLAM, TRIDENT), or CLAM's output folder with `h5_files` and `pt_files` in it; or
                 of one vector per slide (TRIDENT's ``slide_features_*``), for `PatchEncoder(dim, positions=False)`.
             name: Name of the new modality, which comes last.
-            patient_of: Function from a slide's name to a patient id, as `lambda slide: slide[:12]` for TCGA;
-                files of other patients are left out.
+            patient_of: Function from a slide's name to a patient id; files of other patients are left out.
+            slides: Function from all files to the slides that are wanted by patient, as `healnet.data.tcga_slides` for TCGA,
+                whose folders also hold frozen sections and normal tissue.
 
         Raises:
             ValueError: A name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
@@ -404,16 +409,22 @@ class Cohort:
         if name in self._modalities:
             raise ValueError(f"the cohort already has a modality {name!r}")
         wanted: Mapping[str, Sequence[str]] = self.slides
-        if patient_of is None and not any(wanted.values()):
+        if patient_of is not None and slides is not None:
+            raise ValueError("expected patient_of or slides, got both")
+        if patient_of is None and slides is None and not any(wanted.values()):
             raise ValueError(
                 "the cohort has no slide ids; pass patient_of to find a patient by a slide's name"
             )
         files = list_feature_files(folder)
-        if patient_of is not None:
+        if slides is not None:
+            chosen = slides(list(files.values()))
+            wanted = {patient: chosen.get(patient, ()) for patient in self._patients}
+        elif patient_of is not None:
             in_folder = slides_of_patients(files, patient_of)
             wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
         found = find_slides(folder, files, wanted)
         bags = Bags.of(name, found, self._patients)
+        _warn_of_mixtures(name, bags)
         status = bags.report(self._patients)["status"].value_counts()
         log.info(
             "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())
@@ -521,3 +532,20 @@ def _of_patients(target: SurvivalTarget | None, patients: pd.Index) -> SurvivalT
     return (
         None if target is None else SurvivalTarget.unchecked(target.time, target.event, patients.to_numpy())
     )
+
+
+def _warn_of_mixtures(name: str, bags: Bags) -> None:
+    """Warn of slides of TCGA that show different things, which patients have for reasons of their own.
+
+    Warns:
+        UserWarning: Normal tissue beside tumors, frozen sections beside diagnostic slides.
+    """
+    kinds = slide_kinds(slide.slide for slides in bags.slides for slide in slides if slide.file is not None)
+    for one, other in (("normal tissue", "tumor"), ("frozen", "diagnostic")):
+        if one in kinds and other in kinds:
+            warnings.warn(
+                f"modality {name!r}: {len(kinds[one])} slides are {one}, such as {kinds[one][0]!r}, and {len(kinds[other])} "
+                f"{other}, such as {kinds[other][0]!r}; slides=healnet.data.tcga_slides takes those of one kind",
+                UserWarning,
+                stacklevel=3,  # the caller of with_patches
+            )

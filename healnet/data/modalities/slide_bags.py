@@ -45,8 +45,8 @@ class Bags(Modality):
             patients: Ids of the cohort.
 
         Raises:
-            ValueError: A file that cannot be used, that belongs to two patients, or whose features have another width
-                or encoder than the rest; coordinates in some files only; no patches in any file.
+            ValueError: A file that cannot be used, that belongs to two patients, or whose patches have another width,
+                encoder, size or magnification than the rest; coordinates in some files only; no patches in any file.
         """
         listed = [_several(source.get(patient)) for patient in patients]
         paths = [Path(entry) for entries in listed for entry in entries if isinstance(entry, str | Path)]
@@ -151,6 +151,16 @@ def _check_alike(name: str, first: PatchFile, file: PatchFile) -> None:
         raise ValueError(
             f"modality {name!r}: {shown(file.path)} was made by {file.encoder!r}, {shown(first.path)} by {first.encoder!r}"
         )
+    for what, one, other in (
+        ("patches of {:g} pixels", file.patch_size, first.patch_size),
+        ("patches at {:g}x", file.magnification, first.magnification),
+    ):
+        # 0.5 and 0.499 microns per pixel are one magnification.
+        if one is not None and other is not None and abs(one - other) > 0.02 * other:
+            raise ValueError(
+                f"modality {name!r}: {shown(file.path)} has {what.format(one)}, {shown(first.path)} {what.format(other)}; "
+                "give each kind a modality of its own"
+            )
     if (file.positions is None) != (first.positions is None):
         without, has = (file, first) if file.positions is None else (first, file)
         raise ValueError(

@@ -13,14 +13,23 @@ from numpy.typing import NDArray
 
 from healnet._files import shown
 from healnet.data.checks import shorten
-from healnet.data.tables.text_table import MAX_BYTES, open_text_table
+from healnet.data.tables.parquet_table import open_table
+from healnet.data.tables.text_table import MAX_BYTES
 
 __all__ = ["read_matrix"]
 
 log = logging.getLogger(__name__)
 
-# Columns beside the samples in cBioPortal's and GISTIC's matrices with genes in rows.
-_ANNOTATIONS = ("Entrez_Gene_Id", "Entrez Gene Id", "Gene ID", "Locus ID", "Cytoband", "Gene_Symbol")
+# Columns beside the samples in cBioPortal's, GISTIC's and GCT's matrices with genes in rows.
+_ANNOTATIONS = (
+    "Description",
+    "Entrez_Gene_Id",
+    "Entrez Gene Id",
+    "Gene ID",
+    "Locus ID",
+    "Cytoband",
+    "Gene_Symbol",
+)
 
 
 def read_matrix(
@@ -34,9 +43,9 @@ def read_matrix(
 ) -> pd.DataFrame:
     r"""A matrix of numbers with one row per sample, as a modality of `Cohort` needs it.
 
-    Separated by tabs, commas or semicolons, told by the header; plain, gzip or zip; lines of comments before the header,
-    which begin with `#`, are skipped. Empty cells, NA and NaN are missing. Ids of samples stay as they are:
-    `tcga_patients` turns TCGA's barcodes into patients.
+    Separated by tabs, commas or semicolons, told by the header; plain, gzip or zip; or parquet. Lines of comments before the
+    header, which begin with `#`, are skipped, and so is the line of sizes in a GCT file. Empty cells, NA and NaN are
+    missing. Ids of samples stay as they are: `tcga_patients` turns TCGA's barcodes into patients.
 
     Args:
         path: The file.
@@ -53,6 +62,7 @@ def read_matrix(
 
     Raises:
         FileNotFoundError: No such file.
+        ImportError: A parquet file without pyarrow.
         ValueError: A file that cannot be read whole, a cell that is no number, a sample that occurs twice, a feature
             that does with `duplicates="raise"`, no column `names`. The message names the file.
 
@@ -72,7 +82,7 @@ def read_matrix(
     path = Path(path)
     if duplicates not in ("raise", "first", "mean"):
         raise ValueError(f"expected duplicates to be 'raise', 'first' or 'mean', got {duplicates!r}")
-    table = open_text_table(path, max_bytes, delimiter=None, comment="#")
+    table = open_table(path, max_bytes, delimiter=None, comment="#")
     names = table.header[0] if names is None else names
     if names not in table.header:
         raise ValueError(f"{shown(path)}: no column {names!r}; it has {shorten(table.header)}")

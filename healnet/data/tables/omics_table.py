@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healnet._files import need, shown
+from healnet._files import shown
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
 from healnet.data.outcome_columns import is_outcome_name
-from healnet.data.tables.text_table import MAX_BYTES, TextTable, open_text_table
+from healnet.data.tables.parquet_table import open_table
+from healnet.data.tables.text_table import MAX_BYTES
 from healnet.slides.slide_files import slide_name
 from healnet.survival.target import SurvivalTarget
 
@@ -24,7 +25,6 @@ __all__ = ["SUFFIXES", "read_omics"]
 log = logging.getLogger(__name__)
 
 SUFFIXES = {"_rnaseq": "rna", "_cnv": "cnv", "_mut": "mutations"}
-_PARQUET = b"PAR1"
 
 
 def read_omics(
@@ -49,7 +49,8 @@ def read_omics(
         path: A `.csv` file, a zip archive of one, its gzip, or `.parquet`, told apart by content.
         suffixes: Name of the modality by suffix; by default `_rnaseq` -> "rna", `_cnv` -> "cnv", `_mut` -> "mutations". A
             suffix that no column has gives no modality.
-        clinical: Columns of the modality "clinical", in this order; none for no such modality.
+        clinical: Columns of the modality "clinical", in this order; none for no such modality. A table of outcomes and
+            slides alone is a cohort to which `Cohort.with_patches` adds the slides.
         patient: Column of patient ids.
         slide: Column of slide ids, kept for `Cohort.with_patches`; None, or a column that is not there, for tables
             without slides.
@@ -72,12 +73,20 @@ def read_omics(
     path = Path(path)
     if missing_outcome not in ("raise", "drop"):
         raise ValueError(f"expected missing_outcome to be 'raise' or 'drop', got {missing_outcome!r}")
+    slides_alone = suffixes is None
     suffixes = SUFFIXES if suffixes is None else suffixes
     clinical = [clinical] if isinstance(clinical, str) else list(clinical)
     outcome = [time, censorship]
-    table = _open(path, max_bytes)
+    table = open_table(path, max_bytes)
     _need_columns(path, table.header, [patient, *outcome, *clinical], suffixes)
-    columns = _inputs(path, table.header, suffixes, clinical, [patient, slide, *outcome])
+    columns = _inputs(
+        path,
+        table.header,
+        suffixes,
+        clinical,
+        [patient, slide, *outcome],
+        slides_alone and slide in table.header,
+    )
     wanted = list(dict.fromkeys([*outcome, *(column for chosen in columns.values() for column in chosen)]))
     slide = slide if slide in table.header else None
     text, numbers = table.read([patient] if slide is None else [patient, slide], wanted)
@@ -110,71 +119,6 @@ def read_omics(
     return cohort
 
 
-def _open(path: Path, max_bytes: int) -> TextTable | _ParquetTable:
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(4) == _PARQUET:
-                return _ParquetTable(path, _read_parquet(path, max_bytes))
-    return open_text_table(path, max_bytes)
-
-
-class _ParquetTable:
-    """Reads as `TextTable` does, from a table whose columns have types."""
-
-    def __init__(self, path: Path, frame: pd.DataFrame) -> None:
-        self.path = path
-        self.frame = frame
-        self.header = [str(name) for name in frame.columns]
-
-    def read(
-        self, text: Sequence[str], numbers: Sequence[str]
-    ) -> tuple[dict[str, list[str | None]], NDArray[np.float64]]:
-        names = {
-            name: [
-                None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)
-            ]
-            for name, column in self.frame[list(text)].items()
-        }
-        chosen = self.frame[list(numbers)]
-        # Yes and no with gaps between them are objects to pandas.
-        objects = chosen.select_dtypes("object")
-        gappy = [name for name in objects if objects[name].map(_is_yes_no).all()]
-        chosen = chosen.astype(dict.fromkeys(gappy, np.float64))
-        for column, dtype in chosen.dtypes.items():
-            if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-                values = chosen[column].dropna()
-                wrong = values[pd.to_numeric(values, errors="coerce").isna()]
-                got = repr(wrong.iloc[0]) if len(wrong) else str(dtype)
-                raise ValueError(f"{shown(self.path)}: expected numbers in column {column!r}, got {got}")
-        return {str(name): column for name, column in names.items()}, chosen.to_numpy(
-            np.float64, na_value=np.nan
-        )
-
-
-def _read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
-    parquet = need("pyarrow.parquet", "pyarrow", "reading a parquet table")
-    arrow = need("pyarrow", "pyarrow", "reading a parquet table")
-    try:
-        with parquet.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
-            # Dictionaries and runs unpack to far more than the file says, so cells count as well.
-            size = max(sum(groups), file.metadata.num_rows * file.metadata.num_columns)
-            if size > max_bytes:
-                raise ValueError(
-                    f"{shown(path)}: expected at most {max_bytes} bytes, got {size}; raise max_bytes"
-                )
-            table = file.read()
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{shown(path)}: expected a parquet table, got a damaged one ({error})") from error
-    names = table.column_names
-    if len(set(names)) != len(names):
-        raise ValueError(
-            f"{shown(path)}: two columns are named {shorten({n for n in names if names.count(n) > 1})}"
-        )
-    frame: pd.DataFrame = table.to_pandas()
-    return frame.reset_index() if any(frame.index.names) else frame
-
-
 def _need_columns(path: Path, header: list[str], names: list[str], suffixes: Mapping[str, str]) -> None:
     absent = [name for name in names if name not in header]
     if absent:
@@ -190,6 +134,7 @@ def _inputs(
     suffixes: Mapping[str, str],
     clinical: Sequence[str],
     reserved: list[str | None],
+    none_is_right: bool,
 ) -> dict[str, dict[str, str]]:
     """Modality -> {column: feature}, without any that would give the answer away."""
     chosen: dict[str, dict[str, str]] = {}
@@ -199,7 +144,7 @@ def _inputs(
         found = {column: column.removesuffix(suffix) for column in columns if column.endswith(suffix)}
         if found:
             chosen[name] = chosen.get(name, {}) | found
-    if not chosen:
+    if not chosen and not none_is_right:
         raise ValueError(
             f"{shown(path)}: no column ends in {shorten(suffixes)}, and no clinical column is named"
         )
@@ -238,10 +183,6 @@ def _slides(path: Path, ids: list[str], cells: list[str | None]) -> dict[str, tu
         if name not in slides.setdefault(patient, []):
             slides[patient].append(name)
     return {patient: tuple(names) for patient, names in slides.items()}
-
-
-def _is_yes_no(cell: object) -> bool:
-    return isinstance(cell, bool) or cell is None or (isinstance(cell, float) and np.isnan(cell))
 
 
 def _one_row_each(

@@ -146,7 +146,7 @@ def open_text_table(
         path: File; a zip archive of one file or a gzip file, told by content, is unpacked.
         max_bytes: Limit of the unpacked text.
         delimiter: ",", ";" or a tab; None takes the one that the header has most of.
-        comment: First character of lines before the header that are skipped.
+        comment: First character of lines before the header that are skipped; "#" also reads Broad's GCT, version 1.2.
 
     Raises:
         FileNotFoundError: No such file.
@@ -156,7 +156,15 @@ def open_text_table(
     """
     text = _decode(path, _read_bytes(path, max_bytes))
     skipped = 0
+    if comment == "#" and text.startswith("#1.3"):
+        raise ValueError(
+            f"{shown(path)}: a GCT file of version 1.3, with rows of metadata; save it as version 1.2"
+        )
+    gct = comment == "#" and text.startswith("#1.2")
     while comment is not None and text.startswith(comment):
+        text = text.partition("\n")[2]
+        skipped += 1
+    if gct:  # how many rows and columns there are
         text = text.partition("\n")[2]
         skipped += 1
     line = text.partition("\n")[0]

@@ -63,6 +63,10 @@ def _naming(path: Path, expected: str) -> Iterator[None]:
     """HDF5 answers damage with a dozen types, ValueError without a file's name among them."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{shown(path)}: no such file any more; it was there when it was opened"
+        ) from error
     except Exception as error:
         if str(error).startswith(f"{shown(path)}: "):
             raise

@@ -24,6 +24,7 @@ __all__ = [
     "footprint_of",
     "read_coords",
     "read_patch_geometry",
+    "size_of",
 ]
 
 # The largest slides have some 2^18 pixels a side, and float32 holds level-0 coordinates exactly up to this.
@@ -40,6 +41,7 @@ class PatchGeometry:
         size: Side length of a patch in its own pixels, None if the file does not say it.
         name: Name of the slide as the file says it, or None.
         bounds: The slide's bounds, or None.
+        magnification: Magnification at which a patch was read, None if the file does not say it.
     """
 
     positions: Rows
@@ -47,6 +49,7 @@ class PatchGeometry:
     size: int | None
     name: str | None
     bounds: Bounds | None
+    magnification: float | None
 
 
 def read_patch_geometry(path: Path) -> PatchGeometry:
@@ -58,14 +61,16 @@ def read_patch_geometry(path: Path) -> PatchGeometry:
     with reading_h5(path, "a patches file with `coords`") as file:
         positions = h5_rows(path, file, "coords", "iu", 2)
         notes = h5_attributes(path, file["coords"])
-    size = notes.get("patch_size", math.nan)
+    size, magnification = size_of(notes)
     return PatchGeometry(
-        positions,
-        footprint_of(notes, path),
-        int(size) if size >= 1 else None,
-        notes.get("name"),
-        bounds_of(notes, path),
+        positions, footprint_of(notes, path), size, notes.get("name"), bounds_of(notes, path), magnification
     )
+
+
+def size_of(notes: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    """Side length of a patch in its own pixels, and its magnification; None of what the attributes do not say."""
+    size, magnification = notes.get("patch_size", math.nan), notes.get("target_magnification", math.nan)
+    return int(size) if size >= 1 else None, float(magnification) if magnification > 0 else None
 
 
 def read_coords(positions: Rows, rows: Selection = None) -> np.ndarray[Any, np.dtype[np.int64]]:

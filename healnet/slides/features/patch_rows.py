@@ -145,7 +145,7 @@ def table_shape(path: Path, name: str, shape: tuple[int, ...], width: int | None
     table = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if shape == (0,):
         return 0, width or 0
-    if len(shape) == 1 and width is None:
+    if len(shape) == 1 and width in (None, shape[0]):
         return 1, shape[0]
     if len(table) != 2 or (table[0] and not table[1]) or (width is not None and table[1] != width):
         wanted = f"(n, {width})" if width is not None else "(n, d), (1, n, d) or (d,)"

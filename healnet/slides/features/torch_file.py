@@ -49,6 +49,10 @@ def load_array(path: Path) -> Tensor:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         if isinstance(loaded, np.ndarray):
             loaded = torch.from_numpy(loaded.astype(loaded.dtype.newbyteorder("="), order="C"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{shown(path)}: no such file any more; it was there when it was opened"
+        ) from error
     except Exception as error:  # torch answers damage with a dozen types, from KeyError to RuntimeError
         raise ValueError(
             f"{shown(path)}: expected one tensor or NumPy array in a PyTorch file, nothing of which is executed; "

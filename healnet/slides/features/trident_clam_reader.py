@@ -22,6 +22,7 @@ from healnet.slides.features.patch_geometry import (
     footprint_of,
     read_coords,
     read_patch_geometry,
+    size_of,
 )
 from healnet.slides.features.patch_rows import Rows, Selection, TensorRows, table_shape
 from healnet.slides.features.torch_file import load_array
@@ -54,6 +55,8 @@ class PatchFile:
         positions: The rows of the (n, 2) coordinates, or None.
         footprint: Side length of a patch in level-0 pixels, or None if no file says it.
         bounds: The slide's `Slide.bounds`, which `extract_features` writes where the slide states them; else None.
+        patch_size: Side length of a patch in its own pixels, or None if no file says it.
+        magnification: Magnification at which patches were read, or None if no file says it.
     """
 
     path: Path
@@ -63,6 +66,8 @@ class PatchFile:
     positions: Rows | None
     footprint: float | None
     bounds: Bounds | None = None
+    patch_size: int | None = None
+    magnification: float | None = None
 
     @property
     def num_patches(self) -> int:
@@ -142,7 +147,8 @@ def read_patches(
     (also (1, n, d), float16 and empty) and its pickled NumPy ``.pt``, and the PyTorch format of before 1.6. CLAM keeps the
     geometry in another file: ``../patches/<slide>.h5`` (TRIDENT: ``<slide>_patches.h5``) is used where it exists, and gives
     ``.pt`` files their coordinates, whose order both tools keep. One vector (d,) per slide, as in TRIDENT's
-    ``slide_features_*``, is one row; the coordinates of the patches that it was made from are not read.
+    ``slide_features_*``, is one row; the coordinates of the patches that it was made from are not read. With the
+    coordinates of one patch it is that patch.
 
     Args:
         path: The feature file.
@@ -181,6 +187,7 @@ def read_patches(
     name = slide if slide is not None else agreed_name(path, notes, path.stem)
     encoder = _encoder(path, notes)
     found, bounds = footprint_of(notes, path), bounds_of(notes, path)
+    size, magnification = size_of(notes)
     beside = None if of_slides and patches is None else find_patches_file(path, patches)
     if beside is not None and (patches is not None or positions is None or found is None):
         geometry = _join(path, features, positions, beside)
@@ -189,11 +196,12 @@ def read_patches(
             agreed_name(beside, {"name": geometry.name}, path.stem)
         found = geometry.footprint if found is None else found
         bounds = geometry.bounds if bounds is None else bounds
+        size, magnification = size or geometry.size, magnification or geometry.magnification
     if footprint is not None:
         if not 0 < footprint <= MAX_COORDINATE or (found is not None and found != footprint):
             raise ValueError(f"{shown(path)}: got a footprint of {footprint}, but its files say {found}")
         found = float(footprint)
-    return PatchFile(path, name, encoder, features, positions, found, bounds)
+    return PatchFile(path, name, encoder, features, positions, found, bounds, size, magnification)
 
 
 def _signature(path: Path) -> bytes:
@@ -228,9 +236,17 @@ def _open_h5_features(path: Path, of_slides: bool) -> tuple[Rows, Rows | None, d
     """Features, coordinates and what the attributes say, of CLAM's or TRIDENT's feature file."""
     with reading_h5(path, EXPECTED.removeprefix("expected ")) as file:
         if "features" not in file and "coords" in file:
-            raise ValueError(f"{shown(path)}: {EXPECTED}; got coordinates alone, as a patches file has them")
+            others = sorted(shown(name) for name in file if name != "coords")
+            got = "coordinates alone, as a patches file has them"
+            if others:
+                got = f"the datasets `coords` and {', '.join(f'`{name}`' for name in others[:8])}"
+            if "feats" in others:
+                got += ", as STAMP writes them, in microns; write `features`, and `coords` in level-0 pixels"
+            raise ValueError(f"{shown(path)}: {EXPECTED}; got {got}")
         features = h5_rows(path, file, "features", "f")
-        whole = of_slides or len(file["features"].shape) == 1 == len(features)
+        # A vector is a whole slide's, or the one patch of a slide whose axis a tool squeezed away.
+        one_patch = "coords" in file and file["coords"].shape in ((1, 2), (2,))
+        whole = of_slides or (len(file["features"].shape) == 1 == len(features) and not one_patch)
         positions = h5_rows(path, file, "coords", "iu", 2) if "coords" in file and not whole else None
         notes = h5_attributes(path, file["coords"]) if positions is not None else {}
         own = h5_attributes(path, file["features"])

@@ -1,5 +1,7 @@
 import logging
 import re
+import warnings
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 
 from healnet import HEALNet
-from healnet.data import Cohort, CohortDataset
+from healnet.data import Cohort, CohortDataset, tcga_slides
 from healnet.data.modalities.slide_bags import Bags
 from healnet.data.modalities.slide_folder import (
     SlideFile,
@@ -174,3 +176,65 @@ def test_embeddings_of_slides_are_a_modality(tmp_path):
         ValueError, match=r"^modality 'slides': .*p1-A\.h5 was made by 'uni', .*p0-A\.h5 by 'titan'$"
     ):
         cohort(SLIDES).with_patches(folder, "slides")
+
+
+def test_slides_of_tcga_of_one_kind(tmp_path):
+    names = [
+        "TCGA-AA-0001-01Z-00-DX1.uuid",
+        "TCGA-AA-0001-01A-01-TS1",
+        "TCGA-AA-0001-11A-01-TS1",
+        "TCGA-AA-0002-01Z-00-DX1",
+    ]
+    for name in names:
+        write(tmp_path / f"{name}.h5")
+    table = pd.DataFrame({"x": [1.0, 2.0]}, index=["TCGA-AA-0001", "TCGA-AA-0002"])
+    whole = Cohort({"clinical": table})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        diagnostic = whole.with_patches(tmp_path, slides=tcga_slides)
+        frozen = whole.with_patches(tmp_path, slides=partial(tcga_slides, kinds=["TS"]))
+    assert diagnostic.files()["slide"].tolist() == [names[0], names[3]]
+    assert frozen.files()["slide"].tolist() == [names[1]]
+    with pytest.warns(UserWarning, match="takes those of one kind$") as caught:
+        whole.with_patches(tmp_path, patient_of=lambda slide: slide[:12])
+    advice = "slides=healnet.data.tcga_slides takes those of one kind"
+    assert [str(warning.message) for warning in caught] == [
+        f"modality 'slide': 1 slides are normal tissue, such as {names[2]!r}, and 3 tumor, such as {names[1]!r}; {advice}",
+        f"modality 'slide': 2 slides are frozen, such as {names[1]!r}, and 2 diagnostic, such as {names[0]!r}; {advice}",
+    ]
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.raises(ValueError, match=r"^expected patient_of or slides, got both$"):
+        whole.with_patches(tmp_path, slides=tcga_slides, patient_of=str)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({"patch_size": 256}, {"patch_size": 224}, "patches of 224 pixels, {} patches of 256 pixels"),
+        (
+            {"patch_size": 256, "target_magnification": 20.0},
+            {"patch_size": 256, "target_magnification": 10.0},
+            "patches at 10x, {} patches at 20x",
+        ),
+        ({"target_magnification": 20.0}, {"target_magnification": 20.04}, None),
+        ({"patch_size_level0": 512, "patch_size": 256}, {"patch_size_level0": 256, "patch_size": 256}, None),
+        ({"patch_size": 256}, {}, None),
+    ],
+)
+def test_two_magnifications_or_sizes_are_no_one_modality(tmp_path, one, other, message):
+    """The same patches are twice as many level-0 pixels wide on a slide scanned at 40x."""
+    paths = [write(tmp_path / "a.h5"), write(tmp_path / "b.h5")]
+    for path, attributes in zip(paths, (one, other), strict=True):
+        with h5py.File(path, "r+") as file:
+            for key in list(file["coords"].attrs):
+                del file["coords"].attrs[key]
+            file["coords"].attrs.update(attributes)
+    source = {"p0": paths[0], "p1": paths[1]}
+    if message is None:
+        assert Bags.of("slide", source, PATIENTS).lengths().tolist()[:2] == [4, 4]
+        return
+    expected = (
+        f"modality 'slide': {paths[1]} has {message.format(paths[0])}; give each kind a modality of its own"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        Bags.of("slide", source, PATIENTS)

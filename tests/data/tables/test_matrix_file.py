@@ -85,3 +85,18 @@ def test_what_cannot_be_is_refused(tmp_path, text, options, message):
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=f"^{re.escape(message.format(path))}$"):
         read_matrix(path, **{"genes_in_rows": True, **options})
+
+
+def test_gct_and_parquet_hold_the_same_as_text(tmp_path):
+    gct = tmp_path / "a.gct"
+    gct.write_text("#1.2\n2\t3\nNAME\tDescription\tP1\tP2\tP3\nTP53\tx\t1\t2\t\nMYC\ty\t3\t4\t5\n")
+    expected = pd.DataFrame({"TP53": [1.0, 2.0, np.nan], "MYC": [3.0, 4.0, 5.0]}, index=["P1", "P2", "P3"])
+    pd.testing.assert_frame_equal(read_matrix(gct, genes_in_rows=True), expected)
+    expected.to_parquet(tmp_path / "samples.parquet")
+    pd.testing.assert_frame_equal(read_matrix(tmp_path / "samples.parquet", genes_in_rows=False), expected)
+    expected.T.rename_axis("gene").to_parquet(tmp_path / "genes.parquet")
+    pd.testing.assert_frame_equal(read_matrix(tmp_path / "genes.parquet", genes_in_rows=True), expected)
+    gct.write_text("#1.3\n2\t2\t1\t1\nid\tx\tP1\tP2\nmeta\tna\t1\t2\nTP53\tx\t1\t2\n")
+    message = f"{gct}: a GCT file of version 1.3, with rows of metadata; save it as version 1.2"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_matrix(gct, genes_in_rows=True)

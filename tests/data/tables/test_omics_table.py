@@ -5,11 +5,12 @@ import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
-from healnet.data import read_omics
+from healnet.data import CohortDataset, read_omics
 from healnet.data.tables.omics_table import SUFFIXES
 
 REAL = Path(__file__).parents[1] / "real"
@@ -447,3 +448,25 @@ def check_cohort(path, patients, events, widths):
     for suffix, modality in SUFFIXES.items():
         columns = [c for c in raw if c.endswith(suffix)]
         np.testing.assert_array_equal(cohort.table(modality), raw[columns])
+
+
+def test_a_table_of_outcomes_and_slides_is_a_cohort_that_slides_are_added_to(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "case_id,slide_id,survival_months,censorship\nA,A1.svs,10,0\nA,A2.svs,10,0\nB,B1.svs,20,1\n"
+    )
+    cohort = read_omics(path, clinical=[])
+    assert (cohort.modalities, cohort.patients.tolist()) == ((), ["A", "B"])
+    assert cohort.slides == {"A": ("A1.svs", "A2.svs"), "B": ("B1.svs",)}
+    assert cohort.target.event.tolist() == [True, False]
+    assert repr(cohort) == "Cohort(2 patients, 1 events)"
+    for name in ("A1", "A2", "B1"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = np.ones((2, 4), "f4"), np.arange(4).reshape(2, 2)
+    slides = cohort.with_patches(tmp_path)
+    assert CohortDataset(slides).batch().inputs["slide"].mask.sum(1).tolist() == [4, 2]
+    path.write_text("case_id,survival_months,censorship\nA,10,0\n")
+    with pytest.raises(
+        ValueError, match=r"no column ends in '_rnaseq', '_cnv', '_mut', and no clinical column is named$"
+    ):
+        read_omics(path, clinical=[])

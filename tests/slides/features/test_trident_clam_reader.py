@@ -757,3 +757,32 @@ def test_a_file_replaced_after_opening_is_noticed(tmp_path):
             match=r"expected 13 rows of 5 values, got .*; the file has changed since it was opened",
         ):
             bag.load()
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2,)])
+def test_one_patch_whose_axis_was_squeezed_away_keeps_its_coordinates(tmp_path, shape):
+    path = write_h5(
+        tmp_path / "a.h5",
+        {"features": np.arange(4, dtype="f4"), "coords": np.array([512, 1024]).reshape(shape)},
+    )
+    bag = read_patches(path)
+    features, coords = bag.load()
+    assert (features.tolist(), coords.tolist()) == ([[0, 1, 2, 3]], [[512, 1024]])
+
+
+def test_other_datasets_than_features_are_named(tmp_path):
+    path = write_h5(tmp_path / "a.h5", {"feats": np.ones((3, 4), "f4"), "coords": np.zeros((3, 2), "f4")})
+    got = (
+        "the datasets `coords` and `feats`, as STAMP writes them, in microns; write `features`, and `coords` in level-0 "
+        "pixels"
+    )
+    with pytest.raises(ValueError, match=f"; got {re.escape(got)}$"):
+        read_patches(path)
+    path = write_h5(
+        tmp_path / "b.h5", {"embeddings": np.ones((3, 4), "f4"), "coords": np.zeros((3, 2), "f4")}
+    )
+    with pytest.raises(ValueError, match=r"; got the datasets `coords` and `embeddings`$"):
+        read_patches(path)
+    path = write_h5(tmp_path / "c.h5", {"coords": np.zeros((3, 2), "f4")})
+    with pytest.raises(ValueError, match=r"; got coordinates alone, as a patches file has them$"):
+        read_patches(path)
