@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,12 +23,17 @@ from healnet.data.missing_codes import warn_of_missing_codes
 from healnet.data.modalities.modality import Index, Modality
 from healnet.data.modalities.modality_source import Source, as_modality, check_source
 from healnet.data.modalities.slide_bags import Bags
-from healnet.data.modalities.slide_folder import find_slides, list_feature_files, slides_of_patients
+from healnet.data.modalities.slide_folder import (
+    find_slides,
+    list_feature_files,
+    slides_of_cohort,
+    slides_of_patients,
+    warn_of_mixtures,
+)
 from healnet.data.modalities.table import Features, Table
 from healnet.data.outcome_columns import warn_of_outcomes
 from healnet.data.patient_positions import indexed_patients, patients_by_id
 from healnet.data.summary import Summary, patterns, summarize
-from healnet.data.tables.tcga_barcodes import slide_kinds
 from healnet.survival.target import SurvivalTarget
 
 __all__ = ["Cohort"]
@@ -404,6 +408,10 @@ class Cohort:
         Raises:
             ValueError: A name that is taken, no slide ids and no `patient_of`, no files at all, files that cannot be
                 used, that belong to two patients, or that differ in width, encoder or coordinates.
+
+        Warns:
+            UserWarning: Fewer than half of the patients or slides are found; slides of TCGA of normal tissue beside tumors,
+                or frozen sections beside diagnostic slides.
         """
         folder = Path(folder)
         if name in self._modalities:
@@ -417,15 +425,14 @@ class Cohort:
             )
         files = list_feature_files(folder)
         if slides is not None:
-            chosen = slides(list(files.values()))
-            wanted = {patient: chosen.get(patient, ()) for patient in self._patients}
+            wanted = slides_of_cohort(folder, slides(list(files.values())), list(self._patients))
         elif patient_of is not None:
-            in_folder = slides_of_patients(files, patient_of)
-            wanted = {patient: in_folder.get(patient, ()) for patient in self._patients}
+            wanted = slides_of_cohort(folder, slides_of_patients(files, patient_of), list(self._patients))
         found = find_slides(folder, files, wanted)
         bags = Bags.of(name, found, self._patients)
-        _warn_of_mixtures(name, bags)
-        status = bags.report(self._patients)["status"].value_counts()
+        report = bags.report(self._patients)
+        warn_of_mixtures(name, report["slide"][report["status"] != "not found"])
+        status = report["status"].value_counts()
         log.info(
             "modality %r: slides %s", name, ", ".join(f"{count} {kind}" for kind, count in status.items())
         )
@@ -532,20 +539,3 @@ def _of_patients(target: SurvivalTarget | None, patients: pd.Index) -> SurvivalT
     return (
         None if target is None else SurvivalTarget.unchecked(target.time, target.event, patients.to_numpy())
     )
-
-
-def _warn_of_mixtures(name: str, bags: Bags) -> None:
-    """Warn of slides of TCGA that show different things, which patients have for reasons of their own.
-
-    Warns:
-        UserWarning: Normal tissue beside tumors, frozen sections beside diagnostic slides.
-    """
-    kinds = slide_kinds(slide.slide for slides in bags.slides for slide in slides if slide.file is not None)
-    for one, other in (("normal tissue", "tumor"), ("frozen", "diagnostic")):
-        if one in kinds and other in kinds:
-            warnings.warn(
-                f"modality {name!r}: {len(kinds[one])} slides are {one}, such as {kinds[one][0]!r}, and {len(kinds[other])} "
-                f"{other}, such as {kinds[other][0]!r}; slides=healnet.data.tcga_slides takes those of one kind",
-                UserWarning,
-                stacklevel=3,  # the caller of with_patches
-            )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import openslide
@@ -14,6 +16,8 @@ from healnet.slides.ome_zarr import is_ome_zarr, is_zarr
 
 __all__ = [
     "SLIDE_SUFFIXES",
+    "UNREAD_SUFFIXES",
+    "count_suffixes",
     "find_slide_files",
     "match_slide_mpp",
     "named_slides",
@@ -37,6 +41,22 @@ SLIDE_SUFFIXES = (
     ".dcm",
     ".czi",
     ".zarr",
+)
+
+# Of slides in formats of which no reader is here.
+UNREAD_SUFFIXES = (
+    ".vsi",
+    ".ets",
+    ".isyntax",
+    ".i2syntax",
+    ".kfb",
+    ".sdpc",
+    ".mds",
+    ".tmap",
+    ".tron",
+    ".lif",
+    ".nd2",
+    ".zvi",
 )
 
 
@@ -65,10 +85,14 @@ def find_slide_files(folder: Path) -> list[Path]:
     An OME-Zarr folder is one slide, also where it is the given one. A damaged or unreadable slide with a slide's suffix is
     among them, so that a run reports it. Of a DICOM slide, whose files share a folder, the first is taken. Hidden files and
     folders are left out.
+
+    Warns:
+        UserWarning: Files of formats of slides that cannot be read, by their suffixes.
     """
     if is_zarr(folder):
         return [folder] if is_ome_zarr(folder) else []
     found: list[Path] = []
+    every: list[str] = []
     for name, folders, files in os.walk(folder):
         place = Path(name)
         folders[:] = [one for one in folders if not one.startswith(".")]
@@ -76,10 +100,24 @@ def find_slide_files(folder: Path) -> list[Path]:
         found += [place / one for one in stores if is_ome_zarr(place / one)]
         folders[:] = [one for one in folders if one not in stores]  # each may hold 100,000 files
         paths = [place / file for file in sorted(files) if not file.startswith(".")]
+        every += [path.name for path in paths]
         dicom = [path for path in paths if path.suffix.lower() == ".dcm"]
         found += dicom[:1]
         found += [path for path in paths if path not in dicom and _looks_like_a_slide(path)]
+    unread = count_suffixes(every, UNREAD_SUFFIXES)
+    if unread:
+        warnings.warn(
+            f"{shown(folder)}: {unread} look like slides of formats that cannot be read, and are left out",
+            UserWarning,
+            stacklevel=2,
+        )
     return sorted(found)
+
+
+def count_suffixes(names: Iterable[str], suffixes: Container[str]) -> str:
+    """How many files end in each of some suffixes, the most common first: "12 .vsi, 1 .mds"; empty if none does."""
+    count = Counter(suffix for name in names if (suffix := Path(name).suffix.lower()) in suffixes)
+    return ", ".join(f"{number} {suffix}" for suffix, number in count.most_common())
 
 
 def named_slides(slides: Iterable[str | Path]) -> list[tuple[str, Path]]:

@@ -101,3 +101,13 @@ def test_what_is_no_list_of_slides(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/list.csv: {message}')}$"):
         read_slide_list(tmp_path / "list.csv")
+
+
+def test_slides_of_formats_that_cannot_be_read_are_counted(tmp_path):
+    for name in ("a.vsi", "b.vsi", "sub/c.KFB", ".hidden.vsi", "d.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    message = f"{tmp_path}: 2 .vsi, 1 .kfb look like slides of formats that cannot be read, and are left out"
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert find_slide_files(tmp_path) == []

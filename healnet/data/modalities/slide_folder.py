@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from healnet._files import shown
+from healnet.data.checks import shorten
+from healnet.data.tables.tcga_barcodes import slide_kinds
 from healnet.slides.features.trident_clam_reader import PatchFile
-from healnet.slides.slide_files import slide_name
+from healnet.slides.slide_files import SLIDE_SUFFIXES, UNREAD_SUFFIXES, count_suffixes, slide_name
 
-__all__ = ["SlideFile", "find_slides", "list_feature_files", "slides_of_patients"]
+__all__ = [
+    "SlideFile",
+    "find_slides",
+    "list_feature_files",
+    "slides_of_cohort",
+    "slides_of_patients",
+    "warn_of_mixtures",
+]
+
+OTHER_FEATURES = (
+    ".npy",
+    ".npz",
+    ".pkl",
+    ".pickle",
+    ".pth",
+    ".csv",
+    ".parquet",
+    ".feather",
+    ".hdf5",
+    ".safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -61,18 +84,71 @@ def find_slides(
 
     Raises:
         ValueError: None of the slides has a file.
+
+    Warns:
+        UserWarning: Fewer than half of the slides have a file, or of the files a slide, where those are fewer.
     """
     wanted = [slide_name(name) for names in slides.values() for name in names]
-    if not any(name in files for name in wanted):
+    found = sum(name in files for name in wanted)
+    if not found:
         example = f" such as {wanted[0]}.h5 or {wanted[0]}.pt" if wanted else ""
         raise ValueError(
             f"{shown(folder)}: expected feature files named after the cohort's slides{example}, "
-            f"found none of {len(wanted)} slides among {len(files)} files"
+            f"found none of {len(wanted)} slides among {len(files)} files{_examples(files)}{_other_formats(folder)}"
+        )
+    if 2 * found < min(len(wanted), len(files)):
+        lost = next(name for name in wanted if name not in files)
+        _warn_of_few(
+            folder, f"{found} of {len(wanted)} slides have a file", lost, set(files).difference(wanted)
         )
     return {
         patient: tuple(files.get(name, SlideFile(name, None)) for name in map(slide_name, names))
         for patient, names in slides.items()
     }
+
+
+def slides_of_cohort(
+    folder: Path, slides: Mapping[str, Sequence[str]], patients: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    """Slides in a folder by patient, as they are found there, of the cohort's patients alone.
+
+    Raises:
+        ValueError: None of the patients has a slide.
+
+    Warns:
+        UserWarning: Fewer than half of the patients have slides; where fewer have any in the folder, half of these.
+    """
+    found = [patient for patient in patients if slides.get(patient)]
+    strangers = set(slides).difference(patients)
+    if not found:
+        raise ValueError(
+            f"{shown(folder)}: expected slides of the cohort's patients, such as {patients[0]!r}, got slides of "
+            f"{len(strangers)} others{_examples(strangers)}{_other_formats(folder)}"
+        )
+    if 2 * len(found) < min(len(patients), len(slides)):
+        lost = next(patient for patient in patients if not slides.get(patient))
+        _warn_of_few(folder, f"{len(found)} of {len(patients)} patients have slides", lost, strangers)
+    return {patient: slides.get(patient, ()) for patient in patients}
+
+
+def _warn_of_few(folder: Path, what: str, lost: str, strangers: Iterable[str]) -> None:
+    warnings.warn(
+        f"{shown(folder)}: {what}; {lost!r} for example has none{_examples(strangers)}{_other_formats(folder)}",
+        UserWarning,
+        stacklevel=4,  # the caller of with_patches
+    )
+
+
+def _examples(names: Iterable[str]) -> str:
+    first = sorted(names)[:3]
+    return f", the folder has {shorten(first)}" if first else ""
+
+
+def _other_formats(folder: Path) -> str:
+    """How many files of formats that are not read look like slides or features, as the end of a message."""
+    files = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    found = count_suffixes(files, {*OTHER_FEATURES, *SLIDE_SUFFIXES, *UNREAD_SUFFIXES})
+    return f"; it also has {found}, which are no feature files that can be read" if found else ""
 
 
 def slides_of_patients(files: Iterable[str], patient_of: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
@@ -81,3 +157,20 @@ def slides_of_patients(files: Iterable[str], patient_of: Callable[[str], str]) -
     for name in sorted(files):
         slides.setdefault(patient_of(name), []).append(name)
     return {patient: tuple(names) for patient, names in slides.items()}
+
+
+def warn_of_mixtures(name: str, slides: Iterable[str]) -> None:
+    """Warn of slides of TCGA that show different things, which patients have for reasons of their own.
+
+    Warns:
+        UserWarning: Normal tissue beside tumors, frozen sections beside diagnostic slides.
+    """
+    kinds = slide_kinds(slides)
+    for one, other in (("normal tissue", "tumor"), ("frozen", "diagnostic")):
+        if one in kinds and other in kinds:
+            warnings.warn(
+                f"modality {name!r}: {len(kinds[one])} slides are {one}, such as {kinds[one][0]!r}, and {len(kinds[other])} "
+                f"{other}, such as {kinds[other][0]!r}; slides=healnet.data.tcga_slides takes those of one kind",
+                UserWarning,
+                stacklevel=3,  # the caller of with_patches
+            )

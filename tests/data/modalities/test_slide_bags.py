@@ -238,3 +238,38 @@ def test_two_magnifications_or_sizes_are_no_one_modality(tmp_path, one, other, m
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         Bags.of("slide", source, PATIENTS)
+
+
+def test_a_few_of_the_slides_are_warned_of_with_both_kinds_of_names(tmp_path):
+    """One of ten slides has a file; the others were extracted under other names."""
+    ids = [f"p{i}" for i in range(10)]
+    table = pd.DataFrame({"x": np.arange(10.0)}, index=ids)
+    for i in range(10):
+        write(tmp_path / ("p0-A.h5" if i == 0 else f"slide_{i}.h5"))
+    (tmp_path / "p3-A.npy").write_bytes(b"x")
+    whole = Cohort({"clinical": table}, slides={patient: (f"{patient}-A.svs",) for patient in ids})
+    other = "it also has 1 .npy, which are no feature files that can be read"
+    found = "1 of 10 slides have a file; 'p1-A' for example has none, the folder has 'slide_1', 'slide_2', 'slide_3'"
+    with pytest.warns(UserWarning, match=f"^{re.escape(f'{tmp_path}: {found}; {other}')}$") as caught:
+        whole.with_patches(tmp_path)
+    assert caught[0].filename == __file__
+    found = "1 of 10 patients have slides; 'p1' for example has none, the folder has 'slide_1', 'slide_2', 'slide_3'"
+    with pytest.warns(UserWarning, match=f"^{re.escape(f'{tmp_path}: {found}; {other}')}$") as caught:
+        whole.with_patches(tmp_path, patient_of=lambda slide: slide.removesuffix("-A"))
+    assert caught[0].filename == __file__
+    message = (
+        f"{tmp_path}: expected slides of the cohort's patients, such as 'p0', got slides of 1 others, the folder has 'x'; "
+        f"{other}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        whole.with_patches(tmp_path, patient_of=lambda slide: "x")
+
+
+def test_a_folder_that_has_more_slides_than_the_cohort_is_as_it_should_be(tmp_path):
+    for i in range(20):
+        write(tmp_path / f"p{i}-A.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            cohort().with_patches(tmp_path, patient_of=lambda slide: slide[:-2]).missing()["slide"].sum() == 0
+        )
