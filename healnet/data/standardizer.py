@@ -91,21 +91,25 @@ class Standardizer:
         changed: dict[str, pd.DataFrame | Features] = {}
         for name in cohort.tables:
             statistics = self._statistics_of(name)
-            center = statistics["center"].to_numpy()
-            # Nothing was learned of a column that was constant: another value than that one must not count for much.
-            scale = np.where(statistics["constant"], np.inf, statistics["scale"])
+            center, scale = statistics["center"].to_numpy(), statistics["scale"].to_numpy()
+            # A column that was constant has no deviation: another value counts as one, however far away it is.
+            limit = np.where(statistics["constant"], 1.0, np.inf)
+            limit = limit if self.clip is None else np.minimum(limit, self.clip)
             thin = self._sparse(cohort, name)
             if thin is not None:
                 order = self._order(name, thin.columns, statistics.index)
-                changed[name] = thin.standardized(order, center, scale, self.clip)
+                changed[name] = thin.standardized(order, center, scale, limit)
                 continue
             table = cohort.table(name)
             order = self._order(name, table.columns, statistics.index)
             values = table.to_numpy()
             same = table.columns.equals(statistics.index)
             values = (self._scores(name, values if same else values[:, order]) - center) / scale
-            if self.clip is not None:
-                np.clip(values, -self.clip, self.clip, out=values)
+            bounded = np.isfinite(limit)
+            if bounded.all():
+                np.clip(values, -limit, limit, out=values)
+            elif bounded.any():
+                values[:, bounded] = values[:, bounded].clip(-limit[bounded], limit[bounded])
             changed[name] = Table.owning(values, cohort.patients, statistics.index)
         return cohort.replace(changed) if changed else cohort  # slides alone, say
 
@@ -138,7 +142,7 @@ class Standardizer:
 
     @property
     def constant(self) -> dict[str, list[str]]:
-        """Per modality, the columns with one value in all of training: 0 for everybody, whatever a new patient's value."""
+        """Per modality, the columns with one value in all of training: centered, and another value is at most 1 away."""
         return {name: list(table.index[table["constant"]]) for name, table in self.statistics.items()}
 
     @property

@@ -70,20 +70,17 @@ def test_training_columns_get_mean_zero_and_deviation_one_where_they_vary(n, col
             assert abs(cells.std(ddof=0) - 1) < 1e-12
 
 
-def test_a_constant_column_is_0_for_everybody():
-    """Divided by 1, a new value of 1e6 would decide every risk."""
+def test_another_value_of_a_constant_column_is_one_deviation_away():
+    """As it is, a new value of 1e6 would decide every risk; a gene that nobody in training had mutated is 1 as before."""
     # 0.1 + 0.2 three times: the mean of equal numbers is not always that number, nor its deviation 0.
     whole = cohort([[0.1 + 0.2], [0.1 + 0.2], [0.1 + 0.2], [1e6]])
     scaler = Standardizer().fit(whole[:3])
     assert scaler.constant == {"rna": ["a"], "clinical": []}
-    assert transformed(scaler, whole).ravel().tolist() == [0.0, 0.0, 0.0, 0.0]
-    for method in ("median", "rank"):
-        assert transformed(Standardizer(method).fit(whole[:3]), whole).ravel().tolist() == [
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-        ]
+    assert transformed(scaler, whole).ravel().tolist() == [0.0, 0.0, 0.0, 1.0]
+    clipped = Standardizer("median", clip=0.5).fit(whole[:3])
+    assert transformed(clipped, whole).ravel().tolist() == [0.0, 0.0, 0.0, 0.5]
+    below = cohort([[2.0], [2.0], [2.0], [1.75], [-7e9]])
+    assert transformed(Standardizer().fit(below[:3]), below).ravel().tolist() == [0.0, 0.0, 0.0, -0.25, -1.0]
 
 
 def test_a_column_unseen_in_training_is_missing_for_everybody():

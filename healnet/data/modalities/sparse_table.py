@@ -31,7 +31,7 @@ class SparseTable(Features):
         names: Names of the features.
         center: (features,) subtracted from all cells, also from those that are not stored; None for 0.
         scale: (features,) by which they are divided then; None for 1.
-        clip: Limit on both sides after that; None for no limit.
+        limit: Limits on both sides after that, (features,); None for none.
     """
 
     rows: sparse.csr_array
@@ -40,7 +40,7 @@ class SparseTable(Features):
     names: pd.Index
     center: NDArray[np.float64] | None = None
     scale: NDArray[np.float64] | None = None
-    clip: float | None = None
+    limit: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, rows: sparse.csr_array, ids: pd.Index, names: pd.Index, patients: pd.Index) -> SparseTable:
@@ -83,12 +83,16 @@ class SparseTable(Features):
         if self.center is not None and self.scale is not None:
             values -= self.center
             values /= self.scale
-        if self.clip is not None:
-            np.clip(values, -self.clip, self.clip, out=values)
+        if self.limit is not None:
+            np.clip(values, -self.limit, self.limit, out=values)
         return values
 
     def standardized(
-        self, order: Index, center: NDArray[np.float64], scale: NDArray[np.float64], clip: float | None
+        self,
+        order: Index,
+        center: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        limit: NDArray[np.float64],
     ) -> SparseTable:
         """The same numbers, as sparse as they were, to be standardized when they are read.
 
@@ -96,10 +100,10 @@ class SparseTable(Features):
             order: Columns in the order of `center` and `scale`, (features,).
             center: What to subtract.
             scale: What to divide by.
-            clip: Limit on both sides, or None.
+            limit: Limit on both sides, (features,); infinity for none.
         """
         rows = self.rows if np.array_equal(order, np.arange(len(self.names))) else self.rows[:, order]
-        return replace(self, rows=rows, names=self.names[order], center=center, scale=scale, clip=clip)
+        return replace(self, rows=rows, names=self.names[order], center=center, scale=scale, limit=limit)
 
     def moments(self) -> dict[str, NDArray[np.float64]]:
         """Mean, deviation, least and largest value and number of known cells of each column, (features,) each.
