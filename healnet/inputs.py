@@ -20,6 +20,7 @@ from healnet.streams import Stream
 
 __all__ = [
     "Graph",
+    "Hidden",
     "Masked",
     "PatchBag",
     "TimeSeries",
@@ -63,6 +64,21 @@ class Masked(NamedTuple):
         """Move as `Tensor.to` does; a dtype applies to the values, never to the mask."""
         moved: Masked = _to(self, ("values",), *args, **kwargs)
         return moved
+
+
+class Hidden(NamedTuple):
+    """`Masked` of which elements were hidden, and which were real before: a scan keeps its extent without its last row.
+
+    Made by `hide`, for images and volumes, whose elements get their places from the extent.
+
+    Shape:
+        values, mask: as those of `Masked`.
+        extent: (b, *axes) bool, True = real before anything was hidden.
+    """
+
+    values: Tensor
+    mask: Tensor
+    extent: Tensor
 
 
 class PatchBag(NamedTuple):
@@ -244,6 +260,8 @@ def present(value: Any) -> Tensor:
 def hide(value: Any, where: Tensor) -> Any:
     """The input without what `where` marks. Values stay as they are; only masks change, and a tensor becomes `Masked`.
 
+    An image or volume without some of its elements becomes `Hidden`, by which the others keep their places.
+
     Args:
         value: Tensor, or a NamedTuple with a mask.
         where: Mask, True = hide: (b,) for whole patients, (b, *axes) for elements, or (1, *axes) for the same of all.
@@ -255,13 +273,16 @@ def hide(value: Any, where: Tensor) -> Any:
         >>> hide(torch.zeros(3, 5), torch.tensor([True, False, False])).mask.tolist()
         [False, True, True]
     """
-    if isinstance(value, Tensor):
-        return Masked(value, ~where.to(value.device).expand(len(value), *where.shape[1:]))
     if isinstance(value, Stream):
         return value.hide(where)
+    if isinstance(value, Tensor):
+        value = Masked(value, torch.ones(len(value), dtype=torch.bool, device=value.device))
     mask = _mask_of(value)
     axes = max(mask.dim(), where.dim())
-    shown = _trailing(mask, axes) & ~_trailing(where.to(mask.device), axes)
+    before = _trailing(mask, axes)
+    shown = before & ~_trailing(where.to(mask.device), axes)
+    if isinstance(value, Masked) and value.values.dim() > 2 and where.dim() > 1:
+        return Hidden(value.values, shown, before.expand_as(shown))
     return with_mask(value, shown)
 
 
@@ -327,7 +348,7 @@ def batch_size(inputs: Mapping[str, Any]) -> int:
     raise ValueError("expected inputs with at least one modality, got none")
 
 
-def unmask(value: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
+def unmask(value: Tensor | Masked | Hidden) -> tuple[Tensor, Tensor | None]:
     """The values and the mask of a plain tensor (no mask: all present) or of `Masked`.
 
     Raises:
@@ -335,10 +356,10 @@ def unmask(value: Tensor | Masked) -> tuple[Tensor, Tensor | None]:
     """
     if isinstance(value, Tensor):
         return value, None
-    if isinstance(value, Masked):
+    if isinstance(value, Masked | Hidden):
         others = [type(part).__name__ for part in value if not isinstance(part, Tensor)]
         if others:
-            raise ValueError(f"expected Masked to hold two tensors, got {others[0]}")
+            raise ValueError(f"expected {type(value).__name__} to hold tensors alone, got {others[0]}")
         if value.mask.dtype != torch.bool:
             raise ValueError(f"expected a bool mask (True = real), got {value.mask.dtype}")
         return value.values, value.mask

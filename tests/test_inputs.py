@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from healnet import Graph, Masked, PatchBag, TimeSeries
 from healnet.inputs import (
+    Hidden,
     batch_size,
     broadcast_mask,
     element_mask,
@@ -210,3 +211,20 @@ def test_a_mask_per_patient_spreads_over_its_elements():
 def test_bad_masks_are_refused(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_an_image_without_some_elements_remembers_what_was_real():
+    image = torch.rand(2, 3, 4, 1)
+    last = torch.zeros(1, 3, 4, dtype=torch.bool)
+    last[:, 2] = True
+    once = hide(image, last)
+    assert isinstance(once, Hidden)
+    assert torch.equal(once.mask, ~last.expand(2, 3, 4))
+    assert once.extent.all()
+    again = hide(once, last.flip(1))
+    assert torch.equal(again.mask, ~(last | last.flip(1)).expand(2, 3, 4))
+    assert again.extent.all()
+    some = hide(Masked(image, torch.tensor([True, False])), last)
+    assert some.extent.flatten(1).all(dim=1).tolist() == [True, False]
+    assert isinstance(hide(image, torch.tensor([True, False])), Masked)  # whole patients
+    assert isinstance(hide(torch.rand(2, 5), torch.zeros(2, 5, dtype=torch.bool)), Masked)  # a table

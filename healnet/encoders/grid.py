@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from healnet.encoders.base import ModalityEncoder
-from healnet.inputs import Masked, element_mask, unmask
+from healnet.inputs import Hidden, Masked, element_mask, unmask
 from healnet.nn.fourier import fourier_features, fourier_width
 from healnet.nn.token_shards import TokenShards
 from healnet.streams import Block, Pieces
@@ -101,8 +101,10 @@ class GridEncoder(ModalityEncoder):
             f"positions={self.positions}, patch={self.patch}"
         )
 
-    def forward(self, inputs: Tensor | Masked, shards: TokenShards | None = None) -> Tokens:
+    def forward(self, inputs: Tensor | Masked | Hidden, shards: TokenShards | None = None) -> Tokens:
         """Encode a batch of grids; with `shards`, this process's part of their first axis, in the order of the processes.
+
+        Places span what is real of each grid, of `Hidden` what was before.
 
         Raises:
             ValueError: Another number of axes or channels; a part that `patch` does not divide and that is not the last.
@@ -113,11 +115,13 @@ class GridEncoder(ModalityEncoder):
             values = values.to(torch.get_default_dtype())
         whole = mask is None or mask.dim() == 1  # every grid fills the tensor
         mask = element_mask(mask, values.shape[:-1])
+        before = inputs.extent if isinstance(inputs, Hidden) else None
         pixels = values.shape[1]
         if max(self.patch) > 1:
+            before = None if before is None else self._fold_mask(before)
             values, mask = self._fold(values, mask)
         sizes = values.shape[1:-1]
-        seen = None if whole else mask
+        seen = None if whole else mask if before is None else before
         extents = [_extent(seen, axis, size, values.device) for axis, size in enumerate(sizes)]
         starts = [0] * self.ndim
         if shards is not None:
@@ -193,21 +197,29 @@ class GridEncoder(ModalityEncoder):
 
     def _fold(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Blocks into channels, first axis slowest and the pixel's own channels fastest."""
-        short = [-size % side for size, side in zip(values.shape[1:-1], self.patch, strict=True)]
-        fill = [pad for missing in reversed(short) for pad in (0, missing)]
         if mask is not None:
             values = values.masked_fill(~mask.unsqueeze(-1), 0)
-            mask = F.pad(mask, fill)
-        values = F.pad(values, [0, 0, *fill])
-        outer = [f"a{i}" for i in range(self.ndim)]
-        inner = [f"p{i}" for i in range(self.ndim)]
+            mask = self._fold_mask(mask)
+        values = F.pad(values, [0, 0, *self._fill(values.shape[1:-1])])
+        grid, outer, inner, sides = self._blocks()
+        return rearrange(values, f"b {grid} c -> b {outer} ({inner} c)", **sides), mask
+
+    def _fold_mask(self, mask: Tensor) -> Tensor:
+        """Blocks of which any element is True."""
+        grid, outer, inner, sides = self._blocks()
+        filled = F.pad(mask, self._fill(mask.shape[1:]))
+        return rearrange(filled, f"b {grid} -> b {outer} ({inner})", **sides).any(dim=-1)
+
+    def _fill(self, sizes: Sequence[int]) -> list[int]:
+        """What `torch.nn.functional.pad` adds at the end of each axis for whole blocks, the last axis first."""
+        short = [-size % side for size, side in zip(sizes, self.patch, strict=True)]
+        return [pad for missing in reversed(short) for pad in (0, missing)]
+
+    def _blocks(self) -> tuple[str, str, str, dict[str, int]]:
+        """The axes of a grid of blocks, of the blocks and within them, as einops writes them, and the sides of a block."""
+        outer, inner = ([f"{letter}{i}" for i in range(self.ndim)] for letter in "ap")
         grid = " ".join(f"({a} {p})" for a, p in zip(outer, inner, strict=True))
-        sides = dict(zip(inner, self.patch, strict=True))
-        values = rearrange(values, f"b {grid} c -> b {' '.join(outer)} ({' '.join(inner)} c)", **sides)
-        if mask is not None:
-            pixels = rearrange(mask, f"b {grid} -> b {' '.join(outer)} ({' '.join(inner)})", **sides)
-            mask = pixels.any(dim=-1)
-        return values, mask
+        return grid, " ".join(outer), " ".join(inner), dict(zip(inner, self.patch, strict=True))
 
     def _places(
         self, sizes: Sequence[int], starts: Sequence[int], extents: Sequence[Tensor], like: Tensor

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from healnet.explain import group_by_square, occlude, occlude_modalities, shapley_modalities
+from healnet import HEALNet, Pieces, Stream
+from healnet.encoders import GridEncoder
+from healnet.explain import (
+    faithfulness,
+    group_by_square,
+    occlude,
+    occlude_modalities,
+    shapley_modalities,
+)
 from healnet.inputs import Masked
 
 
@@ -93,3 +101,26 @@ def test_differences_in_half_precision_are_warned_about(model, inputs, score):
     one = {"rna": inputs["rna"].float()}
     with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match=message):
         score(model.float(), one)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_scan_keeps_its_extent_without_its_last_row(patch, masked):
+    """In memory as in a stream: where the extent shrank, every other pixel got another place."""
+    torch.manual_seed(0)
+    model = HEALNet({"scan": GridEncoder(channels=1, ndim=2, patch=patch)}, output="cox").double().eval()
+    scan = torch.rand(2, 6, 6, 1, dtype=torch.float64)
+    real = torch.ones(2, 6, 6, dtype=torch.bool)
+    real[0, 1, :3] = real[1, 4:, 1] = not masked
+    inputs = Masked(scan, real) if masked else scan
+    stream = Stream([Pieces(x, block=(2, 6), mask=m) for x, m in zip(scan, real, strict=True)])
+    rows = torch.arange(6)[:, None].expand(6, 6).contiguous()
+    for groups in (rows, rows.T.contiguous()):
+        found, streamed = (
+            occlude(model, {"scan": value}, groups={"scan": groups})["scan"] for value in (inputs, stream)
+        )
+        torch.testing.assert_close(found, streamed, rtol=0, atol=1e-12)
+    scores = {"scan": torch.arange(36.0).reshape(1, 6, 6).expand(2, 6, 6)}  # the last rows go first
+    curves = [faithfulness(model, {"scan": value}, scores, repeats=1) for value in (inputs, stream)]
+    torch.testing.assert_close(curves[0].deletion, curves[1].deletion, rtol=0, atol=1e-12)
+    torch.testing.assert_close(curves[0].insertion, curves[1].insertion, rtol=0, atol=1e-12)
