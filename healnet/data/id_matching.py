@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from typing import Literal
 
 import pandas as pd
 
+from healnet._warnings import warn
 from healnet.data.checks import shorten
 
 __all__ = ["left_out"]
@@ -51,11 +51,9 @@ def left_out(
         advice = cause if few or cause else '; unknown="drop" leaves such patients out'
         raise ValueError(f"{owner}: patient {shorten(strangers)} is not in the cohort{advice}")
     if few:
-        warnings.warn(
+        warn(
             f"{owner}: {kept} of its {len(ids)} ids are in the cohort of {len(patients)} patients, "
-            f"{len(strangers)} such as {strangers[0]!r} are left out{cause}",
-            UserWarning,
-            stacklevel=4,  # the caller of Cohort
+            f"{len(strangers)} such as {strangers[0]!r} are left out{cause}"
         )
     return tuple(strangers)
 

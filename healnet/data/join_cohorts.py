@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 import pandas as pd
 
+from healnet._warnings import warn
 from healnet.data.checks import shorten
 from healnet.data.cohort import Cohort
 from healnet.data.labels import Labels
@@ -168,9 +168,7 @@ def _warn_about_names(name: str, cohorts: list[str], held: Sequence[Modality | i
         and own.isdisjoint(chain(*(others for other, others in columns.items() if other != cohort)))
     ]
     if alone:
-        warnings.warn(
+        warn(
             f"modality {name!r}: no feature of cohort {shorten(alone)}, such as {min(columns[alone[0]])!r}, is in another "
-            "cohort; are the features named alike?",
-            UserWarning,
-            stacklevel=3,
+            "cohort; are the features named alike?"
         )

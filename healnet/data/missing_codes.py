@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from healnet._warnings import warn
 from healnet.data.checks import shorten
 from healnet.data.modalities.modality import Modality
 from healnet.data.modalities.table import Table
@@ -36,12 +36,10 @@ def warn_of_missing_codes(modalities: Mapping[str, Modality]) -> None:
             found = _codes(modality.values)
             if found:
                 code = next(iter(found.values()))
-                warnings.warn(
+                warn(
                     f"modality {name!r}: column {shorten(modality.columns[list(found)])} has values such as {code:g}, far "
                     f"from its others: if they mean 'not known', make them NaN (table.replace({code:g}, float('nan'))), "
-                    "or the model reads them as numbers",
-                    UserWarning,
-                    stacklevel=3,  # the caller of Cohort
+                    "or the model reads them as numbers"
                 )
 
 

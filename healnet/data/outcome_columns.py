@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healnet._warnings import warn
 from healnet.data.checks import shorten
 from healnet.data.labels import Labels
 from healnet.data.modalities.modality import Modality
@@ -119,7 +119,7 @@ def warn_of_outcomes(
     for name, modality in modalities.items():
         missing = modality.missing()
         if any(abs(known.gaps(missing[:, None])[0]) > _SAME for known in outcomes):
-            _warn(
+            warn(
                 f"modality {name!r}: patients with the event alone have it, or those without: leave it out, or the model "
                 "reads the outcome"
             )
@@ -127,26 +127,22 @@ def warn_of_outcomes(
             continue
         by_value, by_gap = _columns(modality.values, ~missing, modality.columns, outcomes)
         if by_value.any():
-            _warn(
+            warn(
                 f"modality {name!r}: column {shorten(modality.columns[by_value])} is the follow-up time or the event "
                 "itself: leave it out, or the model reads the outcome"
             )
         if by_gap.any():
-            _warn(
+            warn(
                 f"modality {name!r}: column {shorten(modality.columns[by_gap])} is filled for patients with the event "
                 "alone, or for those without: leave it out, or the model reads the outcome"
             )
         for what, known in of_labels.items():
             by_value, _ = _columns(modality.values, ~missing, modality.columns, known)
             if by_value.any():
-                _warn(
+                warn(
                     f"modality {name!r}: column {shorten(modality.columns[by_value])} is {what} itself: leave it out, or "
                     "the model reads it"
                 )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)  # the caller of Cohort
 
 
 def _of_target(target: SurvivalTarget | None) -> list[_Known]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import count, product
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from healnet._files import shown
+from healnet._warnings import warn
 from healnet.slides.zarr_array import ZarrArray, read_json
 
 __all__ = ["OmeZarr", "is_ome_zarr", "is_zarr"]
@@ -299,11 +299,9 @@ def _warn_of_others(path: Path, root: Path, size: tuple[int, int]) -> None:
                 return
             continue
         if math.prod(other) > math.prod(size) / 16:
-            warnings.warn(
+            warn(
                 f"{shown(path)}: only image 0 is read, of {size[0]} x {size[1]} pixels; image {number} has "
-                f"{other[0]} x {other[1]}, see Slide({str(path / str(number))!r})",
-                UserWarning,
-                stacklevel=2,
+                f"{other[0]} x {other[1]}, see Slide({str(path / str(number))!r})"
             )
 
 

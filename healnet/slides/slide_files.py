@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import openslide
 
 from healnet._files import shown
+from healnet._warnings import warn
 from healnet.slides.ome_zarr import is_ome_zarr, is_zarr
 
 __all__ = [
@@ -106,11 +106,7 @@ def find_slide_files(folder: Path) -> list[Path]:
         found += [path for path in paths if path not in dicom and _looks_like_a_slide(path)]
     unread = count_suffixes(every, UNREAD_SUFFIXES)
     if unread:
-        warnings.warn(
-            f"{shown(folder)}: {unread} look like slides of formats that cannot be read, and are left out",
-            UserWarning,
-            stacklevel=2,
-        )
+        warn(f"{shown(folder)}: {unread} look like slides of formats that cannot be read, and are left out")
     return sorted(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from healnet._warnings import warn
 from healnet.survival._checks import check_labels, check_times
 from healnet.survival._order import check_same_order, patient_ids
 from healnet.survival._outcomes import read_outcomes
@@ -299,10 +299,8 @@ class SurvivalTarget:
             return
         share = float(self.event.mean())
         if share > 0.95 or share < 0.01:
-            warnings.warn(
+            warn(
                 f"{int(self.event.sum())} of {len(self)} patients ({share:.1%}) have an observed event: is "
                 "`event` True where the event was seen? A censorship column (1 = not seen) belongs in "
-                "SurvivalTarget.from_censorship.",
-                UserWarning,
-                stacklevel=3,  # points at the caller of the constructor
+                "SurvivalTarget.from_censorship."
             )

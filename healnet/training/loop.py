@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from healnet._warnings import warn
 from healnet.data import Batch, Cohort, CohortDataset, ModalityDropout, collate
 from healnet.inputs import take
 from healnet.survival import SurvivalTarget, cox_nll
@@ -46,7 +46,7 @@ def _ended(target: SurvivalTarget, horizon: float) -> SurvivalTarget:
     if not left:
         raise ValueError(f"expected an event before the horizon, got {found}. Is it in their unit?")
     if 2 * left < events:
-        warnings.warn(f"only {found}. Is it in their unit?", UserWarning, stacklevel=3)
+        warn(f"only {found}. Is it in their unit?")
     return ended
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from healnet._files import shown
+from healnet._warnings import warn
 from healnet.data.checks import shorten
 from healnet.data.tables.tcga_barcodes import slide_kinds
 from healnet.slides.features.trident_clam_reader import PatchFile
@@ -132,10 +132,8 @@ def slides_of_cohort(
 
 
 def _warn_of_few(folder: Path, what: str, lost: str, strangers: Iterable[str]) -> None:
-    warnings.warn(
-        f"{shown(folder)}: {what}; {lost!r} for example has none{_examples(strangers)}{_other_formats(folder)}",
-        UserWarning,
-        stacklevel=4,  # the caller of with_patches
+    warn(
+        f"{shown(folder)}: {what}; {lost!r} for example has none{_examples(strangers)}{_other_formats(folder)}"
     )
 
 
@@ -168,9 +166,7 @@ def warn_of_mixtures(name: str, slides: Iterable[str]) -> None:
     kinds = slide_kinds(slides)
     for one, other in (("normal tissue", "tumor"), ("frozen", "diagnostic")):
         if one in kinds and other in kinds:
-            warnings.warn(
+            warn(
                 f"modality {name!r}: {len(kinds[one])} slides are {one}, such as {kinds[one][0]!r}, and {len(kinds[other])} "
-                f"{other}, such as {kinds[other][0]!r}; slides=healnet.data.tcga_slides takes those of one kind",
-                UserWarning,
-                stacklevel=3,  # the caller of with_patches
+                f"{other}, such as {kinds[other][0]!r}; slides=healnet.data.tcga_slides takes those of one kind"
             )

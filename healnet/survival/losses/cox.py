@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
+from healnet._warnings import warn
 from healnet.survival._checks import (
     ArrayOrTensor,
     as_event,
@@ -81,12 +80,10 @@ def cox_nll(
     times = require(times, torch.isfinite(times) & (times >= 0), "time to be finite and >= 0")
     stratum = None if strata is None else as_strata(strata, eta)
     if len(eta) and not torch.compiler.is_compiling() and not _any_pair(times, seen, stratum):
-        warnings.warn(
+        warn(
             f"Cox's loss of this batch is constant: none of its {int(seen.sum())} events has another of its {len(eta)} "
             f"patients at risk{'' if strata is None else ' in its stratum'}; take larger batches, best the whole cohort, "
-            "and healnet.survival.balanced_event_sampler for an event in each",
-            UserWarning,
-            stacklevel=2,
+            "and healnet.survival.balanced_event_sampler for an event in each"
         )
     # A running sum over a million patients outgrows float32: log A would grow by less than its last place.
     precise = exact(eta)

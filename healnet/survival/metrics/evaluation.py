@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from healnet._warnings import warn
 from healnet.survival._checks import (
     Floats,
     Index,
@@ -62,7 +62,7 @@ def concordance(risk: ArrayLike, target: SurvivalTarget) -> float:
     try:
         return scores.harrell(rank, target)
     except scores.Undefined as reason:
-        warnings.warn(f"Harrell's C is undefined: {reason}", UserWarning, stacklevel=2)
+        warn(f"Harrell's C is undefined: {reason}")
         return math.nan
 
 
