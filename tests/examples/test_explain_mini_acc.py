@@ -25,7 +25,7 @@ def small_cohort(n=40):
     tables = {k: pd.DataFrame(rng.normal(size=(n, len(v))), ids, v) for k, v in tables.items()}
     tables["rna"][["FOXM1", "CDK1"]] += 3 * risk[:, None]
     tables["protein"].iloc[::4] = np.nan
-    return Cohort(tables, SurvivalTarget(rng.exponential(np.exp(-2 * risk)), np.arange(n) % 4 > 0), ids)
+    return Cohort(tables, SurvivalTarget(rng.exponential(np.exp(-2 * risk)), np.arange(n) % 5 > 0), ids)
 
 
 @pytest.fixture
