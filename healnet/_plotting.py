@@ -92,7 +92,7 @@ def panels(
     size: tuple[float, float],
     heights: Sequence[float] | None = None,
 ) -> Panels:
-    """A grid of axes, row by row: in the place of `ax`, or in a new figure of `size` inches; rows as high as `heights` say.
+    """A grid of axes, row by row: replacing `ax`, or in a new figure of `size` inches; rows as high as `heights` say.
 
     Raises:
         ValueError: Axes whose place is not that of a grid, as `Figure.subplots` makes them.

@@ -24,7 +24,7 @@ class EarlyFusion(Baseline):
 
         S <- S + CrossAttention(LN(S), LN(X));  S <- S + FeedForward(LN(S));  then self-attention blocks on S
 
-    An absent modality has no tokens, and is passed over. A patient with nothing at all gets the head of the first latents.
+    An absent modality has no tokens, and is skipped. A patient with nothing at all gets the head of the first latents.
 
     Args:
         encoders: Encoder of each modality.

@@ -61,7 +61,7 @@ class MCAT(GuidedBaseline):
         missing: Treatment of a patient without the bag, or without any guide: "refuse" raises, "zero" makes that
             summary 0.
         output: Meaning of the raw output, as in `HEALNet`.
-        co_attention: Module from (guides, guide_mask, bag, bag_mask) to (b, g, d) in the place of `CoAttention(dim)`.
+        co_attention: Module from (guides, guide_mask, bag, bag_mask) to (b, g, d) instead of `CoAttention(dim)`.
 
     Shape:
         inputs: As for `HEALNet`; returns (b, out_dim).

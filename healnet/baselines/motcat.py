@@ -1,4 +1,4 @@
-"""MOTCat: MCAT with optimal transport in the place of co-attention."""
+"""MOTCat: MCAT with optimal transport instead of co-attention."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TransportCoAttention(nn.Module):
 class MOTCat(MCAT):
     """Multimodal optimal transport-based co-attention transformer (Xu and Chen 2023, ICCV, arXiv 2306.08330).
 
-    MCAT, with `TransportCoAttention` in the place of co-attention: what a guide reads of the bag also depends on what the
+    MCAT, with `TransportCoAttention` instead of co-attention: what a guide reads of the bag also depends on what the
     other guides read. A patient may lack some of the guiding modalities; the design needs the bag and a guide.
 
     Args:

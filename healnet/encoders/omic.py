@@ -27,7 +27,7 @@ class OmicEncoder(ModalityEncoder):
     - `tokens=k`: k tokens by a learned self-normalizing projection with dropout on the input. The choice for small cohorts.
 
     Features that a present patient lacks (`Masked` with an elementwise mask): with "features" their tokens are masked and
-    attention passes over them; with the other two they enter as 0, which is the training mean of a standardized feature. A
+    attention skips them; with the other two they enter as 0, which is the training mean of a standardized feature. A
     patient whose features are all missing is absent.
 
     Args:

@@ -37,7 +37,7 @@ class FusionLayer(nn.Module, ABC):
     """
 
     streams = False
-    """Whether `forward` takes a `TokenStream` in the place of `Tokens`."""
+    """Whether `forward` takes a `TokenStream` instead of `Tokens`."""
 
     @abstractmethod
     def forward(

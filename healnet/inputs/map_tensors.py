@@ -12,7 +12,7 @@ __all__ = ["converted", "map_tensors"]
 
 
 def map_tensors(function: Callable[[Tensor, str], Tensor], value: Any, name: str = "") -> Any:
-    """The same input with `function(tensor, field)` in the place of each of its tensors.
+    """The same input with each of its tensors replaced by `function(tensor, field)`.
 
     Args:
         function: Function called with every tensor and the name of its field ("" for a plain tensor).

@@ -108,7 +108,7 @@ def chunked_attention(
     """Softmax attention `softmax(q k^T) v` over (batches of) tokens, exact, in O(chunk) memory.
 
     No scale is applied: fold it into the queries. Statistics, softmax and sums are in float32 for half-precision inputs. All
-    three results are differentiable, twice if need be (the second derivative builds the full score matrix).
+    three results are differentiable, twice if needed (the second derivative builds the full score matrix).
 
     Args:
         queries: Queries, one row per query.

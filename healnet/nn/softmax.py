@@ -66,5 +66,5 @@ class SoftmaxState(NamedTuple):
 
 
 def finite_lse(lse: Tensor) -> Tensor:
-    """A maximum or log-sum-exp with 0 in the place of -inf: exp(-inf - 0) is then 0, where exp(-inf + inf) is NaN."""
+    """A maximum or log-sum-exp with 0 instead of -inf: exp(-inf - 0) is then 0, where exp(-inf + inf) is NaN."""
     return lse.masked_fill(torch.isneginf(lse), 0)

@@ -112,7 +112,7 @@ class _Inks(NamedTuple):
 def _inks(rgb: Array) -> tuple[_Inks, list[Array]]:
     """Colors that ink may have, and the optical densities, block by block.
 
-    What fits into a processor's cache is three times as fast, and blocks of glass are passed over.
+    What fits into a processor's cache is three times as fast, and blocks of glass are skipped.
     """
     height, width = rgb.shape[:2]
     inks = _Inks(*(np.zeros((height, width), bool) for _ in _Inks._fields))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 __all__ = ["PLAUSIBLE_MPP", "magnification_of", "mpp_from_properties", "objective_power"]
 
 # A scanner's pixels are 0.1 to 1 micron; 40 allows for exported overviews. Beyond it the number is a printer's
-# resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimeter in the place of microns.
+# resolution that image software wrote (72 dpi would be 353 microns), or pixels per centimeter instead of microns.
 PLAUSIBLE_MPP = (0.02, 40.0)
 # x and y of scanners differ in the third digit; more is an error in the file, or no scan of pixels.
 SQUARE = 1.05

@@ -35,7 +35,7 @@ class Tissue:
         mask: (h, w) bool, True = tissue.
         downsample: Level-0 pixels per pixel of the mask, along x and y.
         area_mm2: Area of the tissue.
-        threshold: The saturation, or a segmenter's probability, from 0 to 1, that parted tissue from glass; NaN of a mask
+        threshold: Threshold used, of the saturation or of a segmenter's probability, from 0 to 1; NaN of a mask
             that the user or a segmenter made.
         pen: (h, w) bool, True = pen mark.
         rgb: (h', w', 3) uint8, picture of the slide on the same grid or, of a small slide, on a finer one; None of a mask
@@ -107,7 +107,7 @@ def find_tissue(
         min_hole: Least area of a hole in square microns.
         threshold: A saturation from 0 to 1 instead of Otsu's; with `segment`, a probability instead of 0.5.
         pen: Look for pen marks, which are never tissue.
-        segment: Function that finds the tissue in the place of saturation.
+        segment: Function that finds the tissue instead of saturation.
 
     Raises:
         ValueError: A threshold outside 0..1, a result of `segment` that is no mask of the picture.

@@ -27,9 +27,7 @@ SIDE = 2048  # pixels of the longer side of a mask that is drawn from polygons
 MAX_POINTS = 10_000_000  # of all polygons of a file
 # Part of the frame by which hand-drawn outlines may cross its edge before it is asked what they are counted from.
 OVERHANG = 0.02
-MEMBER = (
-    "healnet"  # beside the features of files that are written here; QuPath passes over it (RFC 7946, 6.1)
-)
+MEMBER = "healnet"  # beside the features of files that are written here; QuPath ignores it (RFC 7946, 6.1)
 
 
 def read_tissue(path: str | Path, slide: PixelSource, origin: Origin | None = None) -> Tissue:

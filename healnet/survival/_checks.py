@@ -235,7 +235,7 @@ def check_times(time: ArrayLike) -> Floats:
         ValueError: Another shape than (n,) or (n, 1), something else than numbers, a wrong time.
     """
     given = column(as_array(time))
-    if given.dtype.kind in "bMmc":  # events in the place of times; dates, which numpy turns into nanoseconds
+    if given.dtype.kind in "bMmc":  # events instead of times; dates, which numpy turns into nanoseconds
         raise ValueError(f"expected time of numbers, got {given.dtype}")
     try:
         times = given.astype(np.float64)

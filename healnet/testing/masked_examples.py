@@ -35,7 +35,7 @@ class MaskedExample:
     masked: dict[str, Tensor]
 
     def replaced(self, value: Callable[[Tensor], Tensor]) -> Any:
-        """The same input with other numbers in the place of what is masked."""
+        """The same input with other numbers instead of what is masked."""
 
         def replace(tensor: Tensor, name: str) -> Tensor:
             elements = self.masked.get(name)

@@ -56,7 +56,7 @@ def top_patches(
         footprint: Side length of a patch in level-0 pixels.
         scores: (n,) finite scores.
         k: Number of patches, at most.
-        apart: A patch is passed over if its corner is nearer than this share of the footprint, in x and in y, to one that
+        apart: A patch is skipped if its corner is nearer than this share of the footprint, in x and in y, to one that
             was taken: overlapping tilings would fill the sheet with one place. 0 takes all.
         mpp: Microns per pixel to read at; level-0 pixels by default.
 

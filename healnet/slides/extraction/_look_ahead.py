@@ -23,7 +23,7 @@ class LookAhead:
     """First looks at slides, each by a process of its own, one slide ahead of the encoder.
 
     Args:
-        jobs: Slides in the order in which their first looks are taken; slides in between may be passed over.
+        jobs: Slides in the order in which their first looks are taken; slides in between may be skipped.
         settings: Settings of the run.
         num_workers: With 0 this process looks, and not ahead.
     """

@@ -75,10 +75,10 @@ def extract_features(
 ) -> list[SlideResult]:
     """Encode the tissue of many slides, each to ``output/<slide>.h5`` in TRIDENT's format, as `read_patches` reads it.
 
-    A file is there whole or not at all: kill the run at any moment and start it again with the same arguments; it goes on
+    Files are written atomically: kill the run at any moment and start it again with the same arguments; it goes on
     with the first slide that has no file. Any number of runs, on any number of machines, may be started on one folder with
     the same slides: they share the work, slide by slide, and each returns when all slides are done. A slide that fails is
-    reported and passed over; a full disk stops the run. A warning is logged where pen marks cover more than the tissue that
+    reported and skipped; a full disk stops the run. A warning is logged where pen marks cover more than the tissue that
     they leave. At the end ``output/qc.csv`` has a row for every slide (see `SlideResult`), ``output/tissue/<slide>.jpg``
     shows tissue, tiles and what was left out, and ``output/tissue/<slide>.geojson`` has the tissue's outlines for QuPath,
     where they can be edited and used as `masks`.
@@ -88,17 +88,17 @@ def extract_features(
         encoder: Callable from (b, 3, size, size) to (b, d), or several by name, for which the pixels are read once and
             features go to ``output/features_<name>/`` (TRIDENT) or ``output/<name>/`` (CLAM). A module is put into
             evaluation mode for the run, and back; it is not moved.
-        output: Folder of the feature files; made if need be.
+        output: Folder of the feature files; created if missing.
         encoder_name: Name written into the files; the class or function's name by default.
         size: Side length of a tile in pixels; by default 256, or that of `coords`.
         mpp: Microns per pixel of a tile; 0.5 is 20x. Not used with `coords`.
         overlap: Overlap of neighboring tiles, in pixels.
         tissue_fraction: Least part of a tile that is tissue.
         min_sharpness: Least `sharpness` of a tile; blurrier ones are left out. See the median in ``qc.csv`` first.
-        slide_mpp: Microns per level-0 pixel, for all slides or by name, in the place of what their files say or do not.
+        slide_mpp: Microns per level-0 pixel, for all slides or by name, instead of what their files say or do not.
         coords: Folder of coordinates that exist: CLAM's ``patches/`` or TRIDENT's. Tiles lie there, and no tissue is looked
             for. A slide without a file fails.
-        masks: Folder of tissue masks in the place of the tissue that would be found: ``<slide>.geojson`` of polygons, as
+        masks: Folder of tissue masks instead of the tissue that would be found: ``<slide>.geojson`` of polygons, as
             QuPath exports annotations, or ``<slide>.png``.
         outline_origin: "bounds" or "level0", what outlines of slides with bounds count from; see `read_tissue`.
         tissue_options: Options of `Slide.tissue` by name, such as ``{"pen": False}``, or a `segment` function of a module's

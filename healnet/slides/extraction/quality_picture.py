@@ -88,7 +88,7 @@ def quality_picture(
 
 
 def write_jpeg(path: Path, picture: Array) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture atomically."""
     # Encoded in memory first: written straight to a disk that fills up, Pillow can lose the end without an error.
     data = io.BytesIO()
     Image.fromarray(picture).save(data, format="JPEG", quality=88)

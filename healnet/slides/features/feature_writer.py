@@ -1,4 +1,4 @@
-"""Write feature files in TRIDENT's or CLAM's layout, whole or not at all, and recognize them when a run resumes."""
+"""Write feature files in TRIDENT's or CLAM's layout, atomically, and recognize them when a run resumes."""
 
 from __future__ import annotations
 
