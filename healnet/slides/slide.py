@@ -163,7 +163,7 @@ class Slide:
             min_hole: Least area of a hole that stays one, in square microns; 0 keeps all holes, infinity fills all.
             threshold: A saturation from 0 to 1 instead of Otsu's; with `segment`, a probability instead of 0.5.
             pen: Look for pen marks, which are never tissue.
-            segment: Function that finds the tissue instead of the threshold of saturation: from a (h, w, 3) uint8 picture of the slide
+            segment: Function that finds the tissue, instead of saturation: from a (h, w, 3) uint8 picture of the slide
                 and its microns per pixel, about `mpp`, to (h, w) bool, or probabilities from 0 to 1.
 
         Raises:
