@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healnet.data.checks import check_ids, check_table, check_target, shorten
-from healnet.data.folds import stratified_folds, stratified_holdout
+from healnet.data.folds import grouped_folds, stratified_folds, stratified_holdout
 from healnet.data.id_matching import left_out
 from healnet.data.labels import Labels
 from healnet.data.missing_codes import warn_of_missing_codes
@@ -445,6 +445,7 @@ class Cohort:
         *,
         stratify: str | Sequence[str] | None = None,
         within: str | None = None,
+        groups: str | None = None,
     ) -> list[tuple[Index, Index]]:
         """Cross-validation folds of patients: `n_splits` pairs (train, test) of positions.
 
@@ -452,18 +453,29 @@ class Cohort:
             n_splits: Number of folds.
             seed: Random seed of the shuffle.
             stratify: "event", a label of classes, or several of these, whose shares are the same in every fold; by
-                default the event where outcomes are known, else nothing.
+                default the event where outcomes are known, else the label where there is one alone, of classes with a
+                patient for every fold.
             within: Label of classes each of which is split by itself. In a joined cohort `within="cohort"` gives every
                 cohort the folds that it has alone.
+            groups: Label of classes, such as the hospital, none of which is in two test folds: what is learned of one is
+                tested on others. Sizes and shares are then as even as the groups allow.
+
+        Raises:
+            ValueError: Fewer patients of what is stratified by, or fewer groups, than folds; `within` and `groups` at once.
         """
+        strata = self._strata(stratify, n_splits)
+        if groups is not None:
+            if within is not None:
+                raise ValueError("expected within or groups, got both")
+            return grouped_folds(strata, self._labels.named(groups), n_splits, seed)
         classes = None if within is None else self._labels.codes(within)
-        return stratified_folds(self._groups(stratify), n_splits, seed, classes)
+        return stratified_folds(strata, n_splits, seed, classes)
 
     def holdout(
         self, fraction: float = 0.2, seed: int = 0, *, stratify: str | Sequence[str] | None = None
     ) -> tuple[Index, Index]:
         """One split, stratified as `folds`: positions of the rest and of the `fraction` held out."""
-        return stratified_holdout(self._groups(stratify), fraction, seed)
+        return stratified_holdout(self._strata(stratify), fraction, seed)
 
     def __len__(self) -> int:
         return len(self._patients)
@@ -494,10 +506,17 @@ class Cohort:
         vars(other).update({f"_{name}": value for name, value in changes.items()})
         return other
 
-    def _groups(self, stratify: str | Sequence[str] | None) -> NDArray[np.generic]:
-        """(n,) the group of each patient, for folds."""
+    def _strata(self, stratify: str | Sequence[str] | None, least: int = 2) -> NDArray[np.generic]:
+        """(n,) what each patient is stratified by, for folds."""
+        if stratify is None and self._target is not None:
+            return self._target.event
         if stratify is None:
-            return np.zeros(len(self), np.int64) if self._target is None else self._target.event
+            labels = [str(name) for name in self._labels.frame]
+            if len(labels) == 1 and labels[0] in self.classes:
+                named = np.array(self._labels.named(labels[0]))
+                if np.unique(named, return_counts=True)[1].min() >= least:
+                    return named
+            return np.zeros(len(self), np.int64)
         names = [stratify] if isinstance(stratify, str) else list(stratify)
         if names == ["event"]:
             return self.target.event

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from healnet.data.modalities.modality import Index
 
-__all__ = ["stratified_folds", "stratified_holdout"]
+__all__ = ["grouped_folds", "stratified_folds", "stratified_holdout"]
 
 
 def stratified_folds(
@@ -43,6 +43,39 @@ def stratified_folds(
     for number in np.unique(part) if len(part) else [0]:
         fold[part == number] = _dealt(groups[part == number], n_splits, seed)
     return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_splits)]
+
+
+def grouped_folds(
+    strata: ArrayLike, groups: ArrayLike, n_splits: int = 5, seed: int = 0
+) -> list[tuple[Index, Index]]:
+    """Cross-validation folds of whole groups, such as hospitals; scikit-learn's `StratifiedGroupKFold`.
+
+    Args:
+        strata: (n,) what should be shared evenly.
+        groups: (n,) group of each patient.
+        n_splits: Number of folds, at least 2.
+        seed: Random seed of the shuffle.
+
+    Returns:
+        `n_splits` pairs (train, test) of sorted positions.
+
+    Raises:
+        ValueError: Fewer than 2 folds, or fewer groups than folds.
+
+    Example:
+        >>> folds = grouped_folds([0, 1, 0, 1, 0, 1], ["a", "a", "b", "b", "c", "c"], n_splits=3)
+        >>> sorted(test.tolist() for _, test in folds)
+        [[0, 1], [2, 3], [4, 5]]
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    codes, names = np.unique(np.asarray(strata), return_inverse=True)[1], np.asarray(groups)
+    if n_splits < 2:
+        raise ValueError(f"expected n_splits >= 2, got {n_splits}")
+    if len(np.unique(names)) < n_splits:
+        raise ValueError(f"{n_splits} folds need at least {n_splits} groups, got {len(np.unique(names))}")
+    split = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed).split(codes, codes, names)
+    return [(np.sort(train), np.sort(test)) for train, test in split]
 
 
 def _dealt(groups: NDArray[np.generic], n_splits: int, seed: int) -> Index:

@@ -189,3 +189,36 @@ def test_they_are_shown():
 def test_what_cannot_be_is_refused(build, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build()
+
+
+def test_folds_of_a_cohort_with_one_label_share_its_classes():
+    ids = [f"p{i}" for i in range(40)]
+    table = pd.DataFrame({"a": np.arange(40.0) % 7}, index=ids)
+    grade = ["high"] * 10 + ["low"] * 30
+    whole = Cohort({"x": table}, labels={"grade": grade})
+    for _, test in whole.folds(5):
+        assert whole[test].labels["grade"].value_counts().to_dict() == {"low": 6, "high": 2}
+    rare = Cohort({"x": table}, labels={"grade": ["high"] * 3 + ["low"] * 37})
+    assert sorted(len(test) for _, test in rare.folds(5)) == [8] * 5
+    two = Cohort({"x": table}, labels={"grade": grade, "dose": np.arange(40.0)})
+    assert {len(test) for _, test in two.folds(5)} == {8}
+
+
+def test_folds_of_whole_hospitals():
+    ids = [f"p{i}" for i in range(60)]
+    table = pd.DataFrame({"a": np.arange(60.0) % 7}, index=ids)
+    rng = np.random.default_rng(0)
+    site = rng.choice(list("abcdefgh"), 60)
+    target = SurvivalTarget(rng.exponential(size=60), rng.random(60) < 0.5)
+    whole = Cohort({"x": table}, target, ids, labels={"site": site})
+    folds = whole.folds(4, seed=1, groups="site")
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
+    for train, test in folds:
+        assert not set(site[train]) & set(site[test])
+        assert whole[test].target.event.any()
+    again = whole.folds(4, seed=1, groups="site")
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(folds, again, strict=True))
+    with pytest.raises(ValueError, match=r"^9 folds need at least 9 groups, got 8$"):
+        whole.folds(9, groups="site")
+    with pytest.raises(ValueError, match=r"^expected within or groups, got both$"):
+        whole.folds(2, groups="site", within="site")
