@@ -70,13 +70,18 @@ def join_cohorts(
     if not cohorts:
         raise ValueError("expected at least one cohort to join")
     _refuse_shared_patients(cohorts)
-    names, parts = list(cohorts), list(cohorts.values())
+    names, parts = [str(name) for name in cohorts], list(cohorts.values())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected cohorts of different names, got {shorten(twice)} more than once")
     sizes = [len(part) for part in parts]
     patients = pd.Index(np.concatenate([part.patients for part in parts]), dtype=object, name="patient")
     labels = Labels.concat([part.labels for part in parts], patients)
     if label in labels.frame:
         raise ValueError(f"the cohorts already have a label {label!r}; pass another label=")
-    origin = pd.Categorical(np.repeat(names, sizes), categories=names)
+    origin = pd.Categorical.from_codes(
+        np.repeat(np.arange(len(names)), sizes), dtype=pd.CategoricalDtype(names)
+    )
     modalities: dict[str, Modality] = {}
     for name in dict.fromkeys(chain.from_iterable(part.modalities for part in parts)):
         held = [part.modality(name) if name in part.modalities else len(part) for part in parts]

@@ -60,7 +60,7 @@ class Labels:
     def concat(cls, frames: Sequence[pd.DataFrame], patients: pd.Index) -> Labels:
         """The labels of several cohorts, one after the other; unknown where a cohort lacks one.
 
-        Classes are numbered in the order of their first appearance.
+        Classes are numbered in the order of their first appearance; they are in that order where they are in every cohort.
 
         Raises:
             ValueError: A label that is of classes in one cohort and of numbers in another; integers that a cohort lacks.
@@ -75,7 +75,20 @@ class Labels:
                 )
             if kinds == {"classes"}:
                 classes = list(dict.fromkeys(chain.from_iterable(column.cat.categories for column in held)))
-                held = [column.cat.set_categories(classes) for column in held]
+                number = {each: place for place, each in enumerate(classes)}
+                codes = [
+                    [number[value] if pd.notna(value) else -1 for value in frame[name]]
+                    if name in frame
+                    else [-1] * len(frame)
+                    for frame in frames
+                ]
+                joined = pd.Categorical.from_codes(
+                    list(chain.from_iterable(codes)),
+                    categories=pd.Index(classes, dtype=None if len(set(map(type, classes))) == 1 else object),
+                    ordered=all(column.cat.ordered for column in held),
+                )
+                columns[name] = pd.Series(joined, index=patients)
+                continue
             elif kinds == {"int64"} and len(held) < len(frames):
                 held = [column.astype("Int64") for column in held]
             columns[name] = _typed(f"label {name!r}", pd.concat(held).reindex(patients))

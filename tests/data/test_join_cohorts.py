@@ -228,3 +228,29 @@ def test_slides_of_all_cohorts_are_checked_together(tmp_path):
 def test_cohorts_without_names_are_refused():
     with pytest.raises(ValueError, match=r"^expected cohorts by name, as in \{'blca': blca\}, got list$"):
         join_cohorts([])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_classes_keep_their_numbers_whatever_their_kind(ordered):
+    """One cohort's grades are ordered, the other's not; whole numbers as categories stay classes."""
+
+    def part(ids, grade, stage, order):
+        labels = {
+            "grade": pd.Categorical(grade, categories=["low", "high", "all"], ordered=order),
+            "stage": pd.Categorical(stage, categories=[3, 1, 2]),
+        }
+        table = pd.DataFrame({"g": [1.0] * len(ids)}, index=ids)
+        return Cohort({"rna": table}, labels=pd.DataFrame(labels, index=ids))
+
+    one = part(["a", "b"], ["low", "high"], [1, 3], True)
+    other = part(["c", "d"], ["all", None], [2, None], ordered)
+    lacks = Cohort({"rna": pd.DataFrame({"g": [1.0]}, index=["e"])})
+    joined = join_cohorts({1: one, "B": other, "C": lacks})
+    assert joined.classes == {"grade": ("low", "high", "all"), "stage": (3, 1, 2), "cohort": ("1", "B", "C")}
+    tensors = joined.label_tensors()
+    assert tensors["grade"].tolist() == [0, 1, 2, -100, -100]
+    assert tensors["stage"].tolist() == [1, 0, 2, -100, -100]
+    assert tensors["cohort"].tolist() == [0, 0, 1, 1, 2]
+    assert joined.labels["grade"].cat.ordered == ordered
+    with pytest.raises(ValueError, match=r"^expected cohorts of different names, got '1' more than once$"):
+        join_cohorts({1: one, "1": other})
