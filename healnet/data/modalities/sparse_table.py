@@ -44,13 +44,21 @@ class SparseTable(Features):
 
     @classmethod
     def of(cls, rows: sparse.csr_array, ids: pd.Index, names: pd.Index, patients: pd.Index) -> SparseTable:
-        """Checked rows with their ids, in the order of these patients; those it lacks are absent."""
+        """Checked rows with their ids, in the order of these patients; those it lacks, or has as NaN alone, are absent."""
         found = ids.get_indexer(patients)
         has = found >= 0
         pick = sparse.csr_array(
             (np.ones(has.sum()), (np.flatnonzero(has), found[has])), shape=(len(patients), rows.shape[0])
         )
-        return cls(sparse.csr_array(pick @ rows), has, patients, names)
+        placed = sparse.csr_array(pick @ rows)
+        unknown = np.isnan(placed.data)
+        gaps = (
+            np.add.reduceat(np.append(unknown, False), placed.indptr[:-1]) if len(patients) else np.zeros(0)
+        )
+        gaps = np.where(
+            np.diff(placed.indptr) > 0, gaps, 0
+        )  # `reduceat` gives an empty row the next one's first
+        return cls(placed, has & (gaps < len(names)), patients, names)
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -32,8 +32,6 @@ class Annotated:
 def test_it_is_the_table_that_it_stands_for(cells, order, rows, positions):
     values = np.array(cells).reshape(4, 3)[:rows]
     ids, names = PATIENTS[list(order)][:rows], pd.Index(["a", "b", "c"], dtype=object)
-    # A row that is all NaN is an absence in a table, and would have to be left out of a sparse one.
-    values[np.isnan(values).all(axis=1)] = 0.0
     table = Table.of(pd.DataFrame(values, index=ids, columns=names), PATIENTS)
     thin = SparseTable.of(sparse.csr_array(values), ids, names, PATIENTS)
     for one, other in (
