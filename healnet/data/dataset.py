@@ -84,6 +84,10 @@ class CohortDataset(Dataset[Batch]):
         check_loader_start()
         return self.__dict__
 
+    def __repr__(self) -> str:
+        limit = "" if self.max_patches is None else f", max_patches={self.max_patches}"
+        return f"CohortDataset({self.cohort!r}{limit})"
+
     def __len__(self) -> int:
         return len(self.cohort)
 

@@ -82,6 +82,15 @@ class Standardizer:
             self._statistics[name] = self._fit_table(name, table)
         return self
 
+    def __repr__(self) -> str:
+        clip = "" if self.clip is None else f", clip={self.clip:g}"
+        fitted = (
+            ["not fitted"]
+            if self._statistics is None
+            else [f"{n} {len(t)}" for n, t in self._statistics.items()]
+        )
+        return f"Standardizer({self.method!r}{clip}: {', '.join(fitted)})"
+
     def transform(self, cohort: Cohort) -> Cohort:
         """The same patients with standardized tables. Columns are found by name, and come in the order of the fit.
 

@@ -341,3 +341,9 @@ def test_masked_volumes_with_their_channels_first_keep_their_masks():
     assert ct.values.shape == (3, 2, 5, 4)
     assert torch.equal(ct.mask[0, :3], real)
     assert ct.mask.sum(dim=(1, 2)).tolist() == [11, 5, 0]
+
+
+def test_it_says_what_it_serves():
+    whole = cohort()
+    assert repr(CohortDataset(whole)) == f"CohortDataset({whole!r})"
+    assert repr(CohortDataset(whole, max_patches=5)) == f"CohortDataset({whole!r}, max_patches=5)"

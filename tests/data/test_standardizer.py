@@ -242,3 +242,9 @@ def test_numbers_that_float64_cannot_standardize_are_refused(column, values):
     message = f"modality 'x': column 'b' cannot be standardized in float64: its values go from {values}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Standardizer().fit(Cohort({"x": table}))
+
+
+def test_it_says_what_it_was_fitted_on():
+    assert repr(Standardizer()) == "Standardizer('mean': not fitted)"
+    fitted = Standardizer("rank", clip=3).fit(cohort([[1.0], [2.0]]))
+    assert repr(fitted) == "Standardizer('rank', clip=3: rna 1, clinical 1)"
