@@ -95,7 +95,7 @@ def _trial(method: str) -> int | None:
         code: int | None = process.exitcode
         return code
 
-    # In a thread of its own: Python keeps for each which process it is starting, and this may be asked for meanwhile.
+    # In a thread of its own: Python keeps, for each thread, which process it is starting, and this runs during a start.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(run).result()
 

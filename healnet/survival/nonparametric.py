@@ -101,7 +101,7 @@ def group_labels(groups: ArrayLike, target: SurvivalTarget) -> NDArray[np.str_]:
 def logrank_p(groups: ArrayLike, target: SurvivalTarget) -> float:
     """Compute the p-value of the log-rank test that all groups share one survival curve.
 
-    scikit-survival's `compare_survival`, without groups of which nobody is at risk when an event happens, as in R's
+    scikit-survival's `compare_survival`, without groups that have no patient at risk at any event, as in R's
     `survdiff`; 1 where only one group is left. The groups must have been known before follow-up, as the arms of a trial are.
     For halves by out-of-fold risks p is too small, because the models of the folds were fitted on each other's
     patients.

@@ -118,23 +118,23 @@ class _EventBatches(Sampler[list[int]]):
     ) -> None:
         """Spread patients over the `share` emptiest batches, or more where these are full: events in turn, then the rest."""
         tie = rng.permutation(len(batches)).tolist()
-        rooms = sorted(
+        ranked = sorted(
             (len(batch) - size, tie[place], place)
             for place, (batch, size) in enumerate(zip(batches, sizes.tolist(), strict=True))
         )
-        free_places = np.cumsum([-room for room, *_ in rooms])
-        chosen = rooms[: max(share, int(np.searchsorted(free_places, len(members))) + 1)]
+        free_places = np.cumsum([-short for short, *_ in ranked])
+        chosen = ranked[: max(share, int(np.searchsorted(free_places, len(members))) + 1)]
         left = members[~self.event[members]].tolist()
         for number, patient in enumerate(members[self.event[members]].tolist()):
             place = chosen[number % len(chosen)][2]
             (batches[place] if len(batches[place]) < sizes[place] else left).append(patient)
-        for places in (chosen, rooms):  # where all of the chosen are full, to the emptiest of all
+        for places in (chosen, ranked):  # where all of the chosen are full, to the emptiest of all
             heap = [(len(batches[place]) - int(sizes[place]), order, place) for _, order, place in places]
             heapq.heapify(heap)
             while left and heap[0][0] < 0:
-                room, order, place = heap[0]
+                short, order, place = heap[0]
                 batches[place].append(left.pop())
-                heapq.heapreplace(heap, (room + 1, order, place))
+                heapq.heapreplace(heap, (short + 1, order, place))
 
 
 def _draw(generator: torch.Generator | None) -> int:

@@ -99,7 +99,7 @@ def tcga_slides(
     kinds: Sequence[str] = ("DX",),
     which: Literal["all", "one", "largest"] = "all",
 ) -> dict[str, tuple[str, ...]]:
-    """Slides by patient, by TCGA's names: diagnostic slides of primary tumors, unless others are asked for.
+    """Slides by patient, by TCGA's names: diagnostic slides of primary tumors by default.
 
     For `Cohort.with_patches(folder, slides=tcga_slides)`, or with other choices
     ``slides=functools.partial(tcga_slides, sample_types=["06"])``.
@@ -117,7 +117,7 @@ def tcga_slides(
         Patient -> names without folder and suffix, sorted; patients without such a slide are left out.
 
     Raises:
-        ValueError: A name that is no slide's of TCGA, no slide of what is asked for, "largest" of names that are no files.
+        ValueError: A name that is no slide's of TCGA, no slide of the wanted kinds, "largest" of names that are no files.
 
     Example:
         >>> names = ["TCGA-AA-0001-01Z-00-DX1", "TCGA-AA-0001-01A-01-TS1", "TCGA-AA-0001-11A-01-TS1"]
