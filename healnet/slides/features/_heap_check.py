@@ -11,7 +11,9 @@ from typing import Any
 __all__ = ["HeapCheckedFile"]
 
 # Section III.E, "Global Heap", of the HDF5 file format specification, version 3.0, where lengths have 8 bytes.
-SIGNATURE = b"GCOL"
+SIGNATURE = (
+    b"GCOL\x01"  # with the version; the library itself refuses another, and a text may begin with the letters
+)
 COLLECTION = struct.Struct("<4sB3xQ")  # signature, version, size of all
 OBJECT = struct.Struct("<H6xQ")  # index, references and reserved bytes, size
 MAX_OBJECTS = 1 << 16  # an index has 16 bits
@@ -41,7 +43,11 @@ class HeapCheckedFile(io.FileIO):
         if count != len(buffer):
             raise EOFError(f"expected {len(buffer)} bytes at {start}, got {count}")
         image = memoryview(buffer)  # Cython's views, which h5py passes, are equal to no bytes
-        if image[:4] == SIGNATURE and count >= COLLECTION.size and not self._is_filled(start, bytes(image)):
+        if (
+            image[: len(SIGNATURE)] == SIGNATURE
+            and count >= COLLECTION.size
+            and not self._is_filled(start, bytes(image))
+        ):
             raise ValueError(f"the objects of the global heap at byte {start} do not fill it")
         return count
 
