@@ -142,7 +142,7 @@ def environment():
 
 
 # The rest is slow: each process imports PyTorch.
-QUICK = {("extract", "spawn"), ("patches", "spawn"), ("loader", "spawn")}
+QUICK = {("extract", "spawn")}
 EVERY = [
     pytest.param(name, method, marks=() if (name, method) in QUICK else pytest.mark.slow)
     for name in SCRIPTS
