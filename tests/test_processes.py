@@ -267,6 +267,7 @@ for name in ("SIGHUP", "SIGALRM", "SIGKILL"):
 """
 
 
+@pytest.mark.slow
 def test_extraction_needs_nothing_that_posix_systems_alone_have(tmp_path):
     body = textwrap.dedent(SCRIPTS["extract"])
     spawn = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
